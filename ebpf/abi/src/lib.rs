@@ -1,0 +1,1 @@
+//! Every byte the kernel programs and user space must agree on.

@@ -1,0 +1,3 @@
+//! The operator's command: status, lint, zone, explain, lab.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Every decision of weir as pure functions and sans-IO machines.

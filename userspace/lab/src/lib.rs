@@ -1,0 +1,1 @@
+//! Builds laboratories of network namespaces and runs missions in them.

@@ -1,0 +1,1 @@
+//! The objects an operator writes, and the Snapshot they resolve to.

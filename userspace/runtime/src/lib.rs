@@ -1,0 +1,1 @@
+//! What two or more daemons share: object source, probes, telemetry, status, shutdown.

@@ -1,0 +1,3 @@
+//! build-ebpf, lab, test, bench, tidy, ci.
+
+fn main() {}
