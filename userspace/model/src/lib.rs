@@ -1,1 +1,39 @@
-//! The objects an operator writes, and the Snapshot they resolve to.
+//! The objects an operator writes, and the [`Snapshot`] they resolve to.
+//!
+//! ```text
+//!  TOML files ──► Objects ──► Snapshot::build ──► Snapshot      (or every Problem at once)
+//!
+//!  Zone ◄── Node ◄── Group ◄── Vip ◄── Listener ──► Pool ◄── Server ──► Zone
+//!             ▲                                        ▲
+//!            Peer                              Failover ┴──► Zone
+//! ```
+//!
+//! Pure: text in, values out. Who reads the files, watches them and keeps the last good snapshot is `weir-runtime`;
+//! what follows from a snapshot is decided in `weir-core`. The same serde structs serve as TOML and JSON.
+#![forbid(unsafe_code)]
+
+mod directory;
+mod failover;
+mod listener;
+mod name;
+mod peer;
+mod place;
+mod pool;
+mod problem;
+mod snapshot;
+pub mod status;
+pub mod units;
+mod validate;
+mod vip;
+
+pub use directory::{Objects, SourceFile};
+pub use failover::{Failover, FailoverScope};
+pub use listener::{CertificateFiles, HostPattern, Listener, ListenerProtocol, Route, Tls};
+pub use name::{Name, NameError};
+pub use peer::{AddressFamily, Peer};
+pub use place::{Admin, Group, GroupMode, Node, Zone};
+pub use pool::{Balance, Check, CheckKind, Pool, Server, Sticky};
+pub use problem::{Problem, Problems};
+pub use snapshot::{Generation, Snapshot};
+pub use units::{Percent, Timestamp};
+pub use vip::{Announce, AnnounceMode, PortRange, Protocol, Service, Spread, Vip};

@@ -1,0 +1,134 @@
+//! Listeners: where the proxy accepts connections, what they speak, and which pool a request goes to.
+
+use std::{fmt, net::SocketAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Name;
+
+/// A place where the proxy accepts connections: a port of a VIP, or a plain address.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// What is spoken.
+    pub protocol: ListenerProtocol,
+    /// The VIP it serves (with `port`); exclusive with `bind`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vip: Option<Name>,
+    /// The port of the VIP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// A plain socket address such as `127.0.0.1:8080`; needs neither privileges nor the other daemons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bind: Option<SocketAddr>,
+    /// Certificates; needed for `https`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// Rules, first match wins; HTTP only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+    /// Where everything else goes; a request without a pool is answered 404.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Name>,
+    /// Connections accepted at once; more wait in the kernel's queue. 1 to 1,000,000.
+    #[serde(default = "default_max_connections")]
+    pub max_connections: u32,
+}
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ListenerProtocol {
+    /// HTTP/1.1 and HTTP/2 with prior knowledge.
+    Http,
+    /// The same inside TLS, chosen by ALPN.
+    Https,
+    /// Bytes, relayed as they come.
+    Tcp,
+}
+
+/// Certificates of a listener; the first is served to clients that name no known host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Certificate chains with their keys; each is served for the names it contains.
+    pub certificates: Vec<CertificateFiles>,
+}
+
+/// A certificate chain and its key, as PEM files relative to the configuration directory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateFiles {
+    /// The chain, leaf first.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// One rule: requests for these hosts and this path go to that pool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Hosts it applies to; empty means every host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<HostPattern>,
+    /// Path prefix, on whole segments: `/api` matches `/api` and `/api/x`, not `/apix`.
+    #[serde(default = "root_path")]
+    pub path: String,
+    /// Where matching requests go.
+    pub pool: Name,
+}
+
+/// A host name, or `*.` and a domain for every name below it. Lower case, without a port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct HostPattern(String);
+
+impl HostPattern {
+    /// Whether `host` (lower case, no port) is meant.
+    pub fn matches(&self, host: &str) -> bool {
+        match self.0.strip_prefix('*') {
+            // ".example.org" must be a proper suffix: "*.example.org" does not cover "example.org".
+            Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
+            None => self.0 == host,
+        }
+    }
+}
+
+impl TryFrom<String> for HostPattern {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let rest = text.strip_prefix("*.").unwrap_or(&text);
+        let label = |l: &str| {
+            !l.is_empty()
+                && l.len() <= 63
+                && l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+        };
+        if rest.len() <= 253 && rest.split('.').all(label) {
+            Ok(Self(text))
+        } else {
+            Err(format!("{text:?} is not a lower-case host name or \"*.domain\""))
+        }
+    }
+}
+
+impl From<HostPattern> for String {
+    fn from(pattern: HostPattern) -> Self {
+        pattern.0
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn root_path() -> String {
+    "/".into()
+}
+
+fn default_max_connections() -> u32 {
+    20_000
+}

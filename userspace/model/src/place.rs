@@ -1,0 +1,106 @@
+//! Where things stand: zones, load-balancer nodes, and groups of nodes.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::Name;
+
+/// What an operator wants of a node or server; what checks see is kept apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Admin {
+    /// Takes its share of the traffic.
+    #[default]
+    Active,
+    /// Existing flows finish, no new ones come.
+    Drain,
+    /// Takes nothing at all.
+    Disabled,
+}
+
+/// A failure domain with its own servers and, usually, its own BGP edge.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Zone {
+    /// The place the zone belongs to; zones of one site fail over together by `weir zone fail --site`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<Name>,
+    /// Clients with these source addresses call this zone home. Prefixes of different zones may nest (the longest wins) but not be equal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub client_prefixes: Vec<IpNet>,
+    /// Distance to other zones, in the operator's own unit (say, ms); zones not named are at distance 1.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub distance: BTreeMap<Name, u32>,
+    /// Share of spilled traffic this zone takes relative to other zones; 1 to 1,000.
+    #[serde(default = "one")]
+    pub spill_weight: u32,
+}
+
+/// A load balancer: a host that runs `weir-l4`, `weir-proxy` and `weir-bgp`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// The zone it stands in.
+    pub zone: Name,
+    /// Its own IPv4 address: source and target of tunnels, BGP next hop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
+    /// Its own IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
+    /// Share of its group's flows; 1 to 1,000.
+    #[serde(default = "hundred")]
+    pub weight: u32,
+    /// What the operator wants of it.
+    #[serde(default)]
+    pub admin: Admin,
+    /// TCP port on which its proxy answers `/healthz` to the balancers of its group.
+    #[serde(default = "default_probe_port")]
+    pub probe_port: u16,
+}
+
+impl Node {
+    /// The address tunnels to this node end at: IPv4 where there is one.
+    pub fn tunnel_address(&self) -> Option<IpAddr> {
+        self.address.map(IpAddr::V4).or(self.address6.map(IpAddr::V6))
+    }
+}
+
+/// How the nodes of a group share its VIPs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupMode {
+    /// Every node announces every VIP.
+    #[default]
+    ActiveActive,
+    /// The first node (in the order of `nodes`) announces plainly, the others with a worse path.
+    ActiveStandby,
+}
+
+/// Nodes configured exactly the same, serving the same VIPs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// Its members.
+    pub nodes: Vec<Name>,
+    /// How they share the VIPs.
+    #[serde(default)]
+    pub mode: GroupMode,
+}
+
+pub(crate) fn one() -> u32 {
+    1
+}
+
+pub(crate) fn hundred() -> u32 {
+    100
+}
+
+fn default_probe_port() -> u16 {
+    9180
+}

@@ -1,0 +1,180 @@
+//! Pools and the servers in them: who answers, how they are checked and chosen, and how much they may get.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Admin, Name, Percent, place::hundred, units};
+
+/// Servers that give the same answer, in one or several zones.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// How a server is chosen within the zone.
+    #[serde(default)]
+    pub balance: Balance,
+    /// How servers are checked; without it they are taken to be up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
+    /// A zone can carry its own traffic as long as healthy weight × this ≥ total weight: with `140%`, five of seven servers suffice.
+    #[serde(default = "default_overprovision")]
+    pub overprovision: Percent,
+    /// Weights for spilled traffic per zone, in place of the zones' own `spill_weight`; 0 keeps spill away while another zone can take it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub spill_weights: BTreeMap<Name, u32>,
+    /// Keeps a browser in its zone by a signed cookie; HTTP only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<Sticky>,
+    /// Further servers tried when a request could not be sent, or failed before an answer and is idempotent; 0 to 10.
+    #[serde(default = "default_retries")]
+    pub retries: u32,
+    /// Connections to one server at once; 1 to 100,000.
+    #[serde(default = "default_server_connections")]
+    pub max_connections: u32,
+    /// Requests that wait when every server is at its limit; one more is answered 503.
+    #[serde(default = "default_queue")]
+    pub max_queue: u32,
+    /// How long a request may wait in that queue.
+    #[serde(with = "units::duration", default = "five_seconds")]
+    pub queue_timeout: Duration,
+    /// How long connecting to a server may take.
+    #[serde(with = "units::duration", default = "default_connect_timeout")]
+    pub connect_timeout: Duration,
+    /// How long a server may take until its response begins.
+    #[serde(with = "units::duration", default = "default_response_timeout")]
+    pub response_timeout: Duration,
+    /// How long an unused connection to a server is kept.
+    #[serde(with = "units::duration", default = "default_idle_timeout")]
+    pub idle_timeout: Duration,
+}
+
+/// How a server is chosen among those that may serve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balance {
+    /// In turn, by weight, spread smoothly.
+    #[default]
+    RoundRobin,
+    /// The one with the fewest requests in flight relative to its weight.
+    LeastConnections,
+    /// The less loaded of two drawn at random by weight.
+    Random,
+    /// By hash of the client address: the same client, the same server.
+    Source,
+}
+
+/// An active health check.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// What is tried.
+    pub kind: CheckKind,
+    /// Request target; `http` only.
+    #[serde(default = "default_path")]
+    pub path: String,
+    /// Host field; `http` only; the server's address when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Status codes that count as healthy, first and last; `http` only.
+    #[serde(default = "default_expect")]
+    pub expect: (u16, u16),
+    /// Port to check, when it is not the server's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// From one check to the next, spread by ±10 %; 10 ms to 1 h.
+    #[serde(with = "units::duration", default = "one_second")]
+    pub interval: Duration,
+    /// How long one check may take.
+    #[serde(with = "units::duration", default = "one_second")]
+    pub timeout: Duration,
+    /// Successes in a row that bring a server up; 1 to 100.
+    #[serde(default = "default_rise")]
+    pub rise: u32,
+    /// Failures in a row that bring it down; 1 to 100.
+    #[serde(default = "default_fall")]
+    pub fall: u32,
+}
+
+/// What a check tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CheckKind {
+    /// A TCP connection.
+    Tcp,
+    /// An HTTP/1.1 GET.
+    Http,
+}
+
+/// Zone stickiness by cookie.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sticky {
+    /// Name of the cookie.
+    pub cookie: String,
+    /// Secret that signs it, at least 16 bytes; the same on every proxy.
+    pub key: String,
+    /// How long a browser keeps it.
+    #[serde(with = "units::duration", default = "one_day")]
+    pub lifetime: Duration,
+}
+
+/// A backend: one address that answers for one or more pools.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// The pools it belongs to.
+    pub pools: Vec<Name>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The zone it stands in.
+    pub zone: Name,
+    /// Share of its zone's traffic; 0 (none) to 1,000.
+    #[serde(default = "hundred")]
+    pub weight: u32,
+    /// What the operator wants of it.
+    #[serde(default)]
+    pub admin: Admin,
+}
+
+fn default_overprovision() -> Percent {
+    Percent::whole(140)
+}
+fn default_retries() -> u32 {
+    2
+}
+fn default_server_connections() -> u32 {
+    1_000
+}
+fn default_queue() -> u32 {
+    1_000
+}
+fn default_connect_timeout() -> Duration {
+    Duration::from_secs(1)
+}
+fn default_response_timeout() -> Duration {
+    Duration::from_secs(30)
+}
+fn default_idle_timeout() -> Duration {
+    Duration::from_secs(30)
+}
+fn five_seconds() -> Duration {
+    Duration::from_secs(5)
+}
+fn one_second() -> Duration {
+    Duration::from_secs(1)
+}
+fn one_day() -> Duration {
+    Duration::from_secs(86_400)
+}
+fn default_path() -> String {
+    "/".into()
+}
+fn default_expect() -> (u16, u16) {
+    (200, 399)
+}
+fn default_rise() -> u32 {
+    2
+}
+fn default_fall() -> u32 {
+    3
+}

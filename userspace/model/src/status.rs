@@ -1,0 +1,196 @@
+//! What each daemon says of itself: the JSON on its status socket, read by the other daemons and by `weir status`.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Generation, Name, Problem, Timestamp};
+
+/// Which configuration is in force, and what is wrong with a newer one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// The generation in force.
+    pub generation: Generation,
+    /// Since when.
+    pub applied_at: Option<Timestamp>,
+    /// Problems of a newer configuration that was refused; empty when there is none.
+    pub refused: Vec<Problem>,
+}
+
+/// The state of one health check target as seen from one daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// Not known yet; treated as down for announcing, as up for a pool without checks.
+    #[default]
+    Unknown,
+    /// Serves.
+    Up,
+    /// Does not.
+    Down,
+    /// Asks for no new flows.
+    Draining,
+}
+
+/// What `weir-l4` says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct L4Status {
+    /// The node it runs on.
+    pub node: String,
+    /// Process id.
+    pub pid: u32,
+    /// The configuration in force.
+    pub config: ConfigStatus,
+    /// Interfaces with the balancer attached, and how.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// VIPs read back from the kernel after the last apply: what is in this map, the datapath forwards.
+    pub vips: BTreeMap<Name, L4VipStatus>,
+    /// Proxies this balancer may send to, by node.
+    pub proxies: BTreeMap<Name, Health>,
+    /// What the last start found pinned and kept.
+    pub adopted: bool,
+    /// Operations of the last plan, by kind; empty when the kernel already was as wished.
+    pub last_plan: Vec<String>,
+    /// Errors of the last apply; empty when it succeeded.
+    pub errors: Vec<String>,
+    /// Packets by reason, all CPUs.
+    pub reasons: BTreeMap<String, u64>,
+}
+
+/// An interface with the balancer attached.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// `native` or `generic`.
+    pub mode: String,
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+}
+
+/// One VIP in the datapath.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct L4VipStatus {
+    /// The generation whose apply was confirmed by reading back.
+    pub generation: Generation,
+    /// Its addresses in the kernel.
+    pub addresses: Vec<IpAddr>,
+    /// Healthy proxies its flows are spread over.
+    pub healthy_proxies: u32,
+    /// Packets and bytes forwarded, all services and CPUs.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// What `weir-proxy` says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProxyStatus {
+    /// The node it runs on; empty when it stands alone.
+    pub node: String,
+    /// Its zone; empty when it has none.
+    pub zone: String,
+    /// Process id.
+    pub pid: u32,
+    /// The configuration in force.
+    pub config: ConfigStatus,
+    /// Whether it is draining before a stop.
+    pub draining: bool,
+    /// Per VIP: can a request that arrives there be answered by some server in some zone?
+    pub vips: BTreeMap<Name, VipDelivery>,
+    /// Listeners by name.
+    pub listeners: BTreeMap<Name, ListenerStatus>,
+    /// Pools by name.
+    pub pools: BTreeMap<Name, PoolStatus>,
+}
+
+/// Whether a VIP can be delivered.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VipDelivery {
+    /// Every pool behind it has a server in some zone.
+    pub deliverable: bool,
+    /// The first pool without one.
+    pub reason: String,
+}
+
+/// One listener.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// The socket addresses it accepts on.
+    pub addresses: Vec<String>,
+    /// Steered by the datapath (VIP listeners only).
+    pub steered: bool,
+    /// Open connections.
+    pub connections: u64,
+    /// Requests (connections, in tcp mode) so far.
+    pub requests: u64,
+    /// Why it does not listen; empty when it does.
+    pub error: String,
+}
+
+/// One pool.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PoolStatus {
+    /// Its servers by name.
+    pub servers: BTreeMap<Name, ServerStatus>,
+    /// Per home zone: what share of its traffic each zone serves now, 0 to 1.
+    pub shares: BTreeMap<Name, BTreeMap<Name, f64>>,
+}
+
+/// One server of a pool.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServerStatus {
+    /// What checks see.
+    pub health: Health,
+    /// Why.
+    pub reason: String,
+    /// Requests in flight.
+    pub active: u64,
+    /// Requests so far.
+    pub requests: u64,
+    /// Failed requests so far.
+    pub failures: u64,
+}
+
+/// What the BGP agent says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BgpStatus {
+    /// The node it runs on.
+    pub node: String,
+    /// Process id.
+    pub pid: u32,
+    /// The configuration in force.
+    pub config: ConfigStatus,
+    /// Peers by name.
+    pub peers: BTreeMap<Name, PeerStatus>,
+    /// VIPs by name: announced or not, and why.
+    pub vips: BTreeMap<Name, AnnounceStatus>,
+}
+
+/// One BGP session.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// The router's address.
+    pub address: String,
+    /// State of the session in the words of RFC 4271 §8.2.2.
+    pub state: String,
+    /// Since when.
+    pub since: Option<Timestamp>,
+    /// Prefixes announced on it now.
+    pub announced: Vec<String>,
+    /// Why it last went down; empty when it never did.
+    pub last_error: String,
+    /// How often it was established.
+    pub established_count: u64,
+}
+
+/// Whether a VIP is announced.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AnnounceStatus {
+    /// The verdict.
+    pub announced: bool,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: Option<Timestamp>,
+}

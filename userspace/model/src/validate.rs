@@ -1,0 +1,509 @@
+//! What one object cannot know of itself: do names lead somewhere, do values agree, are the bounds kept?
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use crate::{
+    FailoverScope, Listener, ListenerProtocol, Name, Objects, Percent, Problem, Protocol, directory::Origin,
+};
+
+/// Checks every object against the others and adds what is wrong to `problems`.
+pub(crate) fn check(objects: &Objects, problems: &mut Vec<Problem>) {
+    let mut checker = Checker { objects, problems };
+    checker.zones();
+    checker.nodes_and_groups();
+    checker.vips();
+    checker.listeners();
+    checker.pools();
+    checker.servers();
+    checker.peers();
+    checker.failovers();
+}
+
+/// "did you mean …" for the closest of `known`, or an empty text when none is close.
+pub(crate) fn did_you_mean<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> String {
+    known
+        .map(|name| (distance(wrong, name), name))
+        .min()
+        .filter(|(distance, name)| *distance <= 2.max(name.len() / 3))
+        .map_or_else(String::new, |(_, name)| format!("did you mean {name:?}?"))
+}
+
+/// Levenshtein distance; names are at most 63 bytes, longer input is cut.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b) = (&a.as_bytes()[..a.len().min(64)], &b.as_bytes()[..b.len().min(64)]);
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+struct Checker<'a> {
+    objects: &'a Objects,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Checker<'_> {
+    fn problem(
+        &mut self,
+        kind: &'static str,
+        name: &Name,
+        field: &str,
+        what: String,
+        hint: impl Into<String>,
+    ) {
+        let unknown = Origin::default();
+        let origin = self.objects.origins.get(&(kind, name.clone())).unwrap_or(&unknown);
+        self.problems.push(Problem {
+            file: origin.file.clone(),
+            line: origin.line(field),
+            path: if field.is_empty() { format!("{kind}.{name}") } else { format!("{kind}.{name}.{field}") },
+            what,
+            hint: hint.into(),
+        });
+    }
+
+    fn known<T>(
+        &mut self,
+        at: (&'static str, &Name, &str),
+        kind: &str,
+        known: &BTreeMap<Name, T>,
+        wanted: &Name,
+    ) -> bool {
+        if known.contains_key(wanted) {
+            return true;
+        }
+        let mut hint = did_you_mean(wanted.as_str(), known.keys().map(Name::as_str));
+        if hint.is_empty() {
+            hint = format!("add [{kind}.{wanted}]");
+        }
+        self.problem(at.0, at.1, at.2, format!("there is no {kind} {wanted:?}"), hint);
+        false
+    }
+
+    fn within<T: PartialOrd + std::fmt::Display>(
+        &mut self,
+        at: (&'static str, &Name, &str),
+        value: T,
+        min: T,
+        max: T,
+    ) {
+        if value < min || value > max {
+            self.problem(
+                at.0,
+                at.1,
+                at.2,
+                format!("{value} is out of range"),
+                format!("from {min} to {max}"),
+            );
+        }
+    }
+
+    fn duration_within(
+        &mut self,
+        at: (&'static str, &Name, &str),
+        value: Duration,
+        min: Duration,
+        max: Duration,
+    ) {
+        if value < min || value > max {
+            let print = crate::units::duration::print;
+            let hint = format!("from {} to {}", print(min), print(max));
+            self.problem(at.0, at.1, at.2, format!("{} is out of range", print(value)), hint);
+        }
+    }
+
+    fn zones(&mut self) {
+        let mut prefixes = BTreeMap::new();
+        for (name, zone) in &self.objects.zone {
+            for (index, prefix) in zone.client_prefixes.iter().enumerate() {
+                let field = format!("client_prefixes.{index}");
+                if prefix.trunc() != *prefix {
+                    let hint = format!("write {}", prefix.trunc());
+                    self.problem("zone", name, &field, format!("{prefix} has bits beyond its length"), hint);
+                }
+                if let Some(other) = prefixes.insert(prefix.trunc(), name) {
+                    let what = format!("{prefix} is already a prefix of zone {other}");
+                    self.problem("zone", name, &field, what, "a client has one home zone");
+                }
+            }
+            for other in zone.distance.keys() {
+                self.known(("zone", name, &format!("distance.{other}")), "zone", &self.objects.zone, other);
+            }
+            self.within(("zone", name, "spill_weight"), zone.spill_weight, 1, 1_000);
+        }
+    }
+
+    fn nodes_and_groups(&mut self) {
+        let mut addresses: BTreeMap<IpAddr, &Name> = BTreeMap::new();
+        for (name, node) in &self.objects.node {
+            self.known(("node", name, "zone"), "zone", &self.objects.zone, &node.zone);
+            self.within(("node", name, "weight"), node.weight, 1, 1_000);
+            if node.address.is_none() && node.address6.is_none() {
+                self.problem("node", name, "", "has no address".into(), "give address, address6 or both");
+            }
+            let v4 = node.address.map(|a| ("address", IpAddr::V4(a)));
+            let v6 = node.address6.map(|a| ("address6", IpAddr::V6(a)));
+            for (field, address) in v4.into_iter().chain(v6) {
+                if let Some(other) = addresses.insert(address, name) {
+                    self.problem(
+                        "node",
+                        name,
+                        field,
+                        format!("{address} is already the address of node {other}"),
+                        "",
+                    );
+                }
+            }
+        }
+        for (name, group) in &self.objects.group {
+            let mut seen = BTreeSet::new();
+            for (index, node) in group.nodes.iter().enumerate() {
+                let field = format!("nodes.{index}");
+                self.known(("group", name, &field), "node", &self.objects.node, node);
+                if !seen.insert(node) {
+                    self.problem("group", name, &field, format!("node {node} is named twice"), "");
+                }
+            }
+        }
+    }
+
+    fn vips(&mut self) {
+        let mut addresses: BTreeMap<IpAddr, &Name> = BTreeMap::new();
+        for (name, vip) in &self.objects.vip {
+            self.known(("vip", name, "group"), "group", &self.objects.group, &vip.group);
+            if let Some(zone) = &vip.home_zone {
+                self.known(("vip", name, "home_zone"), "zone", &self.objects.zone, zone);
+            }
+            if vip.addresses.is_empty() {
+                self.problem("vip", name, "addresses", "has no address".into(), "");
+            }
+            for (index, address) in vip.addresses.iter().enumerate() {
+                let field = format!("addresses.{index}");
+                if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
+                    self.problem(
+                        "vip",
+                        name,
+                        &field,
+                        format!("{address} cannot be a VIP"),
+                        "use a unicast address",
+                    );
+                }
+                if let Some(other) = addresses.insert(*address, name) {
+                    self.problem(
+                        "vip",
+                        name,
+                        &field,
+                        format!("{address} is already an address of vip {other}"),
+                        "",
+                    );
+                }
+                let node = self.objects.node.iter().find(|(_, node)| {
+                    node.address.map(IpAddr::V4) == Some(*address)
+                        || node.address6.map(IpAddr::V6) == Some(*address)
+                });
+                if let Some((node, _)) = node {
+                    let what = format!("{address} is the own address of node {node}");
+                    self.problem("vip", name, &field, what, "a VIP is an address of its own");
+                }
+            }
+            if vip.services.is_empty() {
+                self.problem(
+                    "vip",
+                    name,
+                    "services",
+                    "serves nothing".into(),
+                    "for example [\"tcp/80\", \"tcp/443\"]",
+                );
+            }
+            for (index, service) in vip.services.iter().enumerate() {
+                let clash = vip.services[..index]
+                    .iter()
+                    .find(|other| other.protocol == service.protocol && other.ports.overlaps(service.ports));
+                if let Some(other) = clash {
+                    let field = format!("services.{index}");
+                    self.problem("vip", name, &field, format!("{service} overlaps {other}"), "");
+                }
+            }
+            let ranges =
+                |p| vip.services.iter().filter(|s| s.protocol == p && s.ports.first != s.ports.last).count();
+            if ranges(Protocol::Tcp).max(ranges(Protocol::Udp)) > 8 {
+                self.problem(
+                    "vip",
+                    name,
+                    "services",
+                    "has more than 8 port ranges of one protocol".into(),
+                    "",
+                );
+            }
+        }
+    }
+
+    fn listeners(&mut self) {
+        let mut places: BTreeMap<String, &Name> = BTreeMap::new();
+        for (name, listener) in &self.objects.listener {
+            self.listener(name, listener);
+            let place = match (&listener.vip, listener.port, listener.bind) {
+                (Some(vip), Some(port), None) => format!("{vip} port {port}"),
+                (None, None, Some(bind)) => bind.to_string(),
+                _ => {
+                    let what = "needs either vip and port, or bind".to_owned();
+                    self.problem("listener", name, "", what, "for example bind = \"127.0.0.1:8080\"");
+                    continue;
+                }
+            };
+            if let Some(other) = places.insert(place.clone(), name) {
+                self.problem(
+                    "listener",
+                    name,
+                    "",
+                    format!("listens at {place}, as listener {other} does"),
+                    "",
+                );
+            }
+        }
+    }
+
+    fn listener(&mut self, name: &Name, listener: &Listener) {
+        if let Some(vip) = &listener.vip
+            && self.known(("listener", name, "vip"), "vip", &self.objects.vip, vip)
+            && let Some(port) = listener.port
+        {
+            let services = &self.objects.vip[vip].services;
+            if !services.iter().any(|s| s.protocol == Protocol::Tcp && s.ports.contains(port)) {
+                let what = format!("vip {vip} does not serve tcp/{port}");
+                self.problem(
+                    "listener",
+                    name,
+                    "port",
+                    what,
+                    format!("add \"tcp/{port}\" to vip.{vip}.services"),
+                );
+            }
+        }
+        if let Some(pool) = &listener.pool {
+            self.known(("listener", name, "pool"), "pool", &self.objects.pool, pool);
+        }
+        for (index, route) in listener.routes.iter().enumerate() {
+            let at = format!("routes.{index}");
+            self.known(("listener", name, &format!("{at}.pool")), "pool", &self.objects.pool, &route.pool);
+            if !route.path.starts_with('/') {
+                let what = format!("{:?} is not a path", route.path);
+                self.problem("listener", name, &format!("{at}.path"), what, "begin it with a slash");
+            }
+        }
+        self.within(("listener", name, "max_connections"), listener.max_connections, 1, 1_000_000);
+        let has_certificates = listener.tls.as_ref().is_some_and(|tls| !tls.certificates.is_empty());
+        match listener.protocol {
+            ListenerProtocol::Https if !has_certificates => {
+                self.problem(
+                    "listener",
+                    name,
+                    "tls",
+                    "https needs a certificate".into(),
+                    "add tls.certificates",
+                );
+            }
+            ListenerProtocol::Http if listener.tls.is_some() => {
+                self.problem(
+                    "listener",
+                    name,
+                    "tls",
+                    "http has no certificates".into(),
+                    "use protocol = \"https\"",
+                );
+            }
+            ListenerProtocol::Tcp if listener.tls.is_some() => {
+                self.problem("listener", name, "tls", "tcp mode does not terminate TLS".into(), "remove it");
+            }
+            ListenerProtocol::Tcp if !listener.routes.is_empty() => {
+                self.problem(
+                    "listener",
+                    name,
+                    "routes",
+                    "tcp mode has no requests to route".into(),
+                    "use pool",
+                );
+            }
+            _ => {}
+        }
+        if listener.pool.is_none() && listener.routes.is_empty() {
+            self.problem("listener", name, "", "leads to no pool".into(), "give pool or routes");
+        }
+    }
+
+    fn pools(&mut self) {
+        const MS: Duration = Duration::from_millis(1);
+        const HOUR: Duration = Duration::from_secs(3600);
+        for (name, pool) in &self.objects.pool {
+            if pool.overprovision < Percent::FULL || pool.overprovision > Percent::whole(10_000) {
+                let what = format!("{} is out of range", pool.overprovision);
+                self.problem("pool", name, "overprovision", what, "from 100% to 10000%");
+            }
+            for zone in pool.spill_weights.keys() {
+                self.known(
+                    ("pool", name, &format!("spill_weights.{zone}")),
+                    "zone",
+                    &self.objects.zone,
+                    zone,
+                );
+            }
+            self.within(("pool", name, "retries"), pool.retries, 0, 10);
+            self.within(("pool", name, "max_connections"), pool.max_connections, 1, 100_000);
+            self.within(("pool", name, "max_queue"), pool.max_queue, 0, 100_000);
+            for (field, value) in [
+                ("queue_timeout", pool.queue_timeout),
+                ("connect_timeout", pool.connect_timeout),
+                ("response_timeout", pool.response_timeout),
+                ("idle_timeout", pool.idle_timeout),
+            ] {
+                self.duration_within(("pool", name, field), value, MS, HOUR);
+            }
+            if let Some(sticky) = &pool.sticky {
+                let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+                if sticky.cookie.is_empty() || sticky.cookie.len() > 64 || !sticky.cookie.bytes().all(token) {
+                    let what = format!("{:?} is not a cookie name", sticky.cookie);
+                    self.problem("pool", name, "sticky.cookie", what, "letters, digits, '-' and '_'");
+                }
+                if sticky.key.len() < 16 {
+                    self.problem(
+                        "pool",
+                        name,
+                        "sticky.key",
+                        "is shorter than 16 bytes".into(),
+                        "use a random text",
+                    );
+                }
+            }
+            if let Some(check) = &pool.check {
+                self.duration_within(("pool", name, "check.interval"), check.interval, 10 * MS, HOUR);
+                self.duration_within(("pool", name, "check.timeout"), check.timeout, MS, HOUR);
+                self.within(("pool", name, "check.rise"), check.rise, 1, 100);
+                self.within(("pool", name, "check.fall"), check.fall, 1, 100);
+                let (first, last) = check.expect;
+                if first < 100 || last > 599 || first > last {
+                    let what = format!("[{first}, {last}] is not a range of status codes");
+                    self.problem("pool", name, "check.expect", what, "for example [200, 399]");
+                }
+                let printable = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
+                if !check.path.starts_with('/') || !printable(&check.path) {
+                    let what = format!("{:?} is not a path", check.path);
+                    self.problem("pool", name, "check.path", what, "begin it with a slash");
+                }
+                if check.host.as_deref().is_some_and(|host| host.is_empty() || !printable(host)) {
+                    self.problem("pool", name, "check.host", "is not a host".into(), "");
+                }
+            }
+        }
+    }
+
+    fn servers(&mut self) {
+        let mut places = BTreeMap::new();
+        for (name, server) in &self.objects.server {
+            self.known(("server", name, "zone"), "zone", &self.objects.zone, &server.zone);
+            self.within(("server", name, "weight"), server.weight, 0, 1_000);
+            if server.pools.is_empty() {
+                self.problem("server", name, "pools", "belongs to no pool".into(), "");
+            }
+            if server.address.port() == 0 || server.address.ip().is_unspecified() {
+                let what = format!("{} cannot be connected to", server.address);
+                self.problem("server", name, "address", what, "");
+            }
+            for (index, pool) in server.pools.iter().enumerate() {
+                let field = format!("pools.{index}");
+                self.known(("server", name, &field), "pool", &self.objects.pool, pool);
+                if let Some(other) = places.insert((pool, server.address), name) {
+                    let what =
+                        format!("server {other} of pool {pool} has the address {} too", server.address);
+                    self.problem("server", name, "address", what, "");
+                }
+            }
+        }
+    }
+
+    fn peers(&mut self) {
+        for (name, peer) in &self.objects.peer {
+            self.known(("peer", name, "node"), "node", &self.objects.node, &peer.node);
+            self.within(("peer", name, "asn"), peer.asn, 1, u32::MAX - 1);
+            self.within(("peer", name, "local_asn"), peer.local_asn, 1, u32::MAX - 1);
+            self.within(("peer", name, "prepend"), peer.prepend, 0, 10);
+            let hold = peer.hold_time;
+            let hold_valid =
+                hold.subsec_nanos() == 0 && (hold.is_zero() || (3..=65_535).contains(&hold.as_secs()));
+            if !hold_valid {
+                let what = format!("{} is not a hold time", crate::units::duration::print(hold));
+                self.problem("peer", name, "hold_time", what, "0s, or whole seconds from 3s to 65535s");
+            }
+            self.duration_within(
+                ("peer", name, "connect_retry"),
+                peer.connect_retry,
+                Duration::from_millis(100),
+                Duration::from_secs(3600),
+            );
+            if peer.port == 0 && !peer.passive {
+                self.problem(
+                    "peer",
+                    name,
+                    "port",
+                    "0 cannot be connected to".into(),
+                    "or set passive = true",
+                );
+            }
+            if peer.passive && peer.local_port == 0 {
+                self.problem(
+                    "peer",
+                    name,
+                    "local_port",
+                    "a passive peer needs a port to listen on".into(),
+                    "",
+                );
+            }
+            if peer.families.is_empty() {
+                self.problem("peer", name, "families", "announces nothing".into(), "[\"ipv4\", \"ipv6\"]");
+            }
+            if peer.local_address.is_some_and(|local| local.is_ipv4() != peer.address.is_ipv4()) {
+                self.problem("peer", name, "local_address", "is not of the family of address".into(), "");
+            }
+            for (index, community) in peer.communities.iter().enumerate() {
+                let valid = community
+                    .split_once(':')
+                    .is_some_and(|(asn, value)| asn.parse::<u16>().is_ok() && value.parse::<u16>().is_ok());
+                if !valid {
+                    let what = format!("{community:?} is not a community");
+                    self.problem("peer", name, &format!("communities.{index}"), what, "as in \"65000:100\"");
+                }
+            }
+        }
+    }
+
+    fn failovers(&mut self) {
+        for (name, failover) in &self.objects.failover {
+            self.known(("failover", name, "zone"), "zone", &self.objects.zone, &failover.zone);
+            if let FailoverScope::Pool(pool) = &failover.scope {
+                self.known(("failover", name, "scope"), "pool", &self.objects.pool, pool);
+            }
+            if failover.percent > Percent::FULL {
+                self.problem(
+                    "failover",
+                    name,
+                    "percent",
+                    format!("{} is more than 100%", failover.percent),
+                    "",
+                );
+            }
+            if failover.expires <= failover.created {
+                self.problem("failover", name, "expires", "is not after created".into(), "");
+            }
+        }
+    }
+}

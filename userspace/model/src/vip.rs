@@ -1,0 +1,180 @@
+//! VIPs: the addresses clients connect to, and which of their ports are served.
+
+use std::{fmt, net::IpAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Name, units};
+
+/// A virtual address (or an IPv4 and IPv6 pair of them) with its services.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vip {
+    /// The addresses, usually one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// The nodes that announce it and whose proxies serve it.
+    pub group: Name,
+    /// What is served: `tcp/443`, `udp/53`, `tcp/8000-8099`, `udp/any`.
+    pub services: Vec<Service>,
+    /// Traffic that arrives here belongs to this zone, whoever sent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home_zone: Option<Name>,
+    /// Over which proxies of the group a balancer spreads the flows.
+    #[serde(default)]
+    pub spread: Spread,
+    /// How long a slot that changed its proxy remembers the previous one, so that its flows survive.
+    #[serde(with = "units::duration", default = "default_flow_hold")]
+    pub flow_hold: Duration,
+    /// When it is announced by BGP.
+    #[serde(default)]
+    pub announce: Announce,
+}
+
+/// Over which proxies a balancer spreads a VIP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Spread {
+    /// The nodes of the group in the balancer's own zone.
+    #[default]
+    Zone,
+    /// All nodes of the group.
+    Group,
+}
+
+/// When a VIP is announced.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Announce {
+    /// The rule.
+    #[serde(default)]
+    pub mode: AnnounceMode,
+    /// How long the verdict must be good before it is announced.
+    #[serde(with = "units::duration", default = "default_rise")]
+    pub rise: Duration,
+    /// How long the verdict must be bad before it is withdrawn.
+    #[serde(with = "units::duration", default = "default_fall")]
+    pub fall: Duration,
+}
+
+impl Default for Announce {
+    fn default() -> Self {
+        Self { mode: AnnounceMode::default(), rise: default_rise(), fall: default_fall() }
+    }
+}
+
+/// The rule by which a VIP is announced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AnnounceMode {
+    /// When this node's datapath confirmed the VIP and it can be delivered.
+    #[default]
+    Gated,
+    /// Always: for speakers that stand alone.
+    Always,
+    /// Never: an operator took it off the network.
+    Never,
+}
+
+/// A transport protocol the balancer understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// Inclusive range of ports; a single port is a range of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortRange {
+    /// First port.
+    pub first: u16,
+    /// Last port, not below `first`.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// Every port.
+    pub const ANY: Self = Self { first: 0, last: u16::MAX };
+
+    /// Whether `port` lies in the range.
+    pub fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+
+    /// Whether the two ranges share a port.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+/// One protocol and port range of a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Service {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The ports.
+    pub ports: PortRange,
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = match self.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        match self.ports {
+            PortRange::ANY => write!(f, "{protocol}/any"),
+            PortRange { first, last } if first == last => write!(f, "{protocol}/{first}"),
+            PortRange { first, last } => write!(f, "{protocol}/{first}-{last}"),
+        }
+    }
+}
+
+impl TryFrom<String> for Service {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let bad = || {
+            format!(
+                "{text:?} is not a service: write \"tcp/443\", \"udp/53\", \"tcp/8000-8099\" or \"tcp/any\""
+            )
+        };
+        let (protocol, ports) = text.split_once('/').ok_or_else(bad)?;
+        let protocol = match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            _ => return Err(bad()),
+        };
+        let port = |text: &str| text.parse::<u16>().ok().filter(|&port| port != 0).ok_or_else(bad);
+        let ports = match ports.split_once('-') {
+            None if ports == "any" => PortRange::ANY,
+            None => port(ports).map(|port| PortRange { first: port, last: port })?,
+            Some((first, last)) => PortRange { first: port(first)?, last: port(last)? },
+        };
+        if ports.first > ports.last {
+            return Err(format!("{text:?} ends before it begins"));
+        }
+        Ok(Self { protocol, ports })
+    }
+}
+
+impl From<Service> for String {
+    fn from(service: Service) -> Self {
+        service.to_string()
+    }
+}
+
+fn default_flow_hold() -> Duration {
+    Duration::from_secs(3600)
+}
+
+fn default_rise() -> Duration {
+    Duration::from_millis(200)
+}
+
+fn default_fall() -> Duration {
+    Duration::from_millis(500)
+}
