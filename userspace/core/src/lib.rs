@@ -11,9 +11,11 @@
 #![forbid(unsafe_code)]
 
 pub mod balance;
+pub mod explain;
 pub mod hash;
 pub mod health;
 pub mod l7;
+pub mod preview;
 pub mod routing;
 pub mod sticky;
 
