@@ -61,7 +61,8 @@ fn the_first_result_decides_within_a_tenth_of_the_interval() {
 #[test]
 fn results_in_a_row_decide_as_the_table_says() {
     use Health::{Down, Draining, Up};
-    let cases: &[(&str, &[(char, Option<(Health, Health)>)])] = &[
+    type Step = (char, Option<(Health, Health)>);
+    let cases: &[(&str, &[Step])] = &[
         ("three failures", &[('+', None), ('-', None), ('-', None), ('-', Some((Up, Down)))]),
         (
             "a success in between",
