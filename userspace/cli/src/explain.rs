@@ -52,9 +52,12 @@ pub(crate) struct Args {
     /// Takes the health of servers from the proxy with this run directory.
     #[arg(long, value_name = "DIR")]
     run_dir: Vec<PathBuf>,
+    /// How results are printed.
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
 }
 
-pub(crate) fn run(args: &Args, format: Format) -> Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let Config { snapshot, .. } = Config::read(&args.dir)?;
     let seen = live::seen(&snapshot, &args.run_dir)?;
     let zone = match (&args.node, &args.zone) {
@@ -80,7 +83,7 @@ pub(crate) fn run(args: &Args, format: Format) -> Result<ExitCode> {
         now_unix: now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()),
     };
     let answer = explain::explain(&snapshot, &seen.health, &failovers, &question);
-    match format {
+    match args.output {
         Format::Json => output::emit_json(&answer)?,
         Format::Table => {
             let mut table = Table::new(["STAGE", "DECISION", "REASON"]);

@@ -18,6 +18,9 @@ use crate::output::{self, Format};
 pub(crate) struct Args {
     /// The directory of TOML files.
     dir: PathBuf,
+    /// How results are printed.
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
 }
 
 #[derive(Serialize)]
@@ -28,9 +31,9 @@ struct Report {
     problems: Vec<Problem>,
 }
 
-pub(crate) fn run(args: &Args, format: Format) -> Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let report = check(&args.dir);
-    match format {
+    match args.output {
         Format::Json => output::emit_json(&report)?,
         Format::Table => {
             let mut text = String::new();

@@ -17,15 +17,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::output::Format;
-
 /// Looks after weir: checks configurations, shows what the daemons do, moves zones, explains decisions.
 #[derive(Parser)]
 #[command(name = "weir", version, propagate_version = true, arg_required_else_help = true)]
 struct Cli {
-    /// How results are printed.
-    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
-    output: Format,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -42,10 +37,10 @@ enum Verb {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.verb {
-        Verb::Lint(args) => lint::run(&args, cli.output),
-        Verb::Status(args) => status::run(&args, cli.output),
-        Verb::Zone(args) => zone::run(&args, cli.output),
-        Verb::Explain(args) => explain::run(&args, cli.output),
+        Verb::Lint(args) => lint::run(&args),
+        Verb::Status(args) => status::run(&args),
+        Verb::Zone(args) => zone::run(&args),
+        Verb::Explain(args) => explain::run(&args),
         Verb::Completions(args) => completions::run(&args),
     };
     result.unwrap_or_else(|error| {

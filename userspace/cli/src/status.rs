@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// Where the daemons keep their sockets; once per node.
     #[arg(long, value_name = "DIR", default_value = "/run/weir", env = "WEIR_RUN_DIR")]
     run_dir: Vec<PathBuf>,
+    /// How results are printed.
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
 }
 
 /// One run directory.
@@ -55,7 +58,7 @@ impl<T> From<Result<T, String>> for Answer<T> {
     }
 }
 
-pub(crate) fn run(args: &Args, format: Format) -> Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let nodes = live::block_on(async {
         let mut nodes = Vec::new();
         for run_dir in &args.run_dir {
@@ -63,7 +66,7 @@ pub(crate) fn run(args: &Args, format: Format) -> Result<ExitCode> {
         }
         nodes
     })?;
-    match format {
+    match args.output {
         Format::Json => output::emit_json(&nodes)?,
         Format::Table => output::emit(&tables(&nodes))?,
     }

@@ -48,13 +48,16 @@ struct Target {
     /// Shows what would happen and writes nothing.
     #[arg(long)]
     dry_run: bool,
+    /// How results are printed.
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
 }
 
-pub(crate) fn run(args: &Args, format: Format) -> Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.verb {
-        Verb::Status(args) => status::run(args, format),
-        Verb::Fail(args) => fail::run(args, format),
-        Verb::Restore(args) => restore::run(args, format),
+        Verb::Status(args) => status::run(args),
+        Verb::Fail(args) => fail::run(args),
+        Verb::Restore(args) => restore::run(args),
     }
 }
 

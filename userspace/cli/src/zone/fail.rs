@@ -33,7 +33,7 @@ pub(crate) struct Args {
     #[arg(long = "for", default_value = "1h", value_name = "DURATION", value_parser = units::duration::parse)]
     duration: Duration,
     /// Why, for the colleague who finds it at night.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
     /// Who does it.
     #[arg(long, env = "USER", default_value = "unknown", hide_env_values = true)]
@@ -52,7 +52,7 @@ struct Report<'a> {
     undo: String,
 }
 
-pub(crate) fn run(args: &Args, format: Format) -> Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let Args { target, .. } = args;
     let config = Config::read(&target.dir)?;
     let zones = target.zones(&config.snapshot)?;
@@ -97,7 +97,7 @@ pub(crate) fn run(args: &Args, format: Format) -> Result<ExitCode> {
         }
     }
     let paths = || written.iter().map(|file| file.path.clone());
-    match format {
+    match target.output {
         Format::Json => output::emit_json(&Report {
             preview: &preview,
             refused,

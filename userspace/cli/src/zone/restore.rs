@@ -36,7 +36,7 @@ enum Change {
     Rewrite(SourceFile),
 }
 
-pub(crate) fn run(args: &Args, format: Format) -> Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let Args { target } = args;
     let config = Config::read(&target.dir)?;
     let zones = target.zones(&config.snapshot)?;
@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args, format: Format) -> Result<ExitCode> {
             }
         }
     }
-    match format {
+    match target.output {
         Format::Json => {
             output::emit_json(&Report { preview: &preview, ended: &ended, dry_run: target.dry_run })?;
         }

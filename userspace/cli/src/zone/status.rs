@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// Takes the health of servers from the proxies with these run directories.
     #[arg(long, value_name = "DIR")]
     run_dir: Vec<PathBuf>,
+    /// How results are printed.
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
 }
 
 #[derive(Serialize)]
@@ -54,7 +57,7 @@ struct FailoverReport {
     failover: Failover,
 }
 
-pub(crate) fn run(args: &Args, format: Format) -> Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let Config { snapshot, .. } = Config::read(&args.dir)?;
     let now = SystemTime::now();
     let seen = live::seen(&snapshot, &args.run_dir)?;
@@ -81,7 +84,7 @@ pub(crate) fn run(args: &Args, format: Format) -> Result<ExitCode> {
         (name.clone(), report)
     });
     let report = Report { pools: pools.collect(), failovers: failovers.collect() };
-    match format {
+    match args.output {
         Format::Json => output::emit_json(&report)?,
         Format::Table => output::emit(&format!("{}{}\n", tables(&report, now), seen.origin))?,
     }
