@@ -208,10 +208,11 @@ pub fn decode_update(body: &Bytes, four_octet_as: bool) -> Result<UpdateReport, 
     Ok(UpdateReport { announced, withdrawn, malformed, end_of_rib })
 }
 
-/// RFC 4271 §6.3: "If the Withdrawn Routes Length or Total Attribute Length is too large (i.e., if Withdrawn Routes Length
-/// + Total Attribute Length + 23 exceeds the message Length), then the Error Subcode MUST be set to Malformed
-/// Attribute List."
+/// Whether the two length fields add up.
 fn check_lengths(body: &[u8]) -> Option<()> {
+    // RFC 4271 §6.3: "If the Withdrawn Routes Length or Total Attribute Length is too large (i.e., if Withdrawn Routes
+    // Length + Total Attribute Length + 23 exceeds the message Length), then the Error Subcode MUST be set to Malformed
+    // Attribute List."
     let (withdrawn_len, rest) = body.split_first_chunk::<2>()?;
     let rest = rest.get(usize::from(u16::from_be_bytes(*withdrawn_len))..)?;
     let (attributes_len, rest) = rest.split_first_chunk::<2>()?;
