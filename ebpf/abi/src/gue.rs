@@ -7,13 +7,11 @@
 //! A settled slot has one hop and carries no chain: 4 bytes of GUE. A slot that changed carries the second hop, where a
 //! receiver that does not know the flow sends it on.
 
-use crate::pod;
-
 /// UDP port of GUE (IANA).
 pub const GUE_PORT: [u8; 2] = 6080u16.to_be_bytes();
 
 /// GUE header, version 0, data message.
-#[repr(C)]
+#[repr(C, align(2))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gue {
     /// Version (2 bits, 0), control flag (1 bit, 0), header length in words beyond these four bytes (5 bits).
@@ -26,7 +24,7 @@ pub struct Gue {
 pod!(Gue, 4);
 
 /// The chain in front of a second hop's address.
-#[repr(C)]
+#[repr(C, align(2))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
     /// [`KIND_GUE4`](crate::hop::KIND_GUE4) or [`KIND_GUE6`](crate::hop::KIND_GUE6): the family of the address that follows.

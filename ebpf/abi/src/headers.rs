@@ -1,6 +1,7 @@
-//! Headers on the wire as byte arrays behind getters: any alignment, network order inside.
-
-use crate::pod;
+//! Headers on the wire as byte arrays behind getters, network order inside.
+//!
+//! They are aligned to two bytes, as every header behind an Ethernet header is: the kernel programs then move 16 bits at
+//! a time, where BPF would otherwise take each byte by itself.
 
 /// EtherType of IPv4, network order.
 pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
@@ -12,7 +13,7 @@ pub const PROTO_IPIP: u8 = 4;
 pub const PROTO_IPV6: u8 = 41;
 
 /// Ethernet header.
-#[repr(C)]
+#[repr(C, align(2))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Eth {
     /// Destination.
@@ -25,7 +26,7 @@ pub struct Eth {
 pod!(Eth, 14);
 
 /// IPv4 header without options (RFC 791 §3.1).
-#[repr(C)]
+#[repr(C, align(2))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ipv4 {
     /// Version and header length in words.
@@ -66,7 +67,7 @@ impl Ipv4 {
 }
 
 /// IPv6 header (RFC 8200 §3).
-#[repr(C)]
+#[repr(C, align(2))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ipv6 {
     /// Version, traffic class, flow label.
@@ -85,7 +86,7 @@ pub struct Ipv6 {
 pod!(Ipv6, 40);
 
 /// UDP header.
-#[repr(C)]
+#[repr(C, align(2))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Udp {
     /// Source port.
@@ -100,7 +101,7 @@ pub struct Udp {
 pod!(Udp, 8);
 
 /// TCP header without options.
-#[repr(C)]
+#[repr(C, align(2))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tcp {
     /// Source port.

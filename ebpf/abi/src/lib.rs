@@ -1,10 +1,24 @@
 //! Every byte the kernel programs and user space must agree on: map keys and values, headers on the wire, the flow hash.
 //!
-//! Endianness: a value in network order is a byte array behind getters; an integer is always in host order. Every struct
+//! Endianness: a value in network order is a byte array behind getters, or an [`Address`]; an integer is in host order. Every struct
 //! is `#[repr(C)]` without implicit padding, `bool`, `Option` or enums with payload, and has its size asserted below it.
 #![no_std]
 #![deny(unsafe_code)]
 
+/// Declares that a `#[repr(C)]` struct without padding may travel through maps, and pins its size.
+macro_rules! pod {
+    ($type:ty, $size:literal) => {
+        const _: () = assert!(core::mem::size_of::<$type>() == $size);
+        #[cfg(feature = "user")]
+        #[allow(unsafe_code)]
+        // SAFETY: `repr(C)`, every field is an integer or an array of them, and the size assertion above shows that
+        // there is no padding: any bit pattern is valid.
+        unsafe impl aya::Pod for $type {}
+    };
+}
+pub(crate) use pod;
+
+pub mod address;
 pub mod checksum;
 pub mod counters;
 pub mod flow;
@@ -32,7 +46,7 @@ pub mod maps {
     pub const TABLES: &str = "TABLES";
     /// `Array<Backend>`: backend slot → where to send.
     pub const BACKENDS: &str = "BACKENDS";
-    /// `HashMap<[u8; 16], u32>`: hosts whose tunnels are accepted.
+    /// `HashMap<Address, u32>`: hosts whose tunnels are accepted.
     pub const PEERS: &str = "PEERS";
     /// `SockMap`: service index → listening socket.
     pub const SOCKETS: &str = "SOCKETS";
@@ -54,18 +68,7 @@ pub mod programs {
     pub const PASS: &str = "pass";
 }
 
-/// Declares that a `#[repr(C)]` struct without padding may travel through maps, and pins its size.
-macro_rules! pod {
-    ($type:ty, $size:literal) => {
-        const _: () = assert!(core::mem::size_of::<$type>() == $size);
-        #[cfg(feature = "user")]
-        #[allow(unsafe_code)]
-        // SAFETY: `repr(C)`, every field is an integer or an array of them, and the size assertion above shows that
-        // there is no padding: any bit pattern is valid.
-        unsafe impl aya::Pod for $type {}
-    };
-}
-pub(crate) use pod;
+pub use address::Address;
 
 /// What this host is called on the wire; written once by the loader.
 #[repr(C)]
@@ -80,6 +83,6 @@ pub struct Config {
     /// Source of IPv4 tunnels and the address tunnels to this host end at.
     pub address4: [u8; 4],
     /// The same for IPv6.
-    pub address6: [u8; 16],
+    pub address6: Address,
 }
 pod!(Config, 32);

@@ -1,8 +1,8 @@
 //! VIPs and their services: which packets are ours, and the table that spreads them.
 
 use crate::{
+    Address,
     limits::{RANGES_PER_VIP_MAX, TABLE_LEN},
-    pod,
 };
 
 /// IP protocol number of TCP.
@@ -14,8 +14,8 @@ pub const PROTO_UDP: u8 = 17;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VipKey {
-    /// Address in network order; IPv4 as `::ffff:a.b.c.d`.
-    pub address: [u8; 16],
+    /// The address.
+    pub address: Address,
     /// Port in network order; 0 in `VIP_RANGES`.
     pub port: [u8; 2],
     /// [`PROTO_TCP`] or [`PROTO_UDP`].

@@ -107,28 +107,20 @@ fn tuple(flow: &Flow, is_v4: bool) -> (bpf_sock_tuple, u32) {
     let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
     let (sport, dport) = (u16::from_ne_bytes(flow.source_port), u16::from_ne_bytes(flow.destination_port));
     if is_v4 {
-        let last = |a: &[u8; 16]| u32::from_ne_bytes([a[12], a[13], a[14], a[15]]);
         tuple.__bindgen_anon_1.ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
-            saddr: last(&flow.source),
-            daddr: last(&flow.destination),
+            saddr: flow.source.0[3],
+            daddr: flow.destination.0[3],
             sport,
             dport,
         };
         (tuple, size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>() as u32)
     } else {
         tuple.__bindgen_anon_1.ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
-            saddr: words(&flow.source),
-            daddr: words(&flow.destination),
+            saddr: flow.source.0,
+            daddr: flow.destination.0,
             sport,
             dport,
         };
         (tuple, size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>() as u32)
     }
-}
-
-/// An address as the four words the kernel keeps it in.
-#[inline(always)]
-pub(crate) fn words(address: &[u8; 16]) -> [u32; 4] {
-    let word = |i: usize| u32::from_ne_bytes([address[i], address[i + 1], address[i + 2], address[i + 3]]);
-    [word(0), word(4), word(8), word(12)]
 }

@@ -2,11 +2,11 @@
 
 use aya_ebpf::programs::XdpContext;
 use weir_abi::{
+    Address,
     counters::Reason,
     flow::Flow,
     gue::GUE_PORT,
     headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, Ipv4, Ipv6, Tcp, Udp},
-    hop::mapped,
     service::{PROTO_TCP, PROTO_UDP},
 };
 
@@ -42,8 +42,8 @@ pub(crate) struct Parsed {
 
 /// Network header, as far as both families share it.
 struct Network {
-    source: [u8; 16],
-    destination: [u8; 16],
+    source: Address,
+    destination: Address,
     protocol: u8,
     hops_left: u8,
     l4_at: usize,
@@ -85,8 +85,8 @@ fn network(ctx: &XdpContext) -> Verdict<Network> {
                 return Err(Reason::DropMalformed);
             }
             Ok(Network {
-                source: mapped(ip.source),
-                destination: mapped(ip.destination),
+                source: Address::v4(ip.source),
+                destination: Address::v4(ip.destination),
                 protocol: ip.protocol,
                 hops_left: ip.ttl,
                 l4_at: L3_AT + (header_len & IPV4_LEN_MAX),
@@ -100,8 +100,8 @@ fn network(ctx: &XdpContext) -> Verdict<Network> {
                 return Err(Reason::DropMalformed);
             }
             Ok(Network {
-                source: ip.source,
-                destination: ip.destination,
+                source: Address::v6(ip.source),
+                destination: Address::v6(ip.destination),
                 protocol: ip.next_header,
                 hops_left: ip.hop_limit,
                 l4_at: L3_AT + size_of::<Ipv6>(),
@@ -161,10 +161,10 @@ const fn is_extension(next_header: u8) -> bool {
 
 /// Whether tunnels to `address` end at this host.
 #[inline(always)]
-fn is_own(address: &[u8; 16], is_v4: bool) -> bool {
+fn is_own(address: &Address, is_v4: bool) -> bool {
     let Some(config) = maps::config() else { return false };
     if is_v4 {
-        config.has_v4 != 0 && *address == mapped(config.address4)
+        config.has_v4 != 0 && *address == Address::v4(config.address4)
     } else {
         config.has_v6 != 0 && *address == config.address6
     }

@@ -2,10 +2,11 @@
 
 use aya_ebpf::{helpers::generated::bpf_xdp_adjust_head, programs::XdpContext};
 use weir_abi::{
+    Address,
     counters::Reason,
     gue::{Chain, Gue, LEN_CHAIN4, LEN_CHAIN6, LEN_PLAIN},
     headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, PROTO_IPIP, PROTO_IPV6},
-    hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_NONE, mapped},
+    hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_NONE},
 };
 
 use crate::{
@@ -53,12 +54,12 @@ fn strip(ctx: &XdpContext, gue_at: usize) -> Verdict<Backend> {
         LEN_PLAIN => chain_at,
         LEN_CHAIN4 => {
             second.kind = chain_kind(ctx, chain_at, KIND_GUE4)?;
-            second.address = mapped(packet::read(ctx, address_at).map_err(malformed)?);
+            second.address = Address::v4(packet::read(ctx, address_at).map_err(malformed)?);
             address_at + 4
         }
         LEN_CHAIN6 => {
             second.kind = chain_kind(ctx, chain_at, KIND_GUE6)?;
-            second.address = packet::read(ctx, address_at).map_err(malformed)?;
+            second.address = Address::v6(packet::read(ctx, address_at).map_err(malformed)?);
             address_at + 16
         }
         _ => return Err(Reason::DropGueMalformed),

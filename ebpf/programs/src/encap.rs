@@ -18,7 +18,7 @@ use weir_abi::{
     service::PROTO_UDP,
 };
 
-use crate::{Verdict, chain::words, classify::L3_AT, maps, packet, reason::Route};
+use crate::{Verdict, classify::L3_AT, maps, packet, reason::Route};
 
 /// TTL of the outer header: a tunnel crosses the fabric, not the Internet.
 const OUTER_TTL: u8 = 64;
@@ -87,7 +87,7 @@ fn put<const IS_V4: bool, const REST: usize>(
             protocol: PROTO_UDP,
             checksum: [0, 0],
             source: config.address4,
-            destination: v4_of(to),
+            destination: to.v4_octets(),
         };
         ip.checksum = checksum::ipv4(&ip);
         packet::write(ctx, L3_AT, ip)?;
@@ -97,8 +97,8 @@ fn put<const IS_V4: bool, const REST: usize>(
             payload_len: udp_len.to_be_bytes(),
             next_header: PROTO_UDP,
             hop_limit: OUTER_TTL,
-            source: config.address6,
-            destination: *to,
+            source: config.address6.octets(),
+            destination: to.octets(),
         };
         packet::write(ctx, L3_AT, ip)?;
     }
@@ -126,9 +126,9 @@ fn put<const IS_V4: bool, const REST: usize>(
     let address_at = chain_at + size_of::<Chain>();
     packet::write(ctx, chain_at, Chain { kind, index: 1, count: 2, _pad: 0 })?;
     if kind == KIND_GUE4 {
-        packet::write(ctx, address_at, v4_of(&route.second.address))
+        packet::write(ctx, address_at, route.second.address.v4_octets())
     } else {
-        packet::write(ctx, address_at, route.second.address)
+        packet::write(ctx, address_at, route.second.address.octets())
     }
 }
 
@@ -143,12 +143,12 @@ fn send(ctx: &XdpContext, came_as: &Eth, to: &Backend, config: &Config) -> u32 {
     let ethertype = if to.kind == KIND_GUE4 {
         fib.family = AF_INET;
         fib.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(config.address4);
-        fib.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(v4_of(&to.address));
+        fib.__bindgen_anon_4.ipv4_dst = to.address.0[3];
         ETHERTYPE_IPV4
     } else {
         fib.family = AF_INET6;
-        fib.__bindgen_anon_3.ipv6_src = words(&config.address6);
-        fib.__bindgen_anon_4.ipv6_dst = words(&to.address);
+        fib.__bindgen_anon_3.ipv6_src = config.address6.0;
+        fib.__bindgen_anon_4.ipv6_dst = to.address.0;
         ETHERTYPE_IPV6
     };
     // SAFETY: the parameters live on the stack with the size given.
@@ -176,18 +176,12 @@ fn send(ctx: &XdpContext, came_as: &Eth, to: &Backend, config: &Config) -> u32 {
     action
 }
 
-/// The IPv4 address of a mapped one.
-#[inline(always)]
-fn v4_of(address: &[u8; 16]) -> [u8; 4] {
-    [address[12], address[13], address[14], address[15]]
-}
-
 /// Whether a hop's address is IPv6. A hop that is this host itself has its own tunnel address here.
 #[inline(always)]
 fn has_v6_address(hop: &Backend) -> bool {
     match hop.kind {
         KIND_GUE4 => false,
-        KIND_LOCAL => hop.address[..12] != [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff],
+        KIND_LOCAL => !hop.address.is_v4(),
         _ => true,
     }
 }

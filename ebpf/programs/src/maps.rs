@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use weir_abi::{
-    Config,
+    Address, Config,
     counters::{REASON_COUNT, Reason},
     flow::Flow,
     hop::Backend,
@@ -29,7 +29,7 @@ static TABLES: ArrayOfMaps<Array<Table, 1>, { TABLES_MAX as usize }> = ArrayOfMa
 #[btf_map]
 static BACKENDS: Array<Backend, { BACKENDS_MAX as usize }> = Array::new();
 #[btf_map]
-static PEERS: HashMap<[u8; 16], u32, { PEERS_MAX as usize }, BPF_F_NO_PREALLOC> = HashMap::new();
+static PEERS: HashMap<Address, u32, { PEERS_MAX as usize }, BPF_F_NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub(crate) static SOCKETS: SockMap<{ SERVICES_MAX as usize }> = SockMap::new();
 #[btf_map]
@@ -47,7 +47,7 @@ pub(crate) fn config() -> Option<&'static Config> {
 
 /// The service index of a port of a VIP, or why there is none.
 #[inline(always)]
-pub(crate) fn service_index(address: &[u8; 16], port: [u8; 2], protocol: u8) -> Result<u32, Reason> {
+pub(crate) fn service_index(address: &Address, port: [u8; 2], protocol: u8) -> Result<u32, Reason> {
     let mut key = VipKey { address: *address, port, protocol, _pad: 0 };
     // SAFETY: the value is read at once; user space replaces elements whole.
     if let Some(&index) = unsafe { VIPS.get(&key) } {
@@ -85,7 +85,7 @@ pub(crate) fn backend(slot: u16) -> Result<&'static Backend, Reason> {
 
 /// Whether tunnels from `address` are accepted.
 #[inline(always)]
-pub(crate) fn is_peer(address: &[u8; 16]) -> bool {
+pub(crate) fn is_peer(address: &Address) -> bool {
     // SAFETY: only its presence is looked at.
     unsafe { PEERS.get(address) }.is_some()
 }

@@ -9,9 +9,9 @@ use crate::Verdict;
 #[inline(always)]
 pub(crate) fn read<T: Copy>(ctx: &XdpContext, at: usize) -> Verdict<T> {
     pointer::<T>(ctx, at).map(|pointer| {
-        // SAFETY: `pointer` checked that the whole `T` lies in the packet; `T` is an array of bytes behind a name, so
-        // that any alignment and any content will do.
-        unsafe { core::ptr::read_unaligned(pointer) }
+        // SAFETY: `pointer` checked that the whole `T` lies in the packet; `T` is made of bytes and aligned to two, as
+        // packets and the headers in them are.
+        unsafe { *pointer }
     })
 }
 
@@ -20,7 +20,7 @@ pub(crate) fn read<T: Copy>(ctx: &XdpContext, at: usize) -> Verdict<T> {
 pub(crate) fn write<T: Copy>(ctx: &XdpContext, at: usize, value: T) -> Verdict<()> {
     let pointer = pointer::<T>(ctx, at)?;
     // SAFETY: as in `read`.
-    unsafe { core::ptr::write_unaligned(pointer, value) };
+    unsafe { *pointer = value };
     Ok(())
 }
 

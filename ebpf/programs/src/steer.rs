@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::sk_action, macros::sk_lookup, programs::SkLookupContext};
 use weir_abi::{
-    hop::mapped,
+    Address,
     service::{PROTO_TCP, PROTO_UDP},
 };
 
@@ -29,15 +29,9 @@ fn steer_to_socket(ctx: &SkLookupContext) {
         return;
     }
     let address = if lookup.family == AF_INET {
-        mapped(lookup.local_ip4.to_ne_bytes())
+        Address::v4(lookup.local_ip4.to_ne_bytes())
     } else {
-        let [a, b, c, d] = lookup.local_ip6.map(u32::to_ne_bytes);
-        let mut address = [0; 16];
-        address[..4].copy_from_slice(&a);
-        address[4..8].copy_from_slice(&b);
-        address[8..12].copy_from_slice(&c);
-        address[12..].copy_from_slice(&d);
-        address
+        Address(lookup.local_ip6)
     };
     let port = (lookup.local_port as u16).to_be_bytes();
     if let Ok(service) = maps::service_index(&address, port, protocol) {
