@@ -90,10 +90,16 @@ impl Announcer {
     }
 
     /// The addresses to announce now.
-    pub(crate) fn addresses<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = (&'a Name, IpAddr)> {
+    pub(crate) fn addresses<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+    ) -> impl Iterator<Item = (&'a Name, IpAddr)> {
         self.verdicts.iter().filter(|(_, verdict)| verdict.announced).flat_map(|(name, verdict)| {
             let configured = snapshot.vips.get(name).map(|vip| vip.addresses.as_slice()).unwrap_or_default();
-            configured.iter().filter(|address| verdict.confirmed.contains(address)).map(move |address| (name, *address))
+            configured
+                .iter()
+                .filter(|address| verdict.confirmed.contains(address))
+                .map(move |address| (name, *address))
         })
     }
 }
@@ -192,7 +198,11 @@ fn undeliverable(view: View<'_>, name: &Name) -> Option<String> {
 
 fn describe(in_datapath: &L4VipStatus) -> String {
     let proxies = in_datapath.healthy_proxies;
-    format!("in the datapath ({}), {proxies} healthy {}", in_datapath.generation, if proxies == 1 { "proxy" } else { "proxies" })
+    format!(
+        "in the datapath ({}), {proxies} healthy {}",
+        in_datapath.generation,
+        if proxies == 1 { "proxy" } else { "proxies" }
+    )
 }
 
 /// The addresses that may be announced, where it can be known; `None` leaves what was known before.

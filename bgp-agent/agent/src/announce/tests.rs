@@ -21,7 +21,8 @@ announce = { rise = "200ms", fall = "500ms" }
 
 fn snapshot(change: impl Fn(String) -> String) -> Snapshot {
     let text = change(CONFIG.to_owned());
-    Snapshot::read(&[SourceFile { path: "a.toml".into(), text }]).unwrap_or_else(|problems| panic!("{problems:?}"))
+    Snapshot::read(&[SourceFile { path: "a.toml".into(), text }])
+        .unwrap_or_else(|problems| panic!("{problems:?}"))
 }
 
 fn name(text: &str) -> Name {
@@ -191,7 +192,8 @@ fn the_operators_word_takes_effect_at_once() {
     bench.look(0, Some(&l4(1)), None);
     assert!(bench.look(200, Some(&l4(1)), None));
     for admin in ["drain", "disabled"] {
-        bench.snapshot = snapshot(|text| text.replace("[group.g]", &format!("admin = \"{admin}\"\n[group.g]")));
+        bench.snapshot =
+            snapshot(|text| text.replace("[group.g]", &format!("admin = \"{admin}\"\n[group.g]")));
         assert!(!bench.look(300, Some(&l4(1)), None), "{admin}");
         // Active again: the datapath is asked again.
         bench.snapshot = snapshot(|text| text);

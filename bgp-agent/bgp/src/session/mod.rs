@@ -170,6 +170,11 @@ pub enum Event {
         /// The session was up until now.
         was_established: bool,
     },
+    /// Of two connections with the peer this one was given up. RFC 4271 §6.8.
+    Collision {
+        /// Which side had opened it.
+        lost: Role,
+    },
     /// The peer asked for the routes again.
     RefreshRequested,
     /// An UPDATE of the peer had an error that did not cost the session. RFC 7606.

@@ -127,7 +127,7 @@ impl Session {
             (State::Connect { conn }, Fsm::OpenCollisionDump) => self.close(conn),
             (State::Active | State::Idle, Fsm::OpenCollisionDump) => self.park(role),
             (State::OpenSent { link } | State::OpenConfirm { link, .. }, Fsm::OpenCollisionDump) => {
-                self.ended(role, "the other connection won the collision".to_owned(), false);
+                self.emit(Event::Collision { lost: role });
                 self.notify_and_close(link.conn, &Notification::connection_collision())
             }
             // CollisionDetectEstablishedState (RFC 4271 §8.1.1) is not offered.
@@ -313,7 +313,7 @@ impl Session {
             State::Idle | State::Connect { .. } | State::Active => false,
         };
         if collides {
-            self.ended(role, "the other connection won the collision".to_owned(), false);
+            self.emit(Event::Collision { lost: role });
             return self.notify_and_close(link.conn, &Notification::connection_collision());
         }
         self.arm_hold(role, negotiated.hold_time, now);
