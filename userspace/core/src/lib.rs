@@ -1,1 +1,20 @@
-//! Every decision of weir as pure functions and sans-IO machines.
+//! Every decision of weir, as pure functions and sans-IO machines.
+//!
+//! ```text
+//!  check results ──► health::HealthMachine ──► health::HealthView ─┐
+//!  Snapshot ────────────────────────────────────────────────────┴─► routing::assess ──► PoolAssessment ──► pick_zone
+//!  request ──► l7::RouteTable ──► pool;  routing::home ──► home zone;  balance::Balancer ──► server
+//! ```
+//!
+//! No clock, randomness, network or file here: time, random numbers and bytes are arguments, effects are return
+//! values. Equal arguments give equal answers on every host.
+#![forbid(unsafe_code)]
+
+pub mod balance;
+pub mod hash;
+pub mod health;
+pub mod l7;
+pub mod routing;
+pub mod sticky;
+
+pub use hash::ClientKey;

@@ -1,0 +1,203 @@
+//! Which server of a zone takes a request.
+//!
+//! [`Candidates`] is immutable and made anew when health or configuration changes; [`Balancer`] is the little that must
+//! survive that, and is shared by all threads (`&self`, one relaxed atomic). Load and limits stay with the caller.
+
+use std::{
+    cmp::Ordering,
+    net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use weir_model::{Balance, Name};
+
+use crate::hash::{self, ClientKey};
+
+/// The longest schedule of a round-robin, in turns (2 bytes each): beyond it weights are scaled down, and a server's
+/// share is off by less than one turn in as many.
+pub const SCHEDULE_LEN_MAX: usize = 16_384;
+
+/// A server that may serve.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// Its name.
+    pub name: Name,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its share relative to the others; at least 1.
+    pub weight: u32,
+    seed: u64,
+}
+
+/// The servers of one zone that may serve.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Candidates {
+    servers: Vec<Candidate>,
+    /// `ends[n]`: sum of the weights of servers 0 to n.
+    ends: Vec<u64>,
+    /// Round-robin turns, as indices into `servers`.
+    schedule: Vec<u16>,
+}
+
+/// What the choice may depend on besides the servers.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The client.
+    pub client: ClientKey,
+    /// A fresh random number.
+    pub random: u64,
+    /// Servers this request has already tried.
+    pub tried: &'a [Name],
+}
+
+/// The choice among candidates by one method; one per pool and zone, for all threads.
+#[derive(Debug)]
+pub struct Balancer {
+    method: Balance,
+    turn: AtomicUsize,
+}
+
+impl Candidates {
+    /// Servers by name, address and weight; those of weight 0 are left out. The order does not matter.
+    pub fn new(servers: impl IntoIterator<Item = (Name, SocketAddr, u32)>) -> Self {
+        let mut servers: Vec<_> = servers
+            .into_iter()
+            .filter(|(_, _, weight)| *weight > 0)
+            .map(|(name, address, weight)| {
+                let seed = hash::bytes(name.as_str().as_bytes());
+                Candidate { name, address, weight, seed }
+            })
+            .collect();
+        servers.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut end = 0;
+        let ends = servers.iter().map(|server| {
+            end += u64::from(server.weight);
+            end
+        });
+        Self { ends: ends.collect(), schedule: schedule(&servers), servers }
+    }
+
+    /// The servers, by name.
+    pub fn servers(&self) -> &[Candidate] {
+        &self.servers
+    }
+
+    /// Whether nobody may serve.
+    pub fn is_empty(&self) -> bool {
+        self.servers.is_empty()
+    }
+
+    /// A server drawn by weight.
+    fn draw(&self, random: u64) -> Option<&Candidate> {
+        let total = *self.ends.last()?;
+        // Multiply and shift: the bias of at most total/2^64 is far below anything observable.
+        let point = ((u128::from(random) * u128::from(total)) >> 64) as u64;
+        self.servers.get(self.ends.partition_point(|end| *end <= point))
+    }
+}
+
+impl Balancer {
+    /// A balancer by `method`; `seed` sets where the round begins, so that many proxies do not begin alike.
+    pub fn new(method: Balance, seed: u64) -> Self {
+        Self { method, turn: AtomicUsize::new(seed as usize) }
+    }
+
+    /// Chooses a server. `load` gives the requests in flight at a server, or `None` when it can take no more.
+    ///
+    /// `None` when every candidate was tried or is full.
+    pub fn choose<'c>(
+        &self,
+        candidates: &'c Candidates,
+        request: Request<'_>,
+        load: impl Fn(&Candidate) -> Option<u64>,
+    ) -> Option<&'c Candidate> {
+        let load =
+            |server: &Candidate| if request.tried.contains(&server.name) { None } else { load(server) };
+        match self.method {
+            Balance::RoundRobin => self.in_turn(candidates, load),
+            Balance::LeastConnections => self.least_loaded(candidates, load),
+            Balance::Random => {
+                let first = candidates.draw(hash::mix(request.random));
+                let second = candidates.draw(hash::mix(!request.random));
+                let free = |server: Option<&'c Candidate>| server.and_then(|s| Some((s, load(s)?)));
+                match (free(first), free(second)) {
+                    (Some(a), Some(b)) => Some(if less_loaded(b, a).is_lt() { b.0 } else { a.0 }),
+                    (Some((server, _)), None) | (None, Some((server, _))) => Some(server),
+                    // Both unlucky: rather look at all than give up while one is free.
+                    (None, None) => self.least_loaded(candidates, load),
+                }
+            }
+            Balance::Source => candidates
+                .servers
+                .iter()
+                .filter(|server| load(server).is_some())
+                .map(|server| (request.client.score(server.seed, f64::from(server.weight)), server))
+                .max_by(|a, b| a.0.total_cmp(&b.0))
+                .map(|(_, server)| server),
+        }
+    }
+
+    fn in_turn<'c>(
+        &self,
+        candidates: &'c Candidates,
+        load: impl Fn(&Candidate) -> Option<u64>,
+    ) -> Option<&'c Candidate> {
+        let schedule = &candidates.schedule;
+        if schedule.is_empty() {
+            return None;
+        }
+        let start = self.turn.fetch_add(1, Relaxed) % schedule.len();
+        let (before, from) = schedule.split_at(start);
+        from.iter()
+            .chain(before)
+            .filter_map(|index| candidates.servers.get(usize::from(*index)))
+            .find(|server| load(server).is_some())
+    }
+
+    fn least_loaded<'c>(
+        &self,
+        candidates: &'c Candidates,
+        load: impl Fn(&Candidate) -> Option<u64>,
+    ) -> Option<&'c Candidate> {
+        let servers = &candidates.servers;
+        // Idle servers are all alike: where the search begins rotates, or the first by name would take everything.
+        let start = self.turn.fetch_add(1, Relaxed) % servers.len().max(1);
+        let (before, from) = servers.split_at(start);
+        from.iter()
+            .chain(before)
+            .filter_map(|server| Some((server, load(server)?)))
+            .min_by(|a, b| less_loaded(*a, *b))
+            .map(|(server, _)| server)
+    }
+}
+
+/// Orders by requests per weight, counting the one to come: an idle server of weight 1 is not better than an idle one of 100.
+fn less_loaded(a: (&Candidate, u64), b: (&Candidate, u64)) -> Ordering {
+    let cross = |x: (&Candidate, u64), y: (&Candidate, u64)| (u128::from(x.1) + 1) * u128::from(y.0.weight);
+    cross(a, b).cmp(&cross(b, a))
+}
+
+/// Spreads every server's turns evenly over the round: turn k of weight w stands at (k + ½) / w.
+fn schedule(servers: &[Candidate]) -> Vec<u16> {
+    let divisor = servers.iter().fold(0, |g, server| gcd(g, server.weight)).max(1);
+    let total: u64 = servers.iter().map(|server| u64::from(server.weight / divisor)).sum();
+    let scale = |weight: u32| {
+        let turns = u64::from(weight / divisor);
+        if total > SCHEDULE_LEN_MAX as u64 { (turns * SCHEDULE_LEN_MAX as u64 / total).max(1) } else { turns }
+    };
+    let mut turns = Vec::new();
+    // A zone with more servers than indices gives the rest no turn of their own; they remain for the other methods.
+    for (server, index) in servers.iter().zip(0..=u16::MAX) {
+        let weight = scale(server.weight);
+        turns.extend((0..weight).map(|k| (((2 * k + 1) << 32) / (2 * weight), index)));
+    }
+    turns.sort_unstable();
+    turns.into_iter().map(|(_, index)| index).collect()
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,296 @@
+//! Health of one check target: when to probe, and what the results mean.
+//!
+//! The machine opens no connection: the shell runs the probe it is handed and reports the outcome. Which servers take
+//! traffic because of it is `routing::assess`.
+//!
+//! ```text
+//!             first result decides at once
+//!            ┌────────────────┬─────────────────┐
+//!            ▼                ▼                 ▼
+//!          ┌────┐ fall ×✗  ┌──────┐  drain  ┌──────────┐
+//!          │ Up │─────────►│ Down │────────►│ Draining │
+//!          │    │◄─────────│      │◄────────│          │
+//!          └────┘ rise ×✓  └──────┘ fall ×✗ └──────────┘
+//!            │  ▲               drain            ▲  │
+//!            │  └──────────────── rise ×✓ ───────┼──┘
+//!            └───────────────────────────────────┘
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use weir_model::{Check, Name, Snapshot, status::Health};
+
+use crate::hash;
+
+/// The shortest time from the start of one probe to the start of the next, whatever asks for it: a thousand failing
+/// requests in a millisecond are one reason to look again, not a thousand.
+pub const PROBE_GAP_MIN: Duration = Duration::from_millis(10);
+
+/// When to probe, and how many results in a row decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// From the start of one probe to the start of the next, spread by ±10 %.
+    pub interval: Duration,
+    /// How long one probe may take.
+    pub timeout: Duration,
+    /// Successes in a row that bring the target up.
+    pub rise: u32,
+    /// Failures in a row that bring it down.
+    pub fall: u32,
+}
+
+impl From<&Check> for Timing {
+    fn from(check: &Check) -> Self {
+        Self { interval: check.interval, timeout: check.timeout, rise: check.rise, fall: check.fall }
+    }
+}
+
+/// What one probe found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It serves.
+    Pass,
+    /// It serves, and asks for no new flows.
+    Drain,
+    /// It does not serve, and why.
+    Fail(String),
+}
+
+/// A probe for the shell to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Returned with its outcome, so that the outcome of an abandoned probe is recognised.
+    pub id: u64,
+    /// How long it may take; afterwards the machine counts a failure by itself.
+    pub timeout: Duration,
+}
+
+/// The health of the target changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// What it was.
+    pub from: Health,
+    /// What it is.
+    pub to: Health,
+    /// Why.
+    pub reason: String,
+}
+
+/// The machine of one check target.
+#[derive(Debug)]
+pub struct HealthMachine {
+    timing: Timing,
+    random: u64,
+    health: Health,
+    reason: String,
+    /// Results in a row that contradict `health`.
+    streak: u32,
+    /// A live request failed since the last successful probe: probes follow quickly until it is clear why.
+    suspect: bool,
+    schedule: Schedule,
+    last_start: Option<Instant>,
+    next_id: u64,
+    transition: Option<Transition>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Schedule {
+    Waiting { due: Instant },
+    Ready { id: u64 },
+    Running { id: u64, started: Instant, deadline: Instant },
+}
+
+impl HealthMachine {
+    /// A machine that knows nothing yet. `seed` (say, a hash of host and target) spreads the probes of many machines:
+    /// the first is due within a tenth of the interval.
+    pub fn new(timing: Timing, seed: u64, now: Instant) -> Self {
+        let random = hash::mix(seed);
+        let due = now + (timing.interval / 10).mul_f64(hash::unit(random));
+        Self {
+            timing,
+            random,
+            health: Health::Unknown,
+            reason: "not checked yet".into(),
+            streak: 0,
+            suspect: false,
+            schedule: Schedule::Waiting { due },
+            last_start: None,
+            next_id: 0,
+            transition: None,
+        }
+    }
+
+    /// What is known now.
+    pub fn health(&self) -> Health {
+        self.health
+    }
+
+    /// Why; the last failure while a target that is up has failed less than `fall` times.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Other timing from the next probe on; what is known stays.
+    pub fn set_timing(&mut self, timing: Timing, now: Instant) {
+        self.timing = timing;
+        if let Schedule::Waiting { due } = self.schedule {
+            self.schedule = Schedule::Waiting { due: due.min(now + timing.interval) };
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do; `None` while a probe waits to be taken.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self.schedule {
+            Schedule::Waiting { due } => Some(due),
+            Schedule::Ready { .. } => None,
+            Schedule::Running { deadline, .. } => Some(deadline),
+        }
+    }
+
+    /// Starts a probe that is due, or gives up one that takes too long. Does nothing when called too early.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        match self.schedule {
+            Schedule::Waiting { due } if due <= now => {
+                self.schedule = Schedule::Ready { id: self.next_id };
+                self.next_id += 1;
+            }
+            Schedule::Running { started, deadline, .. } if deadline <= now => {
+                let timeout = weir_model::units::duration::print(self.timing.timeout);
+                self.finish(Outcome::Fail(format!("no answer within {timeout}")), started, now);
+            }
+            Schedule::Waiting { .. } | Schedule::Ready { .. } | Schedule::Running { .. } => {}
+        }
+    }
+
+    /// The probe to run now, once; its time runs from here.
+    pub fn poll_probe(&mut self, now: Instant) -> Option<Probe> {
+        let Schedule::Ready { id } = self.schedule else { return None };
+        let timeout = self.timing.timeout;
+        self.schedule = Schedule::Running { id, started: now, deadline: now + timeout };
+        self.last_start = Some(now);
+        Some(Probe { id, timeout })
+    }
+
+    /// The outcome of probe `id`; that of an abandoned probe is ignored.
+    pub fn handle_result(&mut self, id: u64, outcome: Outcome, now: Instant) {
+        if let Schedule::Running { id: running, started, .. } = self.schedule
+            && running == id
+        {
+            self.finish(outcome, started, now);
+        }
+    }
+
+    /// A live request could not be served: look again at once, and keep looking quickly until it is clear.
+    pub fn report_failure(&mut self, now: Instant) {
+        if self.health != Health::Down {
+            self.suspect = true;
+            if let Schedule::Waiting { due } = self.schedule {
+                self.schedule = Schedule::Waiting { due: due.min(self.earliest(now)) };
+            }
+        }
+    }
+
+    /// The latest change of health, once.
+    pub fn poll_event(&mut self) -> Option<Transition> {
+        self.transition.take()
+    }
+
+    fn finish(&mut self, outcome: Outcome, started: Instant, now: Instant) {
+        self.judge(outcome);
+        let due = if self.suspect {
+            self.earliest(now)
+        } else {
+            self.random = hash::mix(self.random);
+            started + self.timing.interval.mul_f64(0.9 + 0.2 * hash::unit(self.random))
+        };
+        self.schedule = Schedule::Waiting { due: due.max(self.earliest(now)) };
+    }
+
+    fn judge(&mut self, outcome: Outcome) {
+        let (seen, reason) = match outcome {
+            Outcome::Pass => (Health::Up, "check passed".to_owned()),
+            Outcome::Drain => (Health::Draining, "server asks for no new flows".to_owned()),
+            Outcome::Fail(reason) => (Health::Down, reason),
+        };
+        let needed = match (self.health, seen) {
+            // The first result decides: a fresh proxy must not wait `rise` intervals before it serves.
+            (Health::Unknown, _) => 1,
+            // A wish to drain costs nothing to obey, and obeying late loses requests.
+            (Health::Up | Health::Down, Health::Draining) => 1,
+            (Health::Up | Health::Draining, Health::Down) => self.timing.fall,
+            (Health::Down | Health::Draining, Health::Up) => self.timing.rise,
+            (Health::Up, Health::Up)
+            | (Health::Down, Health::Down)
+            | (Health::Draining, Health::Draining)
+            | (_, Health::Unknown) => {
+                self.streak = 0;
+                self.suspect = false;
+                self.reason = reason;
+                return;
+            }
+        };
+        self.streak += 1;
+        self.suspect &= seen == Health::Down;
+        if self.streak < needed {
+            self.reason = match seen {
+                Health::Down => format!("{reason} ({} of {needed} failures)", self.streak),
+                _ => format!("{reason} ({} of {needed})", self.streak),
+            };
+            return;
+        }
+        // Two changes that nobody polled in between are told as one, from where the listener last stood.
+        let from = self.transition.take().map_or(self.health, |earlier| earlier.from);
+        self.health = seen;
+        self.streak = 0;
+        self.suspect = false;
+        self.transition = (from != seen).then(|| Transition { from, to: seen, reason: reason.clone() });
+        self.reason = reason;
+    }
+
+    fn earliest(&self, now: Instant) -> Instant {
+        self.last_start.map_or(now, |start| now.max(start + PROBE_GAP_MIN))
+    }
+}
+
+/// What one daemon knows of all servers, per pool; a server it knows nothing of is [`Health::Unknown`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HealthView {
+    pools: BTreeMap<Name, BTreeMap<Name, Health>>,
+}
+
+impl HealthView {
+    /// Every server up: what a reader without daemons assumes.
+    pub fn all_up(snapshot: &Snapshot) -> Self {
+        let mut view = Self::default();
+        for (name, server) in &snapshot.servers {
+            for pool in &server.pools {
+                view.set(pool, name, Health::Up);
+            }
+        }
+        view
+    }
+
+    /// Notes the health of a server in a pool.
+    pub fn set(&mut self, pool: &Name, server: &Name, health: Health) {
+        self.pools.entry(pool.clone()).or_default().insert(server.clone(), health);
+    }
+
+    /// The health of a server in a pool.
+    pub fn get(&self, pool: &Name, server: &Name) -> Health {
+        self.pools.get(pool).and_then(|servers| servers.get(server)).copied().unwrap_or_default()
+    }
+
+    /// Forgets servers and pools that `snapshot` no longer has.
+    pub fn retain(&mut self, snapshot: &Snapshot) {
+        self.pools.retain(|pool, servers| {
+            servers.retain(|name, _| snapshot.servers.get(name).is_some_and(|s| s.pools.contains(pool)));
+            snapshot.pools.contains_key(pool)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

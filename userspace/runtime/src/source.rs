@@ -1,0 +1,389 @@
+//! The directory of TOML files as a stream of candidate snapshots, and what became of each.
+//!
+//! A candidate makes sense by itself; whether it can be put in force only the daemon knows (a certificate may not
+//! load), so it answers each with [`Source::accept`] or [`Source::refuse`]. What is in force stays so until a newer
+//! candidate is accepted.
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use notify::{RecursiveMode, Watcher};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::{Instant, sleep, timeout},
+};
+use weir_model::{Problem, Problems, Snapshot, SourceFile, Timestamp, status::ConfigStatus};
+
+use crate::metrics::{Counter, Gauge, Registry};
+
+/// Files read from one directory; with more the configuration is refused.
+pub const FILES_MAX: usize = 4_096;
+/// Bytes of one file; a larger one is refused.
+pub const FILE_LEN_MAX_BYTES: u64 = 16 << 20;
+/// Bytes of all files together, held in memory while they are parsed.
+pub const TOTAL_LEN_MAX_BYTES: u64 = 64 << 20;
+/// Nesting of directories; deeper ones are refused, which also ends loops of symbolic links.
+pub const DEPTH_MAX: usize = 8;
+
+/// A directory is read when it has been quiet for this long: editors write in several steps.
+const QUIET: Duration = Duration::from_millis(20);
+/// … or when it has not become quiet for this long.
+const QUIET_MAX: Duration = Duration::from_millis(500);
+/// Without any notification it is read again this often: not every file system notifies.
+const REREAD: Duration = Duration::from_secs(1);
+
+/// What is in the directory, or why that cannot be said.
+type Reading = Result<Vec<SourceFile>, Vec<Problem>>;
+
+/// A watched configuration directory.
+pub struct Source {
+    dir: PathBuf,
+    first: Option<Arc<Snapshot>>,
+    /// Settled readings that differ from the one before. One may wait; a newer one is read when it has been taken.
+    readings: mpsc::Receiver<Reading>,
+    status: watch::Sender<ConfigStatus>,
+    refused_total: Counter,
+    refused_now: Gauge,
+    applied_at: Gauge,
+}
+
+impl Source {
+    /// Reads the directory for the first time; here every mistake is an error, because there is nothing to fall back to.
+    ///
+    /// Must be called inside a runtime: a task goes on reading.
+    pub fn open(dir: &Path, registry: &Registry) -> Result<Self, Problems> {
+        let changed = Arc::new(Notify::new());
+        // Watch first, read second: a change in between is seen.
+        let watcher = watch_directory(dir, &changed);
+        let files = read_directory(dir).map_err(Problems)?;
+        let first = Snapshot::read(&files)?;
+        let refused_total = registry.counter(
+            "weir_config_refused_total",
+            "Configuration changes that were refused; the last good one stayed in force.",
+            &[],
+        );
+        let refused_now = registry.gauge(
+            "weir_config_refused",
+            "Problems of the newest configuration, 0 when it is in force.",
+            &[],
+        );
+        let applied_at = registry.gauge(
+            "weir_config_applied_timestamp_seconds",
+            "When the configuration in force was put in force.",
+            &[],
+        );
+        let (sender, readings) = mpsc::channel(1);
+        tokio::spawn(keep_reading(dir.to_owned(), Ok(files), changed, watcher, sender));
+        Ok(Self {
+            dir: dir.to_owned(),
+            first: Some(Arc::new(first)),
+            readings,
+            status: watch::Sender::new(ConfigStatus::default()),
+            refused_total,
+            refused_now,
+            applied_at,
+        })
+    }
+
+    /// The directory; relative paths in objects (certificates) start here.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The next snapshot to put in force; the first one at once. A change that makes no sense is refused in here.
+    ///
+    /// Cancel safe: a candidate is returned or not yet taken.
+    pub async fn candidate(&mut self) -> Arc<Snapshot> {
+        if let Some(first) = self.first.take() {
+            return first;
+        }
+        loop {
+            let Some(reading) = self.readings.recv().await else {
+                // The reading task ends only with the runtime.
+                return std::future::pending().await;
+            };
+            match reading.map_err(Problems).and_then(|files| Snapshot::read(&files)) {
+                Ok(snapshot) if snapshot.generation == self.status.borrow().generation => {
+                    // Back to what is in force.
+                    self.clear_refused();
+                }
+                Ok(snapshot) => return Arc::new(snapshot),
+                Err(problems) => self.refuse(problems),
+            }
+        }
+    }
+
+    /// The candidate is in force now.
+    pub fn accept(&mut self, snapshot: &Snapshot) {
+        let now = SystemTime::now();
+        tracing::info!(generation = %snapshot.generation, "configuration in force");
+        self.applied_at.set(now.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64()));
+        self.refused_now.set(0.0);
+        self.status.send_replace(ConfigStatus {
+            generation: snapshot.generation,
+            applied_at: Some(Timestamp(now)),
+            refused: Vec::new(),
+        });
+    }
+
+    /// The candidate cannot be put in force; what was stays.
+    pub fn refuse(&mut self, problems: Problems) {
+        for problem in &problems.0 {
+            tracing::error!("configuration refused: {problem}");
+        }
+        self.refused_total.add(1);
+        self.refused_now.set(problems.0.len() as f64);
+        self.status.send_modify(|status| status.refused = problems.0);
+    }
+
+    /// What is in force and what was refused, as it changes.
+    pub fn status(&self) -> watch::Receiver<ConfigStatus> {
+        self.status.subscribe()
+    }
+
+    /// For daemons without a veto: accepts every candidate and offers the newest.
+    pub fn follow(mut self) -> (watch::Receiver<Arc<Snapshot>>, watch::Receiver<ConfigStatus>) {
+        let status = self.status();
+        let first = self.first.take().unwrap_or_default();
+        self.accept(&first);
+        let (sender, receiver) = watch::channel(first);
+        tokio::spawn(async move {
+            loop {
+                let snapshot = tokio::select! {
+                    snapshot = self.candidate() => snapshot,
+                    () = sender.closed() => return,
+                };
+                self.accept(&snapshot);
+                sender.send_replace(snapshot);
+            }
+        });
+        (receiver, status)
+    }
+
+    fn clear_refused(&mut self) {
+        self.refused_now.set(0.0);
+        self.status.send_modify(|status| status.refused.clear());
+        tracing::info!("configuration is back to the one in force");
+    }
+}
+
+async fn keep_reading(
+    dir: PathBuf,
+    mut last: Reading,
+    changed: Arc<Notify>,
+    // Keeps the notifications coming; absent where the system gives none.
+    _watcher: Option<notify::RecommendedWatcher>,
+    readings: mpsc::Sender<Reading>,
+) {
+    loop {
+        tokio::select! {
+            _ = timeout(REREAD, changed.notified()) => {}
+            () = readings.closed() => return,
+        }
+        let reading = read_settled(&dir, &last).await;
+        if reading != last {
+            last = reading.clone();
+            if readings.send(reading).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Reads until two readings [`QUIET`] apart agree, so that a half-written file is not taken for the whole.
+async fn read_settled(dir: &Path, before: &Reading) -> Reading {
+    let deadline = Instant::now() + QUIET_MAX;
+    let mut last = read_in_background(dir).await;
+    if last == *before {
+        return last;
+    }
+    loop {
+        sleep(QUIET).await;
+        let again = read_in_background(dir).await;
+        if again == last || Instant::now() >= deadline {
+            return again;
+        }
+        last = again;
+    }
+}
+
+fn watch_directory(dir: &Path, changed: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {
+    let notify = Arc::clone(changed);
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Our own reading of the files is an event too.
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            notify.notify_one();
+        }
+    })
+    .and_then(|mut watcher| watcher.watch(dir, RecursiveMode::Recursive).map(|()| watcher));
+    watcher
+        .inspect_err(|error| {
+            tracing::warn!("{} is read every {REREAD:?}, it cannot be watched: {error}", dir.display());
+        })
+        .ok()
+}
+
+async fn read_in_background(dir: &Path) -> Reading {
+    let dir = dir.to_owned();
+    tokio::task::spawn_blocking(move || read_directory(&dir)).await.unwrap_or_else(|error| {
+        Err(vec![problem(Path::new(""), format!("reading was interrupted: {error}"))])
+    })
+}
+
+/// Every `*.toml` below `dir`, sorted by path; names that begin with a dot are skipped. Or everything that is wrong.
+pub fn read_directory(dir: &Path) -> Result<Vec<SourceFile>, Vec<Problem>> {
+    let mut paths = Vec::new();
+    let mut problems = Vec::new();
+    collect(dir, Path::new(""), 0, &mut paths, &mut problems);
+    paths.sort();
+    let mut files = Vec::new();
+    let mut total = 0;
+    for relative in paths {
+        match read_file(&dir.join(&relative)) {
+            Ok(text) => {
+                total += text.len() as u64;
+                files.push(SourceFile { path: relative.to_string_lossy().into_owned(), text });
+            }
+            Err(what) => problems.push(problem(&relative, what)),
+        }
+        if total > TOTAL_LEN_MAX_BYTES {
+            problems.push(problem(
+                Path::new(""),
+                format!("files are larger than {TOTAL_LEN_MAX_BYTES} bytes together"),
+            ));
+            break;
+        }
+    }
+    if problems.is_empty() { Ok(files) } else { Err(problems) }
+}
+
+fn collect(dir: &Path, relative: &Path, depth: usize, paths: &mut Vec<PathBuf>, problems: &mut Vec<Problem>) {
+    if depth > DEPTH_MAX {
+        return problems.push(problem(relative, format!("is nested deeper than {DEPTH_MAX} directories")));
+    }
+    let entries = match std::fs::read_dir(dir.join(relative)) {
+        Ok(entries) => entries,
+        Err(error) => {
+            let shown = if relative.as_os_str().is_empty() { dir } else { relative };
+            return problems.push(problem(shown, format!("directory cannot be read: {error}")));
+        }
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let path = relative.join(&name);
+        // Follows symbolic links; a dangling one named *.toml is an error when it is read.
+        let is_dir = std::fs::metadata(dir.join(&path)).is_ok_and(|metadata| metadata.is_dir());
+        if is_dir {
+            collect(dir, &path, depth + 1, paths, problems);
+        } else if path.extension().is_some_and(|extension| extension == "toml") {
+            if paths.len() == FILES_MAX {
+                return problems.push(problem(relative, format!("holds more than {FILES_MAX} files")));
+            }
+            paths.push(path);
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, String> {
+    let metadata = std::fs::metadata(path).map_err(|error| format!("cannot be read: {error}"))?;
+    if !metadata.is_file() {
+        // A named pipe would block for ever.
+        return Err("is not a regular file".into());
+    }
+    let mut text = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(FILE_LEN_MAX_BYTES + 1).read_to_end(&mut text))
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    if text.len() as u64 > FILE_LEN_MAX_BYTES {
+        return Err(format!("is larger than {FILE_LEN_MAX_BYTES} bytes"));
+    }
+    String::from_utf8(text).map_err(|error| format!("is not UTF-8: {error}"))
+}
+
+fn problem(path: &Path, what: String) -> Problem {
+    Problem {
+        file: path.to_string_lossy().into_owned(),
+        line: 0,
+        path: String::new(),
+        what,
+        hint: String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "[zone.az1]\n";
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    #[tokio::test]
+    async fn a_bad_change_is_refused_and_the_next_good_one_accepted() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.toml"), GOOD).unwrap();
+        let registry = Registry::default();
+        let mut source = Source::open(dir.path(), &registry).unwrap();
+        let first = source.candidate().await;
+        source.accept(&first);
+        let mut status = source.status();
+
+        std::fs::write(dir.path().join("b.toml"), "[zone.az1]\n[nonsense.x]\n").unwrap();
+        let refused = async {
+            tokio::select! {
+                _ = source.candidate() => panic!("a bad change became a candidate"),
+                seen = status.wait_for(|status| status.refused.len() == 2) => seen.unwrap().generation,
+            }
+        };
+        assert_eq!(timeout(LIMIT, refused).await.unwrap(), first.generation);
+        assert!(registry.render().contains("weir_config_refused_total 1\n"));
+
+        let started = Instant::now();
+        std::fs::write(dir.path().join("b.toml"), "[zone.az2]\n").unwrap();
+        let second = timeout(LIMIT, source.candidate()).await.unwrap();
+        assert!(second.zones.contains_key("az2"));
+        assert!(started.elapsed() < REREAD, "the change was not notified");
+        source.accept(&second);
+        assert!(source.status().borrow().refused.is_empty());
+    }
+
+    #[tokio::test]
+    async fn going_back_to_what_is_in_force_clears_the_problems() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.toml"), GOOD).unwrap();
+        let mut source = Source::open(dir.path(), &Registry::default()).unwrap();
+        let first = source.candidate().await;
+        source.accept(&first);
+        let mut status = source.status();
+        for (text, problems) in [("[", 1), (GOOD, 0)] {
+            std::fs::write(dir.path().join("a.toml"), text).unwrap();
+            let seen = async {
+                tokio::select! {
+                    _ = source.candidate() => panic!("no candidate expected"),
+                    seen = status.wait_for(|status| status.refused.len() == problems) => drop(seen.unwrap()),
+                }
+            };
+            timeout(LIMIT, seen).await.unwrap();
+        }
+    }
+
+    #[test]
+    fn a_bad_configuration_at_the_first_start_is_an_error_with_every_problem() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("sub")).unwrap();
+        std::fs::write(dir.path().join("a.toml"), "[zoen.x]\n").unwrap();
+        std::fs::write(dir.path().join("sub/b.toml"), "[x.y]\n").unwrap();
+        std::fs::write(dir.path().join(".hidden.toml"), "[x.y]\n").unwrap();
+        std::fs::write(dir.path().join("ignored.txt"), "[x.y]\n").unwrap();
+        let problems = Source::open(dir.path(), &Registry::default()).err().unwrap();
+        let files: Vec<_> = problems.0.iter().map(|problem| problem.file.as_str()).collect();
+        assert_eq!(files, ["a.toml", "sub/b.toml"]);
+        assert!(Source::open(&dir.path().join("absent"), &Registry::default()).is_err());
+    }
+}

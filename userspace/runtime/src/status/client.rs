@@ -1,0 +1,200 @@
+//! The side that asks: once, or following every change.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Request, StatusCode, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::{
+    net::UnixStream,
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+
+/// Bytes of one answer.
+const ANSWER_LEN_MAX: usize = 64 << 20;
+/// How long an answer may take beyond the time it was asked to wait.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one request waits for a change: also how long a daemon that hangs stays unnoticed.
+const WAIT: Duration = Duration::from_secs(2);
+
+/// Why a status could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Nobody listens.
+    #[error("connect to {path}: {source}")]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The exchange broke off.
+    #[error("ask {path}: {source}")]
+    Exchange {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It took too long.
+    #[error("{path} did not answer in time")]
+    Timeout {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Another status code than 200.
+    #[error("{path} answered {status}")]
+    Status {
+        /// The socket.
+        path: PathBuf,
+        /// The code.
+        status: StatusCode,
+    },
+    /// The answer is not what it should be.
+    #[error("{path} answered something else than expected: {source}")]
+    Decode {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+/// What a follower has seen.
+#[derive(Debug)]
+pub struct Seen<T> {
+    /// The last status, also when the daemon is gone; `None` before the first.
+    pub value: Option<Arc<T>>,
+    /// Whether the daemon answers now.
+    pub live: bool,
+    /// Since when it does or does not.
+    pub since: Instant,
+}
+
+impl<T> Clone for Seen<T> {
+    fn clone(&self) -> Self {
+        Self { value: self.value.clone(), live: self.live, since: self.since }
+    }
+}
+
+/// The status of the daemon that listens at `path`.
+pub async fn fetch<T: DeserializeOwned>(path: &Path) -> Result<T, FetchError> {
+    let body = get(path, "/status").await?;
+    serde_json::from_slice(&body).map_err(|source| FetchError::Decode { path: path.to_owned(), source })
+}
+
+/// The body of any page of the daemon that listens at `path`.
+pub async fn get(path: &Path, page: &str) -> Result<Bytes, FetchError> {
+    let exchange = async { Connection::open(path).await?.get(page).await };
+    let answer = timeout(ANSWER_TIMEOUT, exchange).await;
+    let (status, _, body) = answer.map_err(|_| FetchError::Timeout { path: path.to_owned() })??;
+    if status == StatusCode::OK {
+        Ok(body)
+    } else {
+        Err(FetchError::Status { path: path.to_owned(), status })
+    }
+}
+
+/// Follows a daemon's status: each change arrives within milliseconds; while it is gone, tries again every `retry`.
+///
+/// Ends when the receiver is dropped.
+pub fn follow<T>(path: &Path, retry: Duration) -> watch::Receiver<Seen<T>>
+where
+    T: DeserializeOwned + Send + Sync + 'static,
+{
+    let path = path.to_owned();
+    let (sender, receiver) = watch::channel(Seen { value: None, live: false, since: Instant::now() });
+    tokio::spawn(async move {
+        let rounds = async {
+            loop {
+                let error = follow_once(&path, &sender).await;
+                sender.send_if_modified(|seen| {
+                    let was_live = seen.live;
+                    if was_live {
+                        tracing::warn!("status lost: {error}");
+                        (seen.live, seen.since) = (false, Instant::now());
+                    }
+                    was_live
+                });
+                sleep(retry).await;
+            }
+        };
+        tokio::select! {
+            () = rounds => {}
+            () = sender.closed() => {}
+        }
+    });
+    receiver
+}
+
+/// Follows over one connection until it breaks; returns why.
+async fn follow_once<T: DeserializeOwned>(path: &Path, sender: &watch::Sender<Seen<T>>) -> FetchError {
+    let late = || FetchError::Timeout { path: path.to_owned() };
+    let mut connection = match timeout(ANSWER_TIMEOUT, Connection::open(path)).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return error,
+        Err(_) => return late(),
+    };
+    let mut page = "/status".to_owned();
+    loop {
+        let (status, etag, body) = match timeout(WAIT + ANSWER_TIMEOUT, connection.get(&page)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return error,
+            Err(_) => return late(),
+        };
+        match status {
+            StatusCode::OK => {
+                let value = match serde_json::from_slice(&body) {
+                    Ok(value) => Arc::new(value),
+                    Err(source) => return FetchError::Decode { path: path.to_owned(), source },
+                };
+                sender.send_modify(|seen| {
+                    let since = if seen.live { seen.since } else { Instant::now() };
+                    *seen = Seen { value: Some(value), live: true, since };
+                });
+                page = format!("/status?after={etag}&timeout={}", WAIT.as_millis());
+            }
+            StatusCode::NOT_MODIFIED => {}
+            status => return FetchError::Status { path: path.to_owned(), status },
+        }
+    }
+}
+
+struct Connection {
+    path: PathBuf,
+    sender: http1::SendRequest<Empty<Bytes>>,
+}
+
+impl Connection {
+    async fn open(path: &Path) -> Result<Self, FetchError> {
+        let stream = UnixStream::connect(path)
+            .await
+            .map_err(|source| FetchError::Connect { path: path.to_owned(), source })?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|source| FetchError::Exchange { path: path.to_owned(), source: source.into() })?;
+        tokio::spawn(connection);
+        Ok(Self { path: path.to_owned(), sender })
+    }
+
+    async fn get(&mut self, page: &str) -> Result<(StatusCode, String, Bytes), FetchError> {
+        let path = self.path.clone();
+        let exchange = async {
+            self.sender.ready().await?;
+            let request = Request::get(page).header(header::HOST, "localhost").body(Empty::new())?;
+            let response = self.sender.send_request(request).await?;
+            let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok()).unwrap_or("");
+            let (status, etag) = (response.status(), etag.to_owned());
+            let body = Limited::new(response.into_body(), ANSWER_LEN_MAX).collect().await?.to_bytes();
+            Ok((status, etag, body))
+        };
+        exchange.await.map_err(|source| FetchError::Exchange { path, source })
+    }
+}

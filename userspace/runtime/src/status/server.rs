@@ -1,0 +1,243 @@
+//! The side that answers.
+
+use std::{
+    convert::Infallible,
+    io,
+    marker::PhantomData,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener, UnixStream},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::timeout,
+};
+
+use crate::metrics::Registry;
+
+/// Connections served at once; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 128;
+/// The longest a request may wait for a change.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long a client may take to send its request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause after a failed accept (no descriptors left): the cause will not be gone at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Whether the daemon wants new work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Yes.
+    Ok,
+    /// No: it finishes what it has.
+    Draining,
+}
+
+/// The newest status, serialised.
+#[derive(Clone, Debug)]
+struct Rendered {
+    revision: u64,
+    json: Bytes,
+}
+
+/// Where the daemon puts its status.
+pub struct Publisher<T> {
+    sender: watch::Sender<Rendered>,
+    of: PhantomData<fn(T)>,
+}
+
+/// Where requests find it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    receiver: watch::Receiver<Rendered>,
+    /// Tells the revisions of this process from those of the one before it.
+    boot: u64,
+}
+
+/// A publisher that has published `initial`, and its feed.
+pub fn publisher<T: Serialize>(initial: &T) -> (Publisher<T>, Feed) {
+    let (sender, receiver) = watch::channel(Rendered { revision: 1, json: render(initial) });
+    let boot = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+    (Publisher { sender, of: PhantomData }, Feed { receiver, boot })
+}
+
+impl<T: Serialize> Publisher<T> {
+    /// Publishes `status`; followers are woken only when it differs from the last.
+    pub fn publish(&self, status: &T) {
+        let json = render(status);
+        self.sender.send_if_modified(|rendered| {
+            let changed = rendered.json != json;
+            if changed {
+                *rendered = Rendered { revision: rendered.revision + 1, json };
+            }
+            changed
+        });
+    }
+}
+
+fn render<T: Serialize>(status: &T) -> Bytes {
+    // Our own status types have string keys and no failing serialisers; an error shows in the answer.
+    serde_json::to_vec(status)
+        .unwrap_or_else(|error| format!("{{\"error\":{:?}}}", error.to_string()).into())
+        .into()
+}
+
+/// What a server offers.
+#[derive(Clone)]
+pub struct Site {
+    /// `/status`; absent on sockets that only say whether they are healthy.
+    pub feed: Option<Feed>,
+    /// `/metrics`.
+    pub registry: Option<Registry>,
+    /// `/healthz`.
+    pub health: Arc<dyn Fn() -> Health + Send + Sync>,
+}
+
+impl Site {
+    /// Everything.
+    pub fn new(feed: Feed, registry: Registry, health: impl Fn() -> Health + Send + Sync + 'static) -> Self {
+        Self { feed: Some(feed), registry: Some(registry), health: Arc::new(health) }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is served\n");
+        }
+        match (request.uri().path(), &self.feed, &self.registry) {
+            ("/healthz", ..) => match (self.health)() {
+                Health::Ok => plain(StatusCode::OK, "ok\n"),
+                Health::Draining => plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+            },
+            ("/status", Some(feed), _) => feed.answer(request.uri().query().unwrap_or("")).await,
+            ("/metrics", _, Some(registry)) => {
+                let mut response = plain(StatusCode::OK, registry.render());
+                let kind = header::HeaderValue::from_static("text/plain; version=0.0.4");
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+                response
+            }
+            _ => plain(StatusCode::NOT_FOUND, "no such page: /status, /metrics or /healthz\n"),
+        }
+    }
+}
+
+impl Feed {
+    async fn answer(&self, query: &str) -> Response<Full<Bytes>> {
+        let field = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        let mut receiver = self.receiver.clone();
+        if let Some(after) = field("after") {
+            let limit =
+                field("timeout").and_then(|ms| ms.parse().ok()).map_or(WAIT_MAX, Duration::from_millis);
+            let newer = receiver.wait_for(|rendered| self.etag(rendered.revision) != after);
+            // A publisher that is gone can say nothing newer; the last status is the answer.
+            if timeout(limit.min(WAIT_MAX), newer).await.is_err() {
+                return plain(StatusCode::NOT_MODIFIED, "");
+            }
+        }
+        let Rendered { revision, json } = receiver.borrow().clone();
+        let mut response = Response::new(Full::new(json));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        if let Ok(etag) = self.etag(revision).try_into() {
+            headers.insert(header::ETAG, etag);
+        }
+        response
+    }
+
+    fn etag(&self, revision: u64) -> String {
+        format!("{:x}-{revision:x}", self.boot)
+    }
+}
+
+fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
+    *response.status_mut() = status;
+    response
+}
+
+/// A status socket; dropping it stops serving and removes the file.
+pub struct UnixServer {
+    path: PathBuf,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for UnixServer {
+    fn drop(&mut self) {
+        self.task.abort();
+        let _gone_is_fine = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Serves on a unix socket. A file left by a process that died is replaced; one that somebody listens on is an error.
+pub async fn serve_unix(path: &Path, site: Site) -> io::Result<UnixServer> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    claim(path).await?;
+    let listener = UnixListener::bind(path)?;
+    let task = tokio::spawn(async move {
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut connections = JoinSet::new();
+        while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+            match listener.accept().await {
+                Ok((stream, _)) => drop(connections.spawn(serve_connection(stream, site.clone(), permit))),
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            }
+            while connections.try_join_next().is_some() {}
+        }
+    });
+    Ok(UnixServer { path: path.to_owned(), task })
+}
+
+/// Serves on a TCP socket; connections end when the future is dropped.
+pub async fn serve_tcp(listener: TcpListener, site: Site) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(connections.spawn(serve_connection(stream, site.clone(), permit))),
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// Makes `path` free to bind, unless a living process answers on it.
+async fn claim(path: &Path) -> io::Result<()> {
+    match UnixStream::connect(path).await {
+        Ok(_) => Err(in_use(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // EPROTOTYPE: somebody listens with another type of socket.
+        Err(error) if error.raw_os_error() == Some(nix::libc::EPROTOTYPE) => Err(in_use(path)),
+        Err(_) => std::fs::remove_file(path),
+    }
+}
+
+fn in_use(path: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::AddrInUse, format!("{} is in use by another process", path.display()))
+}
+
+async fn serve_connection<S>(stream: S, site: Site, permit: tokio::sync::OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(|request| {
+        let site = site.clone();
+        async move { Ok::<_, Infallible>(site.answer(request).await) }
+    });
+    // What a client does wrong on its own connection concerns nobody else.
+    let _closed = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    drop(permit);
+}
