@@ -71,7 +71,7 @@ pub(crate) async fn connect(source: IpAddr, tls: Option<&Trust>) -> Result<Box<d
     })
 }
 
-async fn dial(source: IpAddr, to: SocketAddr) -> Result<TcpStream> {
+pub(crate) async fn dial(source: IpAddr, to: SocketAddr) -> Result<TcpStream> {
     let domain = if source.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
     socket.set_nonblocking(true)?;

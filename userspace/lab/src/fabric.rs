@@ -153,17 +153,18 @@ impl Place {
         let far = LinkMessageBuilder::<LinkUnspec>::new()
             .name(there.into())
             .mtu(mtu)
-            .up()
             .setns_by_fd(peer.netns.fd())
             .build();
         let message =
-            LinkVeth::new(here, there).mtu(mtu).up().set_info_data(InfoData::Veth(InfoVeth::Peer(far))).build();
+            LinkVeth::new(here, there).mtu(mtu).set_info_data(InfoData::Veth(InfoVeth::Peer(far))).build();
         self.netlink
             .link()
             .add(message)
             .execute()
             .await
             .with_context(|| format!("make link {here} of {}", self.netns.name()))?;
+        // An end cannot come up before the other exists.
+        self.set_up(here).await?;
         peer.set_up(there).await?;
         self.index(here).await
     }

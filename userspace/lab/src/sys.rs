@@ -48,12 +48,12 @@ struct ProgLoad {
     insn_cnt: u32,
     insns: u64,
     license: u64,
-    log: [u32; 8],
+    log_version_flags: [u32; 6],
     prog_name: [u8; 16],
     prog_ifindex: u32,
     expected_attach_type: u32,
 }
-const _: () = assert!(size_of::<ProgLoad>() == 80);
+const _: () = assert!(size_of::<ProgLoad>() == 72);
 
 #[repr(C)]
 #[derive(Default)]
