@@ -51,7 +51,6 @@ impl Address {
     }
 }
 
-#[cfg(feature = "user")]
 impl From<core::net::IpAddr> for Address {
     fn from(address: core::net::IpAddr) -> Self {
         match address {
@@ -61,7 +60,6 @@ impl From<core::net::IpAddr> for Address {
     }
 }
 
-#[cfg(feature = "user")]
 impl From<Address> for core::net::IpAddr {
     fn from(address: Address) -> Self {
         if address.is_v4() { address.v4_octets().into() } else { address.octets().into() }

@@ -13,7 +13,10 @@
 pub mod balance;
 pub mod hash;
 pub mod health;
+pub mod image;
 pub mod l7;
+pub mod maglev;
+pub mod plan;
 pub mod routing;
 pub mod sticky;
 
