@@ -98,7 +98,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     daemon.publish(&config.borrow_and_update().clone());
     let site = Site::new(feed, registry, || status::Health::Ok);
     let path = options.run_dir.join("l4.sock");
-    let _server = status::serve_unix(&path, site.clone()).await.with_context(|| path.display().to_string())?;
+    let _server =
+        status::serve_unix(&path, site.clone()).await.with_context(|| path.display().to_string())?;
     if let Some(address) = options.metrics {
         let listener = tokio::net::TcpListener::bind(address).await;
         let listener = listener.with_context(|| format!("metrics on {address}"))?;

@@ -13,14 +13,12 @@ use anyhow::{Context, Result};
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use weir_model::{
-    AddressFamily, Admin, Announce, Balance, CertificateFiles, Check, CheckKind, Failover, FailoverScope, Group,
-    GroupMode, Listener, ListenerProtocol, Name, Node, Objects, Peer, Percent, Pool, Server, Snapshot,
+    AddressFamily, Admin, Announce, Balance, CertificateFiles, Check, CheckKind, Failover, FailoverScope,
+    Group, GroupMode, Listener, ListenerProtocol, Name, Node, Objects, Peer, Percent, Pool, Server, Snapshot,
     SourceFile, Spread, Timestamp, Tls, Vip, Zone,
 };
 
-use crate::topology::{
-    self, BALANCER_ASN, CORE_ASN, HOST_NAME, Host, Role, Topology, VIP4, VIP6, zone_name,
-};
+use crate::topology::{self, BALANCER_ASN, CORE_ASN, HOST_NAME, Host, Role, Topology, VIP4, VIP6, zone_name};
 
 /// How often a server is checked, and how long one check may take: a dead server is known after three.
 pub(crate) const CHECK_INTERVAL: Duration = Duration::from_millis(200);
@@ -171,6 +169,10 @@ fn healthy(topology: Topology) -> Result<Objects> {
                 weight: 100,
                 admin: Admin::Active,
                 probe_port: 9180,
+                probe_interval: Duration::from_millis(100),
+                probe_timeout: Duration::from_millis(500),
+                probe_rise: 2,
+                probe_fall: 3,
             },
         );
         objects.peer.insert(node.clone(), peer(node, host));
@@ -281,7 +283,8 @@ mod tests {
     fn the_healthy_configuration_is_accepted_and_complete() {
         let files = files(&healthy(Topology { zones: 3 }).unwrap()).unwrap();
         let snapshot = Snapshot::read(&files).unwrap();
-        let counts = (snapshot.zones.len(), snapshot.nodes.len(), snapshot.servers.len(), snapshot.peers.len());
+        let counts =
+            (snapshot.zones.len(), snapshot.nodes.len(), snapshot.servers.len(), snapshot.peers.len());
         assert_eq!(counts, (3, 6, 9, 6));
     }
 }

@@ -35,26 +35,51 @@ mod tmp {
         let r = netns::Resident::start(&f.place(&c.to_string()).unwrap().netns).unwrap();
         println!("started {:?}", t0.elapsed());
         for be in t.of(topology::Role::Backend, None) {
-            for (src, dst) in [(topology::client_address(1, 7, false), std::net::IpAddr::from(be.address4())), (topology::client_address(1, 7, true), be.address6().into())] {
-                let out = r.spawn(async move {
-                    let s = client::dial(src, (dst, 8080).into()).await?;
-                    let mut s = client::begin(Box::new(s)).await?;
-                    client::ask(&mut s, "/x").await
-                }).await.unwrap();
+            for (src, dst) in [
+                (topology::client_address(1, 7, false), std::net::IpAddr::from(be.address4())),
+                (topology::client_address(1, 7, true), be.address6().into()),
+            ] {
+                let out = r
+                    .spawn(async move {
+                        let s = client::dial(src, (dst, 8080).into()).await?;
+                        let mut s = client::begin(Box::new(s)).await?;
+                        client::ask(&mut s, "/x").await
+                    })
+                    .await
+                    .unwrap();
                 println!("{be} {out:?}");
             }
         }
         println!("served {:?}", t0.elapsed());
         loop {
             let mut n = 0;
-            for r in &routers { if let Ok(s) = r.console().sessions().await { n += s.iter().filter(|s| s.established).count(); } }
-            if n == 6 { break; }
-            if t0.elapsed().as_secs() > 10 { println!("sessions {n}"); break; }
+            for r in &routers {
+                if let Ok(s) = r.console().sessions().await {
+                    n += s.iter().filter(|s| s.established).count();
+                }
+            }
+            if n == 6 {
+                break;
+            }
+            if t0.elapsed().as_secs() > 10 {
+                println!("sessions {n}");
+                break;
+            }
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
         println!("bgp {:?}", t0.elapsed());
-        for r in &routers { println!("{:?} {:?}", r.console().sessions().await, r.console().announcers("198.51.100.10".parse().unwrap()).await); }
-        if std::env::var("HOLD").is_ok() { tokio::time::sleep(std::time::Duration::from_secs(60)).await; }
-        for r in &mut routers { r.stop().await.unwrap(); }
+        for r in &routers {
+            println!(
+                "{:?} {:?}",
+                r.console().sessions().await,
+                r.console().announcers("198.51.100.10".parse().unwrap()).await
+            );
+        }
+        if std::env::var("HOLD").is_ok() {
+            tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+        }
+        for r in &mut routers {
+            r.stop().await.unwrap();
+        }
     }
 }

@@ -63,7 +63,9 @@ impl Claim {
             match lock(&dir) {
                 Ok(Some(lock)) => break lock,
                 // Another laboratory that starts now may be sweeping: it holds locks for a moment.
-                Ok(None) | Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+                Ok(None) | Err(_) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20))
+                }
                 Ok(None) => bail!("laboratory {name} is already up"),
                 Err(error) => return Err(error),
             }
