@@ -109,7 +109,10 @@ impl Backend {
                 Err(error) => drop(ready.send(Err(error))),
             }
         });
-        listening.await.context("the backend's thread died")?.with_context(|| format!("start {}", self.host))?;
+        listening
+            .await
+            .context("the backend's thread died")?
+            .with_context(|| format!("start {}", self.host))?;
         self.serving = Some((stop, task));
         Ok(())
     }
@@ -193,9 +196,7 @@ async fn answer(
     // A body is read to its end: an answer before that would make the proxy close the connection.
     let _ = request.into_body().collect().await;
     let mut response = text(StatusCode::OK, serde_json::to_vec(&greeting).unwrap_or_default().into());
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     Ok(response)
 }
 

@@ -69,7 +69,8 @@ impl Programs {
     pub(crate) fn find() -> Result<Self> {
         let own = std::env::current_exe().context("find the running program")?;
         // Test binaries stand one directory deeper.
-        let own = own.parent().map(|dir| if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir });
+        let own =
+            own.parent().map(|dir| if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir });
         let dir = match (std::env::var_os("WEIR_BIN"), own) {
             (Some(dir), _) => dir.into(),
             (None, Some(dir)) => dir.to_owned(),
@@ -141,8 +142,9 @@ impl Daemon {
         let mut command = site.command(kind);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         sys::confine(&mut command, namespace.fd());
-        let child =
-            Command::from(command).spawn().with_context(|| format!("start {} of {}", kind.program(), site.node))?;
+        let child = Command::from(command)
+            .spawn()
+            .with_context(|| format!("start {} of {}", kind.program(), site.node))?;
         Ok(Self { kind, child })
     }
 

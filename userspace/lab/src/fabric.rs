@@ -171,7 +171,8 @@ impl Place {
 
     async fn index(&self, link: &str) -> Result<u32> {
         let mut links = self.netlink.link().get().match_name(link.into()).execute();
-        let found = links.try_next().await.with_context(|| format!("find {link} of {}", self.netns.name()))?;
+        let found =
+            links.try_next().await.with_context(|| format!("find {link} of {}", self.netns.name()))?;
         Ok(found.ok_or_else(|| anyhow!("{} has no {link}", self.netns.name()))?.header.index)
     }
 
@@ -189,12 +190,9 @@ impl Place {
     async fn set_link(&self, link: &str, up: bool) -> Result<()> {
         let message = LinkUnspec::new_with_index(self.index(link).await?);
         let message = if up { message.up() } else { message.down() };
-        self.netlink
-            .link()
-            .set(message.build())
-            .execute()
-            .await
-            .with_context(|| format!("set {link} of {} {}", self.netns.name(), if up { "up" } else { "down" }))
+        self.netlink.link().set(message.build()).execute().await.with_context(|| {
+            format!("set {link} of {} {}", self.netns.name(), if up { "up" } else { "down" })
+        })
     }
 
     async fn address(&self, link: &str, addresses: &[(IpAddr, u8)]) -> Result<()> {

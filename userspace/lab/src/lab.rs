@@ -84,7 +84,10 @@ impl Balancer {
 
     /// Which daemons run.
     pub(crate) fn running(&mut self) -> Vec<Kind> {
-        self.daemons.values_mut().filter_map(|daemon| daemon.ended().is_none().then(|| daemon.kind())).collect()
+        self.daemons
+            .values_mut()
+            .filter_map(|daemon| daemon.ended().is_none().then(|| daemon.kind()))
+            .collect()
     }
 
     /// Process id of a daemon.
@@ -178,7 +181,8 @@ impl Lab {
         let started = begun.elapsed().as_secs_f64();
 
         let times = Times { network, started, first_request: 0.0, ready: 0.0 };
-        let (balancers, backends, routers) = (Mutex::new(balancers), Mutex::new(backends), Mutex::new(routers));
+        let (balancers, backends, routers) =
+            (Mutex::new(balancers), Mutex::new(backends), Mutex::new(routers));
         let name = plan.name.clone();
         let mut lab =
             Self { name, topology, times, config, load, trust, balancers, backends, routers, fabric, claim };
@@ -330,6 +334,11 @@ impl Lab {
     /// The laboratory's directory.
     pub(crate) fn dir(&self) -> PathBuf {
         self.claim.dir()
+    }
+
+    /// Takes away everything that carries the laboratory's name, while somebody still looks at it.
+    pub(crate) fn take_away(&self) {
+        self.claim.take_away();
     }
 
     /// Ends every process in order; the rest goes when the laboratory is dropped.

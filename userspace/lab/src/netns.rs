@@ -101,10 +101,9 @@ impl Resident {
         let (ready, started) = std::sync::mpsc::sync_channel::<Result<tokio::runtime::Handle>>(1);
         let file = namespace.file.clone();
         let thread = thread::Builder::new().name(namespace.name().into()).spawn(move || {
-            let runtime =
-                setns(&*file, CloneFlags::CLONE_NEWNET).map_err(anyhow::Error::from).and_then(|()| {
-                    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
-                });
+            let runtime = setns(&*file, CloneFlags::CLONE_NEWNET)
+                .map_err(anyhow::Error::from)
+                .and_then(|()| Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?));
             match runtime {
                 Ok(runtime) => {
                     let _ = ready.send(Ok(runtime.handle().clone()));

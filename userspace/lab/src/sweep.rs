@@ -63,7 +63,9 @@ impl Claim {
             match lock(&dir) {
                 Ok(Some(lock)) => break lock,
                 // Another laboratory that starts now may be sweeping: it holds locks for a moment.
-                Ok(None) | Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+                Ok(None) | Err(_) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20))
+                }
                 Ok(None) => bail!("laboratory {name} is already up"),
                 Err(error) => return Err(error),
             }
@@ -75,6 +77,11 @@ impl Claim {
     /// The laboratory's directory.
     pub(crate) fn dir(&self) -> PathBuf {
         directory(&self.name)
+    }
+
+    /// Takes away everything that carries the name.
+    pub(crate) fn take_away(&self) {
+        take_away(&self.name);
     }
 
     /// What the names of its namespaces begin with.

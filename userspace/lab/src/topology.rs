@@ -150,9 +150,9 @@ impl Topology {
     /// Every host of every zone.
     pub(crate) fn hosts(self) -> impl Iterator<Item = Host> {
         self.zones().flat_map(|zone| {
-            [(Role::Balancer, BALANCERS), (Role::Backend, BACKENDS), (Role::Client, 1)].into_iter().flat_map(
-                move |(role, count)| (1..=count).map(move |index| Host { zone, role, index }),
-            )
+            [(Role::Balancer, BALANCERS), (Role::Backend, BACKENDS), (Role::Client, 1)]
+                .into_iter()
+                .flat_map(move |(role, count)| (1..=count).map(move |index| Host { zone, role, index }))
         })
     }
 
@@ -194,7 +194,9 @@ impl Topology {
             })
             .collect();
         if hosts.is_empty() {
-            bail!("nothing here is called {target:?}: say az1, az1:balancers, az1:servers, z1lb1, z1be1 or l4");
+            bail!(
+                "nothing here is called {target:?}: say az1, az1:balancers, az1:servers, z1lb1, z1be1 or l4"
+            );
         }
         Ok(Target { hosts, daemon })
     }
