@@ -3,7 +3,6 @@
 use std::{
     ffi::OsString,
     io::{IsTerminal, Write as _},
-    path::PathBuf,
     process::{ExitCode, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -151,7 +150,8 @@ pub fn execute(command: Command) -> Result<ExitCode> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let done = runtime.block_on(async { tokio::spawn(dispatch(command)).await.context("the laboratory panicked")? });
+    let done =
+        runtime.block_on(async { tokio::spawn(dispatch(command)).await.context("the laboratory panicked")? });
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
@@ -214,14 +214,15 @@ async fn up(plan: &Plan) -> Result<ExitCode> {
     eprintln!("{}", built(&lab));
     let (down, mut downed) = watch::channel(false);
     let serving = tokio::spawn(control::serve(lab.clone(), down));
-    tokio::select! {
-        () = interrupted.wait() => {}
-        _ = downed.wait_for(|down| *down) => {}
-        seen = watch_it(&lab) => seen?,
-    }
+    let ended = tokio::select! {
+        () = interrupted.wait() => Ok(()),
+        _ = downed.wait_for(|down| *down) => Ok(()),
+        // Whoever read the lines may be gone; the laboratory stays until it is told to end.
+        error = watch_it(&lab) => error,
+    };
     serving.abort();
     tear_down(lab).await;
-    Ok(ExitCode::SUCCESS)
+    ended.map(|()| ExitCode::SUCCESS)
 }
 
 fn built(lab: &Lab) -> String {
@@ -260,34 +261,37 @@ async fn tear_down(lab: Arc<Lab>) {
 /// Draws the live view, or prints a line per second; ends only by an error.
 async fn watch_it(lab: &Lab) -> Result<()> {
     let live = std::io::stdout().is_terminal();
+    if live {
+        print!("\x1b[2J");
+    }
     loop {
         let status = LabStatus::of(lab).await?;
-        let mut out = std::io::stdout().lock();
-        if live {
-            // Home, text with each line cleared to its end, clear what is below.
-            let text = status.to_text().replace('\n', "\x1b[K\n");
-            write!(
-                out,
-                "\x1b[H{text}\x1b[K\n\x1b[KCtrl-C ends it. In another shell: weir lab kill az1:servers · restore · \
-                 run --all\x1b[K\n\x1b[J"
-            )?;
-        } else {
-            writeln!(out, "{}", status.to_line())?;
-        }
-        out.flush()?;
-        drop(out);
+        draw(&status, live)?;
         tokio::time::sleep(if live { DRAW_EVERY } else { LINE_EVERY }).await;
     }
 }
 
+fn draw(status: &LabStatus, live: bool) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    if live {
+        // Home; each line cleared to its end; then everything below.
+        let text = status.to_text().replace('\n', "\x1b[K\n");
+        let help = "Ctrl-C ends it. In another shell: weir lab kill az1:servers, restore, run --all";
+        write!(out, "\x1b[H{text}\x1b[K\n{help}\x1b[K\n\x1b[J")?;
+    } else {
+        writeln!(out, "{}", status.to_line())?;
+    }
+    Ok(out.flush()?)
+}
+
 /// Starts this program again in a session of its own and waits until the laboratory answers.
 async fn up_detached(plan: &Plan) -> Result<ExitCode> {
-    let log = PathBuf::from(format!("/tmp/weir-lab-{}.log", plan.name));
+    let log = std::env::temp_dir().join(format!("weir-lab-{}.log", plan.name));
     let file = std::fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
     let mut command = std::process::Command::new(std::env::current_exe()?);
     command.args(["lab", "up", "--name", &plan.name]);
     command.args(["--zones", &plan.topology.zones.to_string(), "--rate", &plan.rate.to_string()]);
-    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut child = command.spawn().context("start the laboratory in the background")?;
     let deadline = Instant::now() + DETACH_WITHIN;
@@ -295,6 +299,7 @@ async fn up_detached(plan: &Plan) -> Result<ExitCode> {
         if let Ok(Reply::Status(status)) =
             control::ask(&sweep::directory(&plan.name), &Request::Status, |_| ()).await
         {
+            let _ = std::fs::remove_file(&log);
             println!(
                 "laboratory {} is up: first request after {:.2} s, every zone after {:.2} s",
                 plan.name, status.times.first_request, status.times.ready
@@ -326,7 +331,9 @@ async fn down(name: &str) -> Result<ExitCode> {
 
 async fn status(name: &str, output: Output) -> Result<ExitCode> {
     let reply = control::ask(&sweep::directory(name), &Request::Status, |_| ()).await?;
-    let Reply::Status(status) = reply else { bail!("the laboratory answered something else than its status") };
+    let Reply::Status(status) = reply else {
+        bail!("the laboratory answered something else than its status")
+    };
     match output {
         Output::Table => print!("{}", status.to_text()),
         Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),

@@ -58,8 +58,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// An open HTTP/1.1 connection.
 pub(crate) type Sender = http1::SendRequest<Empty<Bytes>>;
 
-/// Connects from `source` to the VIP of its family.
-pub(crate) async fn connect(source: IpAddr, tls: Option<&Trust>) -> Result<Box<dyn Stream>> {
+/// Connects from `source` (port 0 for any) to the VIP of its family.
+pub(crate) async fn connect(source: SocketAddr, tls: Option<&Trust>) -> Result<Box<dyn Stream>> {
     let vip = if source.is_ipv4() { IpAddr::V4(VIP4) } else { IpAddr::V6(VIP6) };
     let stream = dial(source, SocketAddr::new(vip, if tls.is_some() { 443 } else { 80 })).await?;
     Ok(match tls {
@@ -71,7 +71,7 @@ pub(crate) async fn connect(source: IpAddr, tls: Option<&Trust>) -> Result<Box<d
     })
 }
 
-pub(crate) async fn dial(source: IpAddr, to: SocketAddr) -> Result<TcpStream> {
+async fn dial(source: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
     let domain = if source.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -79,7 +79,12 @@ pub(crate) async fn dial(source: IpAddr, to: SocketAddr) -> Result<TcpStream> {
     if source.is_ipv6() {
         socket.set_freebind_v6(true)?;
     }
-    socket.bind(&SocketAddr::new(source, 0).into()).with_context(|| format!("bind {source}"))?;
+    socket.bind(&source.into()).with_context(|| format!("bind {source}"))?;
+    if source.port() != 0 {
+        // A flow that is opened again and again: a reset at the end leaves no TIME-WAIT in the way.
+        socket.set_reuse_address(true)?;
+        socket.set_linger(Some(Duration::ZERO))?;
+    }
     socket.set_tcp_nodelay(true)?;
     TcpSocket::from_std_stream(socket.into()).connect(to).await.with_context(|| format!("connect {to}"))
 }
@@ -111,7 +116,7 @@ pub(crate) async fn ask(sender: &mut Sender, path: &str) -> Result<Greeting> {
 }
 
 /// One request on a connection of its own.
-pub(crate) async fn once(source: IpAddr, tls: Option<&Trust>, path: &str) -> Result<Greeting> {
+pub(crate) async fn once(source: SocketAddr, tls: Option<&Trust>, path: &str) -> Result<Greeting> {
     let exchange = async {
         let mut sender = begin(connect(source, tls).await?).await?;
         ask(&mut sender, path).await

@@ -28,6 +28,7 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// The directory and what is in it.
 pub(crate) struct Config {
     dir: PathBuf,
+    healthy: Objects,
     objects: std::sync::Mutex<Objects>,
     certificate: CertificateDer<'static>,
 }
@@ -39,9 +40,11 @@ impl Config {
         let key = rcgen::generate_simple_self_signed([HOST_NAME.to_owned()]).context("make a certificate")?;
         write(&dir.join("lab.pem"), &key.cert.pem())?;
         write(&dir.join("lab.key"), &key.signing_key.serialize_pem())?;
+        let healthy = healthy(topology)?;
         let config = Self {
             dir: dir.into(),
-            objects: std::sync::Mutex::new(healthy(topology)?),
+            objects: std::sync::Mutex::new(healthy.clone()),
+            healthy,
             certificate: key.cert.der().clone(),
         };
         config.change(|_| Ok(()))?;
@@ -75,6 +78,20 @@ impl Config {
         Ok(())
     }
 
+    /// Brings everything back to the healthy configuration.
+    pub(crate) fn reset(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.dir)?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.ends_with(".toml") && !files(&self.healthy)?.iter().any(|file| file.path == name) {
+                self.remove(&name)?;
+            }
+        }
+        self.change(|objects| {
+            *objects = self.healthy.clone();
+            Ok(())
+        })
+    }
+
     /// Puts a file beside the objects, broken or not.
     pub(crate) fn put(&self, name: &str, text: &str) -> Result<()> {
         write(&self.dir.join(name), text)
@@ -91,12 +108,12 @@ impl Config {
     }
 
     /// Writes the file of a failover of a whole zone, as `weir zone fail` does.
-    pub(crate) fn fail_zone(&self, zone: u8, lasts: Duration) -> Result<()> {
+    pub(crate) fn fail_zone(&self, zone: u8, percent: Percent, lasts: Duration) -> Result<()> {
         let now = SystemTime::now();
         let failover = Failover {
             zone: name(&zone_name(zone))?,
             scope: FailoverScope::Everything,
-            percent: Percent::FULL,
+            percent,
             created: Timestamp(now),
             expires: Timestamp(now + lasts),
             reason: "mission".into(),

@@ -336,6 +336,11 @@ impl Lab {
         self.claim.dir()
     }
 
+    /// Takes away everything that carries the laboratory's name, while somebody still looks at it.
+    pub(crate) fn take_away(&self) {
+        self.claim.take_away();
+    }
+
     /// Ends every process in order; the rest goes when the laboratory is dropped.
     pub(crate) async fn stop_processes(&self) {
         for balancer in self.balancers.lock().await.values_mut() {

@@ -5,7 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -53,6 +53,8 @@ pub(crate) struct Served {
     pub(crate) server: String,
     /// The proxy's host.
     pub(crate) balancer: String,
+    /// The zone of that host.
+    pub(crate) through: Option<u8>,
     /// Whether the proxy told the backend the client's address.
     pub(crate) forwarded: bool,
 }
@@ -161,14 +163,15 @@ async fn stream(zone: u8, rate: Arc<AtomicU32>, trust: Trust, journal: Arc<Journ
 pub(crate) async fn request(zone: u8, number: u16, v6: bool, tls: Option<&Trust>) -> Record {
     let client = topology::client_address(zone, number, v6);
     let began = Instant::now();
-    let answer = client::once(client, tls, "/").await;
+    let answer = client::once(SocketAddr::new(client, 0), tls, "/").await;
     let outcome = answer.map_err(|error| format!("{error:#}")).and_then(|greeting| {
         let topology = Topology { zones: topology::ZONES_MAX };
-        let balancer = topology.host_at(greeting.peer).map(|host| host.to_string());
+        let balancer = topology.host_at(greeting.peer);
         Ok(Served {
             zone: topology::zone_of_name(&greeting.zone).ok_or("the answer names no zone")?,
             server: greeting.server,
-            balancer: balancer.unwrap_or_else(|| greeting.peer.to_string()),
+            balancer: balancer.map_or_else(|| greeting.peer.to_string(), |host| host.to_string()),
+            through: balancer.map(|host| host.zone),
             forwarded: greeting.client.as_deref() == Some(&client.to_string()),
         })
     });

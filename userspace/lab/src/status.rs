@@ -249,9 +249,5 @@ fn shares(served: &BTreeMap<String, f64>) -> String {
     if served.is_empty() {
         return "nobody".into();
     }
-    served
-        .iter()
-        .map(|(zone, share)| format!("{zone} {:.0}%", share * 100.0))
-        .collect::<Vec<_>>()
-        .join(", ")
+    served.iter().map(|(zone, share)| format!("{zone} {:.0}%", share * 100.0)).collect::<Vec<_>>().join(", ")
 }

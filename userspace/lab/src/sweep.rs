@@ -79,6 +79,11 @@ impl Claim {
         directory(&self.name)
     }
 
+    /// Takes away everything that carries the name.
+    pub(crate) fn take_away(&self) {
+        take_away(&self.name);
+    }
+
     /// What the names of its namespaces begin with.
     pub(crate) fn prefix(&self) -> String {
         prefix(&self.name)
