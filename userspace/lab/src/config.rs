@@ -186,6 +186,10 @@ fn healthy(topology: Topology) -> Result<Objects> {
                 weight: 100,
                 admin: Admin::Active,
                 probe_port: 9180,
+                probe_interval: Duration::from_millis(100),
+                probe_timeout: Duration::from_millis(500),
+                probe_rise: 2,
+                probe_fall: 3,
             },
         );
         objects.peer.insert(node.clone(), peer(node, host));
