@@ -88,7 +88,10 @@ impl Ledger {
 
     /// Forgets the metrics of listeners that are gone.
     pub(crate) fn retain(&self, wanted: impl Fn(&Name) -> bool) {
-        self.series.write().unwrap_or_else(PoisonError::into_inner).retain(|(listener, _), _| wanted(listener));
+        self.series
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(listener, _), _| wanted(listener));
     }
 
     fn series(&self, listener: &Name, pool: Option<&Name>) -> Arc<Series> {
@@ -100,11 +103,17 @@ impl Ledger {
         let at = [("listener", listener.as_str()), ("pool", pool)];
         let by_class = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| {
             let labels = [at[0], at[1], ("code", class)];
-            self.registry.counter("weir_proxy_requests_total", "Requests answered, or connections relayed.", &labels)
+            self.registry.counter(
+                "weir_proxy_requests_total",
+                "Requests answered, or connections relayed.",
+                &labels,
+            )
         });
         let help = "From the head of a request to the last byte of its response.";
-        let duration = self.registry.histogram("weir_proxy_request_duration_seconds", help, &at, LATENCY_SECONDS);
-        let retries = self.registry.counter("weir_proxy_retries_total", "Requests sent to another server.", &at);
+        let duration =
+            self.registry.histogram("weir_proxy_request_duration_seconds", help, &at, LATENCY_SECONDS);
+        let retries =
+            self.registry.counter("weir_proxy_retries_total", "Requests sent to another server.", &at);
         let series = Arc::new(Series { by_class, duration, retries });
         self.series.write().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&series));
         series

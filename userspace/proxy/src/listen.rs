@@ -200,7 +200,8 @@ impl Listeners {
     fn new_live(&self, name: &Name) -> Arc<ListenerLive> {
         let help = "TLS handshakes that failed.";
         let labels = [("listener", name.as_str())];
-        let handshake_failures = self.registry.counter("weir_proxy_tls_handshake_failures_total", help, &labels);
+        let handshake_failures =
+            self.registry.counter("weir_proxy_tls_handshake_failures_total", help, &labels);
         Arc::new(ListenerLive {
             connections: AtomicU64::new(0),
             requests: AtomicU64::new(0),
