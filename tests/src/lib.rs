@@ -1,1 +1,5 @@
-//! Network-namespace integration tests (root).
+//! Harness of the integration tests: packets, and the kernel programs run on them.
+#![allow(unsafe_code)]
+
+pub mod packet;
+pub mod prog_run;

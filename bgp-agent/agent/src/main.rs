@@ -1,3 +1,118 @@
 //! The health-aware BGP announcer: sockets and timers around weir-bgp.
+//!
+//! ```text
+//!  configuration ─┐
+//!  weir-l4 status ├─► announce (pure) ─► routes (pure) ─► one driver per peer ─► router
+//!  weir-proxy  ───┘                                          weir_bgp::Session
+//! ```
 
-fn main() {}
+mod agent;
+mod announce;
+mod listener;
+mod peer;
+mod report;
+mod routes;
+
+use agent::{Agent, Inputs};
+use anyhow::{Context, anyhow};
+use clap::Parser;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tracing::{info, warn};
+use weir_model::Name;
+use weir_runtime::metrics::Registry;
+use weir_runtime::status::{self, Health, Site};
+use weir_runtime::{shutdown, source::Source, telemetry};
+
+/// Between two attempts to reach the status socket of a daemon that is away.
+const STATUS_RETRY: Duration = Duration::from_millis(100);
+
+/// Announce the VIPs of this node to its routers by BGP, as long as they can be delivered.
+///
+/// Reads the objects in CONFIG_DIR (*.toml) and reloads them when they change; a bad change is refused and the last good one stays.
+/// A VIP is announced when weir-l4 on this host has confirmed it and has a healthy proxy, and weir-proxy does not say
+/// that no zone can answer; both are heard on the sockets in RUN_DIR. Losing them keeps the last announcement.
+///
+/// Runs alone as well: a VIP with announce.mode = "always" asks nobody, and peers may have any address and port,
+/// so neither weir-l4 nor root is needed.
+///
+/// SIGTERM and SIGINT withdraw everything, say goodbye to the peers and end within two seconds.
+#[derive(Debug, Parser)]
+#[command(name = "weir-bgp", version)]
+struct Options {
+    /// Directory of TOML files with the objects (zones, nodes, groups, vips, peers).
+    config_dir: PathBuf,
+
+    /// The node object that stands for this host.
+    #[arg(long, env = "WEIR_NODE", value_name = "NAME")]
+    node: Name,
+
+    /// Directory of the daemons' status sockets: bgp.sock is made there, l4.sock and proxy.sock are read.
+    #[arg(long, env = "WEIR_RUN_DIR", value_name = "DIR", default_value = "/run/weir")]
+    run_dir: PathBuf,
+
+    /// Serve /metrics, /status and /healthz here as well, for Prometheus.
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics: Option<SocketAddr>,
+
+    /// What to log, as in info,weir_bgp=debug; RUST_LOG when absent.
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+
+    /// How log lines look: text or json.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: telemetry::Format,
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    // The codec warns of every oddity a peer sends; what matters of it is counted and logged here, once.
+    let quiet = std::env::var_os("RUST_LOG").is_none().then_some("info,bgpkit_parser=error");
+    telemetry::init(options.log.as_deref().or(quiet), options.log_format).map_err(|error| anyhow!(error))?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(run(options))
+}
+
+async fn run(options: Options) -> anyhow::Result<()> {
+    let shutdown = shutdown::on_signals().context("listen for signals")?;
+    let registry = Registry::default();
+    let source = Source::open(&options.config_dir, &registry).map_err(|problems| {
+        anyhow!("configuration in {} cannot be used:\n{problems}", options.config_dir.display())
+    })?;
+    let (snapshots, config) = source.follow();
+    if !snapshots.borrow().nodes.contains_key(&options.node) {
+        warn!(node = %options.node, "no such node in the configuration: nothing to announce until there is");
+    }
+
+    let (publisher, feed) = status::publisher(&report::initial(&options.node));
+    let stopping = shutdown.clone();
+    let health = move || if stopping.is_stopping() { Health::Draining } else { Health::Ok };
+    let site = Site::new(feed, registry.clone(), health);
+    let socket = options.run_dir.join("bgp.sock");
+    let _server = status::serve_unix(&socket, site.clone())
+        .await
+        .with_context(|| format!("serve the status on {}", socket.display()))?;
+    if let Some(addr) = options.metrics {
+        let listener =
+            tokio::net::TcpListener::bind(addr).await.with_context(|| format!("listen on {addr}"))?;
+        tokio::spawn(status::serve_tcp(listener, site));
+    }
+
+    let shared = report::Shared::default();
+    report::register(&registry, shared.clone());
+    info!(node = %options.node, config = %options.config_dir.display(), "weir-bgp is up");
+    let agent = Agent::new(options.node, &registry, publisher, shared);
+    agent
+        .run(Inputs {
+            snapshots,
+            config,
+            l4: status::follow(&options.run_dir.join("l4.sock"), STATUS_RETRY),
+            proxy: status::follow(&options.run_dir.join("proxy.sock"), STATUS_RETRY),
+            shutdown,
+        })
+        .await;
+    info!("weir-bgp has withdrawn everything and ends");
+    Ok(())
+}

@@ -1,1 +1,88 @@
-//! Every byte the kernel programs and user space must agree on.
+//! Every byte the kernel programs and user space must agree on: map keys and values, headers on the wire, the flow hash.
+//!
+//! Endianness: a value in network order is a byte array behind getters, or an [`Address`]; an integer is in host order. Every struct
+//! is `#[repr(C)]` without implicit padding, `bool`, `Option` or enums with payload, and has its size asserted below it.
+#![no_std]
+#![deny(unsafe_code)]
+
+/// Declares that a `#[repr(C)]` struct without padding may travel through maps, and pins its size.
+macro_rules! pod {
+    ($type:ty, $size:literal) => {
+        const _: () = assert!(core::mem::size_of::<$type>() == $size);
+        #[cfg(feature = "user")]
+        #[allow(unsafe_code)]
+        // SAFETY: `repr(C)`, every field is an integer or an array of them, and the size assertion above shows that
+        // there is no padding: any bit pattern is valid.
+        unsafe impl aya::Pod for $type {}
+    };
+}
+pub(crate) use pod;
+
+pub mod address;
+pub mod checksum;
+pub mod counters;
+pub mod flow;
+pub mod gue;
+pub mod headers;
+pub mod hop;
+pub mod limits;
+pub mod service;
+
+/// Version of everything in this crate that ends up in pinned maps. A loader that finds another version does not adopt
+/// the maps but replaces them.
+pub const ABI_VERSION: u32 = 1;
+
+/// Names of the maps, as the programs declare them and user space pins them.
+pub mod maps {
+    /// `Array<Config, 1>`: what this host is called on the wire.
+    pub const CONFIG: &str = "CONFIG";
+    /// `HashMap<VipKey, u32>`: single port of a VIP → service index.
+    pub const VIPS: &str = "VIPS";
+    /// `HashMap<VipKey, VipRanges>` with port 0: port ranges of a VIP → service indices.
+    pub const VIP_RANGES: &str = "VIP_RANGES";
+    /// `Array<Service>`: service index → table.
+    pub const SERVICES: &str = "SERVICES";
+    /// `ArrayOfMaps<Array<Table, 1>>`: table index → Maglev table.
+    pub const TABLES: &str = "TABLES";
+    /// `Array<Backend>`: backend slot → where to send.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// `HashMap<Address, u32>`: hosts whose tunnels are accepted.
+    pub const PEERS: &str = "PEERS";
+    /// `SockMap`: service index → listening socket.
+    pub const SOCKETS: &str = "SOCKETS";
+    /// `PerCpuArray<u64>`: packets by reason.
+    pub const REASONS: &str = "REASONS";
+    /// `PerCpuArray<Traffic>`: packets and bytes by service index.
+    pub const SERVICE_TRAFFIC: &str = "SERVICE_TRAFFIC";
+    /// `PerCpuArray<Traffic>`: packets and bytes by backend slot.
+    pub const BACKEND_TRAFFIC: &str = "BACKEND_TRAFFIC";
+}
+
+/// Names of the programs in the object.
+pub mod programs {
+    /// XDP: balances, decapsulates, chains.
+    pub const BALANCER: &str = "balancer";
+    /// sk_lookup: VIP and port → the listening socket registered for it.
+    pub const STEER: &str = "steer";
+    /// XDP: passes everything; makes `XDP_TX` work from the other end of a veth pair.
+    pub const PASS: &str = "pass";
+}
+
+pub use address::Address;
+
+/// What this host is called on the wire; written once by the loader.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// [`ABI_VERSION`] of the loader that made the maps.
+    pub abi_version: u32,
+    /// Non-zero when `address4` is set.
+    pub has_v4: u32,
+    /// Non-zero when `address6` is set.
+    pub has_v6: u32,
+    /// Source of IPv4 tunnels and the address tunnels to this host end at.
+    pub address4: [u8; 4],
+    /// The same for IPv6.
+    pub address6: Address,
+}
+pod!(Config, 32);

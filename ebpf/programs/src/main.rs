@@ -1,3 +1,61 @@
-//! The kernel programs: balancer and decap (XDP), steer (sk_lookup).
+//! The kernel programs of weir: `balancer` and `pass` (XDP), `steer` (sk_lookup). One object, one set of maps.
+//!
+//! `balancer` does both sides of the data path, since every host is a balancer and a proxy: packets for a VIP are given
+//! to a proxy by the Maglev table, tunnels that end here are opened and their packets delivered or sent on.
+//!
+//! No packet leaves without a [`Reason`]; what happens for a reason is decided in one place, [`reason::finish`].
+#![no_std]
+#![no_main]
+#![allow(unsafe_code)]
 
-fn main() {}
+mod balance;
+mod chain;
+mod classify;
+mod decap;
+mod encap;
+mod maps;
+mod packet;
+mod reason;
+mod steer;
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use weir_abi::counters::Reason;
+
+use crate::classify::Class;
+
+/// The data path of one packet.
+#[xdp]
+pub(crate) fn balancer(ctx: XdpContext) -> u32 {
+    let outcome = match classify::classify(&ctx) {
+        Ok(Class::Flow(parsed)) => balance::balance(&ctx, &parsed),
+        Ok(Class::Tunnel { gue_at }) => decap::decap(&ctx, gue_at),
+        Err(reason) => Err(reason),
+    };
+    match outcome {
+        Ok(route) => match encap::encap(&ctx, &route) {
+            Ok(transmit) => reason::finish(route.reason, transmit),
+            Err(reason) => reason::finish(reason, xdp_action::XDP_DROP),
+        },
+        Err(reason) => reason::finish(reason, xdp_action::XDP_DROP),
+    }
+}
+
+/// Passes every packet: the peer of a veth pair needs a native program for `XDP_TX` to come through.
+#[xdp]
+pub(crate) fn pass(_: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
+/// Lets the `Reason` travel in `Result`s.
+pub(crate) type Verdict<T> = Result<T, Reason>;
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Unreachable: the verifier refuses a program in which this could be reached.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,3 +1,50 @@
-//! The operator's command: status, lint, zone, explain, lab.
+//! `weir`: the operator's command.
+//!
+//! It changes nothing but files of the configuration directory, and decides nothing: what it shows comes from the
+//! daemons' status sockets and from the same pure code that the daemons run.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod completions;
+mod config;
+mod explain;
+mod lint;
+mod live;
+mod output;
+mod status;
+mod zone;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Looks after weir: checks configurations, shows what the daemons do, moves zones, explains decisions.
+#[derive(Parser)]
+#[command(name = "weir", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Lint(lint::Args),
+    Status(status::Args),
+    Zone(zone::Args),
+    Explain(explain::Args),
+    Completions(completions::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.verb {
+        Verb::Lint(args) => lint::run(&args),
+        Verb::Status(args) => status::run(&args),
+        Verb::Zone(args) => zone::run(&args),
+        Verb::Explain(args) => explain::run(&args),
+        Verb::Completions(args) => completions::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("weir: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -4,6 +4,10 @@
 //!  check results ──► health::HealthMachine ──► health::HealthView ─┐
 //!  Snapshot ────────────────────────────────────────────────────┴─► routing::assess ──► PoolAssessment ──► pick_zone
 //!  request ──► l7::RouteTable ──► pool;  routing::home ──► home zone;  balance::Balancer ──► server
+//!
+//!  Snapshot + proxies that answer ──► image (with maglev tables) ──► plan ──► the datapath's maps
+//!
+//!  explain and preview: the same decisions, in words and in numbers for an operator
 //! ```
 //!
 //! No clock, randomness, network or file here: time, random numbers and bytes are arguments, effects are return
@@ -11,9 +15,14 @@
 #![forbid(unsafe_code)]
 
 pub mod balance;
+pub mod explain;
 pub mod hash;
 pub mod health;
+pub mod image;
 pub mod l7;
+pub mod maglev;
+pub mod plan;
+pub mod preview;
 pub mod routing;
 pub mod sticky;
 

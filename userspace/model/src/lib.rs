@@ -26,10 +26,10 @@ pub mod units;
 mod validate;
 mod vip;
 
-pub use directory::{Objects, SourceFile};
+pub use directory::{FILE_LEN_MAX, Objects, SourceFile};
 pub use failover::{Failover, FailoverScope};
 pub use listener::{CertificateFiles, HostPattern, Listener, ListenerProtocol, Route, Tls};
-pub use name::{Name, NameError};
+pub use name::{NAME_LEN_MAX, Name, NameError};
 pub use peer::{AddressFamily, Peer};
 pub use place::{Admin, Group, GroupMode, Node, Zone};
 pub use pool::{Balance, Check, CheckKind, Pool, Server, Sticky};

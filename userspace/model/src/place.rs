@@ -3,12 +3,13 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
 };
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::Name;
+use crate::{Name, units};
 
 /// What an operator wants of a node or server; what checks see is kept apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -62,6 +63,18 @@ pub struct Node {
     /// TCP port on which its proxy answers `/healthz` to the balancers of its group.
     #[serde(default = "default_probe_port")]
     pub probe_port: u16,
+    /// From one such probe to the next; 10 ms to 1 h.
+    #[serde(with = "units::duration", default = "default_probe_interval")]
+    pub probe_interval: Duration,
+    /// How long one may take.
+    #[serde(with = "units::duration", default = "default_probe_timeout")]
+    pub probe_timeout: Duration,
+    /// Successes in a row that bring it up; 1 to 100.
+    #[serde(default = "two")]
+    pub probe_rise: u32,
+    /// Failures in a row that bring it down; 1 to 100.
+    #[serde(default = "two")]
+    pub probe_fall: u32,
 }
 
 impl Node {
@@ -103,4 +116,16 @@ pub(crate) fn hundred() -> u32 {
 
 fn default_probe_port() -> u16 {
     9180
+}
+
+fn default_probe_interval() -> Duration {
+    Duration::from_millis(200)
+}
+
+fn default_probe_timeout() -> Duration {
+    Duration::from_millis(500)
+}
+
+fn two() -> u32 {
+    2
 }

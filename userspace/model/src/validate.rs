@@ -48,6 +48,9 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+const MS: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
 struct Checker<'a> {
     objects: &'a Objects,
     problems: &'a mut Vec<Problem>,
@@ -149,6 +152,10 @@ impl Checker<'_> {
         for (name, node) in &self.objects.node {
             self.known(("node", name, "zone"), "zone", &self.objects.zone, &node.zone);
             self.within(("node", name, "weight"), node.weight, 1, 1_000);
+            self.duration_within(("node", name, "probe_interval"), node.probe_interval, 10 * MS, HOUR);
+            self.duration_within(("node", name, "probe_timeout"), node.probe_timeout, MS, HOUR);
+            self.within(("node", name, "probe_rise"), node.probe_rise, 1, 100);
+            self.within(("node", name, "probe_fall"), node.probe_fall, 1, 100);
             if node.address.is_none() && node.address6.is_none() {
                 self.problem("node", name, "", "has no address".into(), "give address, address6 or both");
             }
@@ -343,8 +350,6 @@ impl Checker<'_> {
     }
 
     fn pools(&mut self) {
-        const MS: Duration = Duration::from_millis(1);
-        const HOUR: Duration = Duration::from_secs(3600);
         for (name, pool) in &self.objects.pool {
             if pool.overprovision < Percent::FULL || pool.overprovision > Percent::whole(10_000) {
                 let what = format!("{} is out of range", pool.overprovision);

@@ -308,4 +308,6 @@ fn failover_of(zone: &Name, pool: &Name, failovers: &[&Failover]) -> Percent {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

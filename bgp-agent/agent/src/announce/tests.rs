@@ -1,0 +1,226 @@
+//! The announcer on a virtual clock.
+
+use super::*;
+use std::time::SystemTime;
+use weir_model::status::{ConfigStatus, VipDelivery};
+use weir_model::{SourceFile, Timestamp};
+
+const CONFIG: &str = r#"
+[zone.z1]
+[node.n1]
+zone = "z1"
+address = "10.0.1.2"
+[group.g]
+nodes = ["n1"]
+[vip.web]
+addresses = ["192.0.2.1", "2001:db8::1"]
+group = "g"
+services = ["tcp/80"]
+announce = { rise = "200ms", fall = "500ms" }
+"#;
+
+fn snapshot(change: impl Fn(String) -> String) -> Snapshot {
+    let text = change(CONFIG.to_owned());
+    Snapshot::read(&[SourceFile { path: "a.toml".into(), text }])
+        .unwrap_or_else(|problems| panic!("{problems:?}"))
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn applied() -> ConfigStatus {
+    ConfigStatus { applied_at: Some(Timestamp(SystemTime::UNIX_EPOCH)), ..ConfigStatus::default() }
+}
+
+fn l4(healthy_proxies: u32) -> L4Status {
+    let addresses = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+    let vip = L4VipStatus { healthy_proxies, addresses, ..L4VipStatus::default() };
+    let health = if healthy_proxies > 0 { Health::Up } else { Health::Down };
+    L4Status {
+        config: applied(),
+        vips: [(name("web"), vip)].into(),
+        proxies: [(name("n1"), health)].into(),
+        ..L4Status::default()
+    }
+}
+
+fn proxy(deliverable: bool) -> ProxyStatus {
+    let delivery = VipDelivery { deliverable, reason: "pool app has no server".into() };
+    ProxyStatus { config: applied(), vips: [(name("web"), delivery)].into(), ..ProxyStatus::default() }
+}
+
+/// One announcer, a clock that starts at zero, and the last things heard.
+struct Bench {
+    announcer: Announcer,
+    start: Instant,
+    at_ms: u64,
+    snapshot: Snapshot,
+    node: Name,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(snapshot(|text| text))
+    }
+
+    fn with(snapshot: Snapshot) -> Self {
+        Self { announcer: Announcer::default(), start: Instant::now(), at_ms: 0, snapshot, node: name("n1") }
+    }
+
+    fn look(&mut self, at_ms: u64, l4: Heard<'_, L4Status>, proxy: Heard<'_, ProxyStatus>) -> bool {
+        assert!(at_ms >= self.at_ms, "time goes forward");
+        self.at_ms = at_ms;
+        let now = self.start + Duration::from_millis(at_ms);
+        self.announcer.handle(View { snapshot: &self.snapshot, node: &self.node, l4, proxy }, now);
+        self.announcer.verdicts().get("web").is_some_and(|verdict| verdict.announced)
+    }
+
+    fn reason(&self) -> &str {
+        &self.announcer.verdicts()["web"].reason
+    }
+
+    fn next_ms(&self) -> Option<u64> {
+        self.announcer.poll_timeout().map(|at| (at - self.start).as_millis() as u64)
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        self.announcer.addresses(&self.snapshot).map(|(_, address)| address.to_string()).collect()
+    }
+}
+
+#[test]
+fn a_vip_is_announced_after_rise_and_not_before() {
+    let mut bench = Bench::new();
+    assert!(!bench.look(0, None, None));
+    assert!(!bench.look(10, Some(&l4(1)), None));
+    assert_eq!(bench.next_ms(), Some(210));
+    assert!(!bench.look(209, Some(&l4(1)), None));
+    assert!(bench.look(210, Some(&l4(1)), None));
+    assert_eq!(bench.next_ms(), None);
+    assert_eq!(bench.addresses(), ["192.0.2.1", "2001:db8::1"]);
+    assert_eq!(bench.reason(), "in the datapath (0000000000000000), 1 healthy proxy");
+}
+
+#[test]
+fn a_vip_is_withdrawn_after_fall_and_a_blink_does_nothing() {
+    let mut bench = Bench::new();
+    bench.look(0, Some(&l4(1)), None);
+    assert!(bench.look(200, Some(&l4(1)), None));
+    assert!(bench.look(300, Some(&l4(0)), None));
+    assert_eq!(bench.next_ms(), Some(800));
+    assert!(bench.look(700, Some(&l4(1)), None), "a blink");
+    assert!(bench.look(750, Some(&l4(0)), None));
+    assert!(bench.look(1249, Some(&l4(0)), None));
+    assert!(!bench.look(1250, Some(&l4(0)), None));
+    assert_eq!(bench.reason(), "no healthy proxy");
+    assert!(bench.addresses().is_empty());
+}
+
+#[test]
+fn losing_every_status_keeps_the_last_verdict() {
+    let mut bench = Bench::new();
+    bench.look(0, Some(&l4(2)), Some(&proxy(true)));
+    assert!(bench.look(200, Some(&l4(2)), Some(&proxy(true))));
+    assert!(bench.look(300, None, None));
+    assert!(bench.look(3_600_000, None, None));
+    assert_eq!(bench.addresses().len(), 2);
+    assert_eq!(bench.next_ms(), None);
+}
+
+#[test]
+fn silence_never_makes_a_first_announcement() {
+    let mut bench = Bench::new();
+    bench.look(0, Some(&l4(1)), None);
+    assert!(!bench.look(100, None, None), "lost while rising");
+    assert!(!bench.look(10_000, None, Some(&proxy(true))));
+    assert!(!bench.look(10_001, Some(&l4(1)), None), "rise begins anew");
+    assert!(bench.look(10_201, Some(&l4(1)), None));
+}
+
+#[test]
+fn a_restarted_l4_that_knows_nothing_yet_changes_nothing() {
+    let mut bench = Bench::new();
+    bench.look(0, Some(&l4(1)), None);
+    assert!(bench.look(200, Some(&l4(1)), None));
+    assert!(bench.look(300, Some(&L4Status::default()), None));
+    assert!(bench.look(9_000, Some(&L4Status::default()), None), "nothing applied yet");
+    let mut unprobed = l4(0);
+    unprobed.proxies.insert(name("n1"), Health::Unknown);
+    assert!(bench.look(20_000, Some(&unprobed), None));
+    assert!(bench.look(30_000, Some(&unprobed), None), "nothing probed yet");
+}
+
+#[test]
+fn what_the_proxy_says_counts_when_it_can_be_heard() {
+    let mut bench = Bench::new();
+    bench.look(0, Some(&l4(1)), Some(&proxy(false)));
+    assert!(!bench.look(1_000, Some(&l4(1)), Some(&proxy(false))));
+    assert_eq!(bench.reason(), "no zone can answer: pool app has no server");
+    bench.look(1_001, Some(&l4(1)), Some(&proxy(true)));
+    assert!(bench.look(1_201, Some(&l4(1)), Some(&proxy(true))));
+    bench.look(2_000, Some(&l4(1)), Some(&proxy(false)));
+    assert!(!bench.look(2_500, Some(&l4(1)), Some(&proxy(false))));
+}
+
+#[test]
+fn a_vip_the_datapath_dropped_is_withdrawn_after_fall() {
+    let mut bench = Bench::new();
+    bench.look(0, Some(&l4(1)), None);
+    assert!(bench.look(200, Some(&l4(1)), None));
+    let without = L4Status { vips: BTreeMap::new(), ..l4(1) };
+    assert!(bench.look(300, Some(&without), None));
+    assert_eq!(bench.addresses().len(), 2, "all or nothing while it falls");
+    assert!(!bench.look(800, Some(&without), None));
+}
+
+#[test]
+fn only_confirmed_addresses_are_announced() {
+    let mut bench = Bench::new();
+    let mut half = l4(1);
+    half.vips.get_mut("web").unwrap().addresses.truncate(1);
+    bench.look(0, Some(&half), None);
+    assert!(bench.look(200, Some(&half), None));
+    assert_eq!(bench.addresses(), ["192.0.2.1"]);
+    bench.look(300, Some(&l4(1)), None);
+    assert_eq!(bench.addresses(), ["192.0.2.1", "2001:db8::1"]);
+}
+
+#[test]
+fn the_operators_word_takes_effect_at_once() {
+    let mut bench = Bench::new();
+    bench.look(0, Some(&l4(1)), None);
+    assert!(bench.look(200, Some(&l4(1)), None));
+    for admin in ["drain", "disabled"] {
+        bench.snapshot =
+            snapshot(|text| text.replace("[group.g]", &format!("admin = \"{admin}\"\n[group.g]")));
+        assert!(!bench.look(300, Some(&l4(1)), None), "{admin}");
+        // Active again: the datapath is asked again.
+        bench.snapshot = snapshot(|text| text);
+        assert!(!bench.look(300, Some(&l4(1)), None));
+        bench.at_ms = 0;
+        bench.start += Duration::from_secs(10);
+        assert!(!bench.look(0, None, None));
+        bench.look(1, Some(&l4(1)), None);
+        assert!(bench.look(201, Some(&l4(1)), None));
+    }
+    bench.snapshot = snapshot(|text| text.replace("rise", "mode = \"never\", rise"));
+    assert!(!bench.look(300, Some(&l4(1)), None));
+    bench.snapshot = snapshot(|text| text.replace("rise", "mode = \"always\", rise"));
+    assert!(bench.look(301, None, None), "always asks nobody");
+    assert_eq!(bench.addresses().len(), 2);
+    bench.snapshot = snapshot(|text| text.replace("[vip.web]", "[vip.other]"));
+    bench.look(302, None, None);
+    assert!(bench.addresses().is_empty(), "a removed VIP is withdrawn at once");
+}
+
+#[test]
+fn vips_of_other_nodes_are_not_ours() {
+    let mut bench = Bench::with(snapshot(|text| {
+        text.replace("[group.g]", "[node.n2]\nzone = \"z1\"\naddress = \"10.0.1.3\"\n[group.g]")
+    }));
+    bench.node = name("n2");
+    bench.look(0, Some(&l4(1)), None);
+    bench.look(1_000, Some(&l4(1)), None);
+    assert!(bench.announcer.verdicts().is_empty());
+}

@@ -1,0 +1,200 @@
+//! Processes under test, each ended by its own pid when it goes out of scope, and waiting with a deadline.
+
+use std::net::{IpAddr, TcpListener};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use weir_model::status::BgpStatus;
+
+/// Long enough for a busy machine; a test that passes needs a fraction of it.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// Wait until `look` gives something, or fail with what was awaited and what was last seen.
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match look() {
+            Ok(value) => return value,
+            Err(seen) if Instant::now() >= deadline => {
+                panic!("{what}: not within {LIMIT:?}; last seen:\n{seen}")
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// A port of `address` that is free now.
+pub(crate) fn free_port(address: &str) -> u16 {
+    let address: IpAddr = address.parse().unwrap();
+    TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// True when `program` is there; else says loudly that the test proves nothing.
+pub(crate) fn available(program: &str, test: &str) -> bool {
+    let found = Path::new(program).exists();
+    if !found {
+        eprintln!("SKIPPED: {test}: {program} is not installed");
+    }
+    found
+}
+
+/// A child that does not outlive its test.
+pub(crate) struct Process(pub(crate) Child);
+
+impl Process {
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _gone = self.0.wait();
+    }
+}
+
+/// weir-bgp with a configuration directory of its own.
+pub(crate) struct Agent {
+    pub(crate) dir: TempDir,
+    process: Process,
+}
+
+impl Agent {
+    /// Start it on `config`, as node n1.
+    pub(crate) fn start(config: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("config")).unwrap();
+        std::fs::create_dir(dir.path().join("run")).unwrap();
+        std::fs::write(dir.path().join("config/weir.toml"), config).unwrap();
+        let log = std::fs::File::create(dir.path().join("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_weir-bgp"))
+            .arg(dir.path().join("config"))
+            .args(["--node", "n1", "--log", "debug", "--run-dir"])
+            .arg(dir.path().join("run"))
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self { dir, process: Process(child) }
+    }
+
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    pub(crate) fn configure(&self, config: &str) {
+        std::fs::write(self.dir.path().join("config/weir.toml"), config).unwrap();
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    pub(crate) fn status(&self) -> Result<BgpStatus, String> {
+        let socket = self.run_dir().join("bgp.sock");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(weir_runtime::status::fetch(&socket)).map_err(|error| error.to_string())
+    }
+
+    pub(crate) fn metrics(&self) -> String {
+        let socket = self.run_dir().join("bgp.sock");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let body = runtime.block_on(weir_runtime::status::get(&socket, "/metrics")).unwrap();
+        String::from_utf8(body.to_vec()).unwrap()
+    }
+
+    /// Wait for a status that satisfies `good`.
+    pub(crate) fn until(&self, what: &str, good: impl Fn(&BgpStatus) -> bool) -> BgpStatus {
+        until(what, || match self.status() {
+            Ok(status) if good(&status) => Ok(status),
+            Ok(status) => Err(format!("{status:#?}\n{}", self.log())),
+            Err(error) => Err(format!("{error}\n{}", self.log())),
+        })
+    }
+
+    /// Wait for the session to be up.
+    pub(crate) fn until_established(&self) -> BgpStatus {
+        self.until("session established", |status| peer(status).state == "Established")
+    }
+
+    /// SIGTERM; returns how long it took to end, which must be with success.
+    pub(crate) fn stop(&mut self) -> Duration {
+        let begun = Instant::now();
+        self.process.signal(nix::sys::signal::Signal::SIGTERM);
+        let status = until("agent ends", || self.process.0.try_wait().unwrap().ok_or_else(|| self.log()));
+        assert!(status.success(), "{status}, signal {:?}: {}", status.signal(), self.log());
+        begun.elapsed()
+    }
+}
+
+/// The one peer of these configurations.
+pub(crate) fn peer(status: &BgpStatus) -> weir_model::status::PeerStatus {
+    status.peers.get("tor").cloned().unwrap_or_default()
+}
+
+/// Output of a command as text, or why there is none.
+pub(crate) fn output(command: &mut Command) -> Result<String, String> {
+    let Output { status, stdout, stderr } =
+        command.stdin(Stdio::null()).output().map_err(|e| e.to_string())?;
+    let text = String::from_utf8_lossy(&stdout).into_owned();
+    if status.success() { Ok(text) } else { Err(format!("{text}{}", String::from_utf8_lossy(&stderr))) }
+}
+
+/// Objects of a node that stands alone behind one router.
+pub(crate) struct Site {
+    pub(crate) router_port: u16,
+    pub(crate) agent_port: u16,
+    /// Further fields of the peer.
+    pub(crate) peer: &'static str,
+    /// Addresses of the VIP.
+    pub(crate) addresses: Vec<&'static str>,
+    /// `announce` of the VIP.
+    pub(crate) announce: &'static str,
+}
+
+pub(crate) const ROUTER: &str = "127.0.0.1";
+pub(crate) const AGENT: &str = "127.0.0.2";
+
+impl Site {
+    pub(crate) fn new() -> Self {
+        Self {
+            router_port: free_port(ROUTER),
+            agent_port: free_port(AGENT),
+            peer: "",
+            addresses: vec!["192.0.2.1", "2001:db8::1"],
+            announce: "{ mode = \"always\" }",
+        }
+    }
+
+    pub(crate) fn config(&self) -> String {
+        let Self { router_port, agent_port, peer, addresses, announce } = self;
+        format!(
+            r#"
+[zone.z1]
+[node.n1]
+zone = "z1"
+address = "10.0.1.2"
+address6 = "2001:db8:1::2"
+[group.g]
+nodes = ["n1"]
+[vip.web]
+addresses = {addresses:?}
+group = "g"
+services = ["tcp/80"]
+announce = {announce}
+[peer.tor]
+node = "n1"
+address = "{ROUTER}"
+port = {router_port}
+asn = 65000
+local_asn = 65001
+local_address = "{AGENT}"
+local_port = {agent_port}
+{peer}
+"#
+        )
+    }
+}

@@ -1,0 +1,47 @@
+//! A door for fuzzers: whatever the peer sends, the session neither panics nor grows.
+
+use crate::rib_out::Route;
+use crate::session::{Config, ConnId, Input, Session, Transmit};
+use crate::wire::{Capabilities, Families, MESSAGE_MAX, Open, encode_keepalive};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
+
+/// Feed `data` to a session. The first byte chooses the size of the chunks and, by its lowest bit, whether the session is
+/// established before or still waits for an OPEN. Panics only when the session breaks a promise.
+pub fn fuzz_stream(data: &[u8], now: Instant) {
+    let Some((first, data)) = data.split_first() else {
+        return;
+    };
+    let mut session =
+        Session::new(Config { passive: true, ..Config::new(65001, Ipv4Addr::new(10, 0, 0, 2), 65000) });
+    let next_hop = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+    let prefix = ipnet::IpNet::from(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
+    session.set_routes([(prefix, Route::new(next_hop))].into());
+    let conn = ConnId::Incoming(0);
+    session.handle_input(Input::Start, now);
+    session.handle_input(Input::Accepted(conn), now);
+    if first & 1 == 1 {
+        let open = Open {
+            asn: 65000,
+            hold_time_s: 90,
+            bgp_id: Ipv4Addr::new(10, 0, 0, 1),
+            capabilities: Capabilities {
+                families: Some(Families::BOTH),
+                four_octet_as: first & 2 == 0,
+                ..Capabilities::default()
+            },
+        };
+        session.handle_input(Input::Bytes(conn, &open.encode()), now);
+        session.handle_input(Input::Bytes(conn, &encode_keepalive()), now);
+        assert!(session.negotiated().is_some());
+    }
+    for chunk in data.chunks(usize::from(first >> 2) + 1) {
+        session.handle_input(Input::Bytes(conn, chunk), now);
+        while let Some(transmit) = session.poll_transmit() {
+            if let Transmit::Bytes(_, bytes) = transmit {
+                assert!(bytes.len() <= MESSAGE_MAX);
+            }
+        }
+        while session.poll_event().is_some() {}
+    }
+}

@@ -1,0 +1,56 @@
+//! The events of RFC 4271 §8.1 that exist here, each under its name in the RFC.
+
+use super::lane::ConnId;
+use crate::wire::{Family, Notification, Open, UpdateReport};
+use bytes::Bytes;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fsm {
+    /// Event 1.
+    ManualStart,
+    /// Event 2.
+    ManualStop { text: String },
+    /// Event 9.
+    ConnectRetryTimerExpires,
+    /// Event 10.
+    HoldTimerExpires,
+    /// Event 11.
+    KeepaliveTimerExpires,
+    /// Event 13.
+    IdleHoldTimerExpires,
+    /// Event 16: our connection is there.
+    TcpCrAcked,
+    /// Event 17: the peer's connection is there.
+    TcpConnectionConfirmed { conn: ConnId },
+    /// Event 18.
+    TcpConnectionFails { why: String },
+    /// Event 19.
+    BgpOpen(Open),
+    /// Event 21.
+    BgpHeaderErr(Notification),
+    /// Event 22.
+    BgpOpenMsgErr(Notification),
+    /// Event 23: the other lane won.
+    OpenCollisionDump,
+    /// Events 24 and 25.
+    NotifMsg(Notification),
+    /// Event 26.
+    KeepAliveMsg,
+    /// Event 27.
+    UpdateMsg(UpdateReport),
+    /// Event 28.
+    UpdateMsgErr(Notification),
+    /// RFC 2918 §4; `None` for a family or subtype we do not have, which is ignored.
+    RouteRefresh(Option<Family>),
+}
+
+impl Fsm {
+    /// The body of a ROUTE-REFRESH: AFI, subtype (RFC 7313, reserved before), SAFI.
+    pub(super) fn route_refresh(body: &Bytes) -> Self {
+        Self::RouteRefresh(match body[..] {
+            [0, 1, 0, 1, ..] => Some(Family::Ipv4),
+            [0, 2, 0, 1, ..] => Some(Family::Ipv6),
+            _ => None,
+        })
+    }
+}

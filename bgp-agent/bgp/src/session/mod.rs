@@ -1,0 +1,434 @@
+//! One BGP peer as a sans-IO machine. RFC 4271 §8, §6.8.
+//!
+//! ```text
+//!               start / idle-hold over
+//!     ┌──────┐ ──────────────────────► ┌─────────┐ connect failed ┌────────┐
+//!  ┌─►│ Idle │                         │ Connect │ ─────────────► │ Active │
+//!  │  └──────┘                         └─────────┘ ◄───────────── └────────┘
+//!  │     ▲                                  │       connect-retry      │
+//!  │     │                        connected │                          │ accepted
+//!  │     │ stop, error,                     ▼        OPEN sent         ▼
+//!  │     │ NOTIFICATION                ┌──────────────────────────────────┐
+//!  │     ├──────────────────────────── │             OpenSent             │
+//!  │     │                             └──────────────────────────────────┘
+//!  │     │                                  │ OPEN received, KEEPALIVE sent
+//!  │     │  hold timer                      ▼
+//!  │     ├──────────────────────────── ┌──────────────────────────────────┐
+//!  │     │                             │           OpenConfirm            │
+//!  │  parked: the other lane won (§6.8)└──────────────────────────────────┘
+//!  │     │                                  │ KEEPALIVE received
+//!  │     │                                  ▼
+//!  │     └──────────────────────────── ┌──────────────────────────────────┐
+//!  └─────────────────────────────────  │           Established            │
+//!                                      └──────────────────────────────────┘
+//! ```
+//!
+//! RFC 4271 wants one machine per connection, and between two speakers two connections can exist for a moment. So a
+//! session has two *lanes*, each with the state above: `Outgoing` runs Idle → Connect ⇄ Active, `Incoming` waits in Active
+//! for a connection the listener hands over. Collision detection leaves one of them. The state of the session is
+//! that of the more advanced lane.
+//!
+//! Two deliberate differences from the letter of §8.2.2: a refused connection leads from Connect to Active and not to Idle,
+//! so that the peer can reach us at once; and connect-retry is seconds, not two minutes.
+
+mod collision;
+mod event;
+mod lane;
+mod negotiate;
+mod step;
+#[cfg(test)]
+mod tests;
+
+pub use lane::{ConnId, Role, StateName};
+pub use negotiate::Negotiated;
+
+use crate::rib_out::{RibOut, RouteSet};
+use crate::wire::{
+    Capabilities, Families, GracefulRestart, MessageType, Notification, Open, UpdateContext, decode_update,
+};
+use bytes::Bytes;
+use event::Fsm;
+use lane::{Lane, State, Timer};
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+/// Events kept for a shell that does not drain them; at the bound the oldest is forgotten.
+pub const EVENTS_MAX: usize = 64;
+
+/// Who we are and whom we expect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Our AS.
+    pub local_asn: u32,
+    /// Our BGP identifier; not 0.0.0.0.
+    pub bgp_id: Ipv4Addr,
+    /// The AS the peer must name in its OPEN.
+    pub remote_asn: u32,
+    /// The families we offer.
+    pub families: Families,
+    /// The hold time we offer, in seconds: 0 or at least 3.
+    pub hold_time_s: u16,
+    /// Never connect, only accept.
+    pub passive: bool,
+    /// Pause between two attempts to connect, shortened by up to a quarter at random.
+    pub connect_retry: Duration,
+    /// Pause after the first failure; doubled with each further one.
+    pub idle_hold: Duration,
+    /// The longest pause. A session that was up for as long as this begins again with the shortest.
+    pub idle_hold_max: Duration,
+    /// The graceful restart capability to offer, if any.
+    pub graceful_restart: Option<GracefulRestart>,
+    /// Seed of the jitter; anything that differs between speakers.
+    pub seed: u64,
+}
+
+impl Config {
+    /// A speaker with the usual timers.
+    pub fn new(local_asn: u32, bgp_id: Ipv4Addr, remote_asn: u32) -> Self {
+        Self {
+            local_asn,
+            bgp_id,
+            remote_asn,
+            families: Families::BOTH,
+            hold_time_s: 90,
+            passive: false,
+            connect_retry: Duration::from_secs(5),
+            idle_hold: Duration::from_secs(1),
+            idle_hold_max: Duration::from_secs(16),
+            graceful_restart: None,
+            seed: u64::from(u32::from(bgp_id)),
+        }
+    }
+
+    fn open(&self) -> Open {
+        Open {
+            asn: self.local_asn,
+            hold_time_s: self.hold_time_s,
+            bgp_id: self.bgp_id,
+            capabilities: Capabilities {
+                families: Some(self.families),
+                four_octet_as: true,
+                route_refresh: true,
+                graceful_restart: self.graceful_restart,
+            },
+        }
+    }
+}
+
+/// What the shell tells the session.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// The operator wants the session.
+    Start,
+    /// The operator does not want it: withdraw all, Cease with this text, close.
+    Stop {
+        /// Shown to the operator of the peer. RFC 9003.
+        text: &'a str,
+    },
+    /// The connection asked for by [`Transmit::Connect`] is there.
+    Connected(ConnId),
+    /// It is not, and will not be.
+    ConnectFailed(ConnId, &'a str),
+    /// The listener accepted a connection from the peer; the id is fresh.
+    Accepted(ConnId),
+    /// A connection ended from the other side or by an error.
+    Closed(ConnId, &'a str),
+    /// Bytes arrived.
+    Bytes(ConnId, &'a [u8]),
+}
+
+/// What the session wants from the shell, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transmit {
+    /// Open a connection to the peer and report it under this id.
+    Connect(ConnId),
+    /// Write these bytes: one whole message.
+    Bytes(ConnId, Bytes),
+    /// Close after everything before it was written, or give up an attempt. Nothing more is said about this id.
+    Close(ConnId),
+}
+
+/// What happened, for logs, metrics and status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The state of the session changed.
+    State {
+        /// Before.
+        from: StateName,
+        /// After.
+        to: StateName,
+    },
+    /// The session is up with these terms.
+    Established(Negotiated),
+    /// A connection ended, and why. Not always a session: an attempt has an end as well.
+    Ended {
+        /// Which side had opened it.
+        role: Role,
+        /// In words, for people.
+        reason: String,
+        /// The session was up until now.
+        was_established: bool,
+    },
+    /// Of two connections with the peer this one was given up. RFC 4271 §6.8.
+    Collision {
+        /// Which side had opened it.
+        lost: Role,
+    },
+    /// The peer asked for the routes again.
+    RefreshRequested,
+    /// An UPDATE of the peer had an error that did not cost the session. RFC 7606.
+    MalformedUpdate,
+    /// A route could not be written and was skipped.
+    EncodeFailed(String),
+}
+
+/// Counters since the session object exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Messages received, of any type.
+    pub received: u64,
+    /// Messages handed to the transport, of any type.
+    pub sent: u64,
+    /// UPDATEs received.
+    pub updates_received: u64,
+    /// UPDATEs handed to the transport, End-of-RIB included.
+    pub updates_sent: u64,
+    /// UPDATEs received with an error.
+    pub updates_malformed: u64,
+    /// Prefixes the peer announced to us, all ignored.
+    pub prefixes_ignored: u64,
+    /// Times the session came up.
+    pub established: u64,
+    /// Connections that ended other than by our stop.
+    pub failures: u64,
+    /// Events forgotten because nobody took them.
+    pub events_lost: u64,
+}
+
+/// One peer.
+#[derive(Debug)]
+pub struct Session {
+    config: Config,
+    started: bool,
+    outgoing: Lane,
+    incoming: Lane,
+    next_outgoing: u64,
+    /// Failures in a row, for the back-off.
+    failures_in_a_row: u32,
+    established_since: Option<Instant>,
+    jitter: u64,
+    rib: RibOut,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+    stats: Stats,
+}
+
+impl Session {
+    /// A session at rest; begins with [`Input::Start`].
+    pub fn new(config: Config) -> Self {
+        Self {
+            jitter: config.seed,
+            config,
+            started: false,
+            outgoing: Lane::new(),
+            incoming: Lane::new(),
+            next_outgoing: 0,
+            failures_in_a_row: 0,
+            established_since: None,
+            rib: RibOut::default(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            stats: Stats::default(),
+        }
+    }
+
+    /// Something happened outside. Inputs about connections the session has closed are ignored.
+    pub fn handle_input(&mut self, input: Input<'_>, now: Instant) {
+        match input {
+            Input::Start => {
+                self.started = true;
+                self.failures_in_a_row = 0;
+                self.both(now, || Fsm::ManualStart);
+            }
+            Input::Stop { text } => {
+                self.started = false;
+                self.both(now, || Fsm::ManualStop { text: text.to_owned() });
+            }
+            Input::Connected(conn) => self.about(conn, Fsm::TcpCrAcked, now),
+            Input::ConnectFailed(conn, why) | Input::Closed(conn, why) => {
+                self.about(conn, Fsm::TcpConnectionFails { why: why.to_owned() }, now);
+            }
+            Input::Accepted(conn) => self.step(Role::Incoming, Fsm::TcpConnectionConfirmed { conn }, now),
+            Input::Bytes(conn, bytes) => self.receive(conn, bytes, now),
+        }
+    }
+
+    /// Time has passed. A call without need does nothing.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for role in Role::BOTH {
+            while let Some(timer) = self.lane_mut(role).timers.take_expired(now) {
+                let event = match timer {
+                    Timer::IdleHold => Fsm::IdleHoldTimerExpires,
+                    Timer::ConnectRetry => Fsm::ConnectRetryTimerExpires,
+                    Timer::Hold => Fsm::HoldTimerExpires,
+                    Timer::Keepalive => Fsm::KeepaliveTimerExpires,
+                };
+                self.step(role, event, now);
+            }
+        }
+    }
+
+    /// Replace the routes the peer should have; returns how many were left out for a next hop of the other family.
+    /// Messages come out of [`Session::poll_transmit`] while the session is up.
+    pub fn set_routes(&mut self, routes: RouteSet) -> usize {
+        self.rib.set_routes(routes)
+    }
+
+    /// The next thing to do. UPDATEs are made only when asked for, so a shell that stops asking while its socket is full
+    /// keeps the queue short.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        if let Some(transmit) = self.transmits.pop_front() {
+            return Some(transmit);
+        }
+        let (conn, negotiated) = self.established()?;
+        let bytes = self.next_update(negotiated.update_context)?;
+        Some(Transmit::Bytes(conn, bytes))
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Session::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        Role::BOTH.into_iter().filter_map(|role| self.lane(role).timers.next()).min()
+    }
+
+    /// The state of the more advanced lane.
+    pub fn state(&self) -> StateName {
+        self.outgoing.state.name().max(self.incoming.state.name())
+    }
+
+    /// What was agreed with the peer, while the session is up.
+    pub fn negotiated(&self) -> Option<Negotiated> {
+        self.established().map(|(_, negotiated)| negotiated)
+    }
+
+    /// The moment the session came up, while it is up.
+    pub fn established_since(&self) -> Option<Instant> {
+        self.established_since
+    }
+
+    /// Desired and advertised routes.
+    pub fn rib(&self) -> &RibOut {
+        &self.rib
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// The configuration the session was made with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn lane(&self, role: Role) -> &Lane {
+        match role {
+            Role::Outgoing => &self.outgoing,
+            Role::Incoming => &self.incoming,
+        }
+    }
+
+    fn lane_mut(&mut self, role: Role) -> &mut Lane {
+        match role {
+            Role::Outgoing => &mut self.outgoing,
+            Role::Incoming => &mut self.incoming,
+        }
+    }
+
+    fn established(&self) -> Option<(ConnId, Negotiated)> {
+        Role::BOTH.into_iter().find_map(|role| match &self.lane(role).state {
+            State::Established { link, negotiated } => Some((link.conn, *negotiated)),
+            _ => None,
+        })
+    }
+
+    fn both(&mut self, now: Instant, event: impl Fn() -> Fsm) {
+        for role in Role::BOTH {
+            self.step(role, event(), now);
+        }
+    }
+
+    fn about(&mut self, conn: ConnId, event: Fsm, now: Instant) {
+        if self.lane(conn.role()).state.conn() == Some(conn) {
+            self.step(conn.role(), event, now);
+        }
+    }
+
+    fn receive(&mut self, conn: ConnId, bytes: &[u8], now: Instant) {
+        let role = conn.role();
+        let Some(link) = self.lane_mut(role).state.link_mut().filter(|link| link.conn == conn) else {
+            return;
+        };
+        link.reader.push(bytes);
+        // Each step may have closed this connection, so the link is looked up anew for each message.
+        while let Some(link) = self.lane_mut(role).state.link_mut().filter(|link| link.conn == conn) {
+            let event = match link.reader.next_frame() {
+                Ok(None) => return,
+                Ok(Some(frame)) => {
+                    self.stats.received += 1;
+                    self.decode(role, frame.message_type, &frame.body)
+                }
+                Err(notification) => Fsm::BgpHeaderErr(notification),
+            };
+            self.step(role, event, now);
+        }
+    }
+
+    fn decode(&self, role: Role, message_type: MessageType, body: &Bytes) -> Fsm {
+        match message_type {
+            MessageType::Open => match Open::decode(body) {
+                Ok(open) => Fsm::BgpOpen(open),
+                Err(notification) => Fsm::BgpOpenMsgErr(notification),
+            },
+            MessageType::Update => {
+                let four_octet_as = match &self.lane(role).state {
+                    State::Established { negotiated, .. } => negotiated.update_context.four_octet_as,
+                    _ => true,
+                };
+                match decode_update(body, four_octet_as) {
+                    Ok(report) => Fsm::UpdateMsg(report),
+                    Err(notification) => Fsm::UpdateMsgErr(notification),
+                }
+            }
+            MessageType::Notification => Fsm::NotifMsg(Notification::decode(body)),
+            MessageType::Keepalive => Fsm::KeepAliveMsg,
+            MessageType::RouteRefresh => Fsm::route_refresh(body),
+        }
+    }
+
+    fn next_update(&mut self, context: UpdateContext) -> Option<Bytes> {
+        loop {
+            match self.rib.next_update(context)? {
+                Ok(bytes) => {
+                    self.stats.sent += 1;
+                    self.stats.updates_sent += 1;
+                    return Some(bytes);
+                }
+                Err(error) => self.emit(Event::EncodeFailed(error.to_string())),
+            }
+        }
+    }
+
+    fn emit(&mut self, event: Event) {
+        if self.events.len() == EVENTS_MAX {
+            self.events.pop_front();
+            self.stats.events_lost += 1;
+        }
+        self.events.push_back(event);
+    }
+}

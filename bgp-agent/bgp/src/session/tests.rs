@@ -1,0 +1,367 @@
+//! The machine in company: a table of state and event, two machines on one virtual clock, and hostile bytes.
+#![allow(clippy::disallowed_methods)] // A virtual clock needs one real instant to start from.
+
+mod pair;
+mod table;
+
+use super::*;
+use crate::fuzz::fuzz_stream;
+use crate::rib_out::Route;
+use crate::wire::{Reader, encode_announce, encode_keepalive};
+use proptest::prelude::*;
+use std::net::IpAddr;
+
+pub(super) const OUT: ConnId = ConnId::Outgoing(0);
+pub(super) const IN: ConnId = ConnId::Incoming(0);
+
+pub(super) fn local() -> Config {
+    Config::new(65001, Ipv4Addr::new(10, 0, 0, 2), 65000)
+}
+
+pub(super) fn peer_open() -> Open {
+    Open {
+        asn: 65000,
+        hold_time_s: 90,
+        bgp_id: Ipv4Addr::new(10, 0, 0, 1),
+        capabilities: Capabilities {
+            families: Some(Families::BOTH),
+            four_octet_as: true,
+            route_refresh: true,
+            graceful_restart: None,
+        },
+    }
+}
+
+/// The types of the messages among the outputs, NOTIFICATION with its codes; and the closed connections.
+pub(super) fn drain(session: &mut Session) -> Vec<String> {
+    let mut out = Vec::new();
+    while let Some(transmit) = session.poll_transmit() {
+        out.push(match transmit {
+            Transmit::Connect(_) => "connect".to_owned(),
+            Transmit::Close(_) => "close".to_owned(),
+            Transmit::Bytes(_, bytes) => {
+                let mut reader = Reader::default();
+                reader.push(&bytes);
+                let frame = reader.next_frame().unwrap().unwrap();
+                match frame.message_type {
+                    MessageType::Open => "open".to_owned(),
+                    MessageType::Update => "update".to_owned(),
+                    MessageType::Keepalive => "keepalive".to_owned(),
+                    MessageType::RouteRefresh => "refresh".to_owned(),
+                    MessageType::Notification => {
+                        let n = Notification::decode(&frame.body);
+                        format!("{}/{}", n.code, n.subcode)
+                    }
+                }
+            }
+        });
+    }
+    out
+}
+
+pub(super) fn routes(n: u8) -> RouteSet {
+    let v4 = Route::new("10.0.0.2".parse().unwrap());
+    let v6 = Route::new("2001:db8:1::2".parse().unwrap());
+    (0..n)
+        .flat_map(|i| {
+            [
+                (format!("192.0.2.{i}/32").parse().unwrap(), v4.clone()),
+                (format!("2001:db8::{i:x}/128").parse().unwrap(), v6.clone()),
+            ]
+        })
+        .collect()
+}
+
+/// A passive session brought to Established by the literal messages.
+pub(super) fn established(now: Instant) -> Session {
+    let mut session = Session::new(Config { passive: true, ..local() });
+    session.set_routes(routes(1));
+    session.handle_input(Input::Start, now);
+    session.handle_input(Input::Accepted(IN), now);
+    session.handle_input(Input::Bytes(IN, &peer_open().encode()), now);
+    session.handle_input(Input::Bytes(IN, &encode_keepalive()), now);
+    assert_eq!(session.state(), StateName::Established);
+    session
+}
+
+#[test]
+fn a_session_comes_up_and_says_everything_once() {
+    let now = Instant::now();
+    let mut session = established(now);
+    let said = drain(&mut session);
+    assert_eq!(
+        said,
+        ["open", "keepalive", "update", "update", "update", "update"],
+        "two routes and two End-of-RIB"
+    );
+    assert!(session.rib().is_settled());
+    let events: Vec<Event> = std::iter::from_fn(|| session.poll_event()).collect();
+    let states: Vec<StateName> = events
+        .iter()
+        .filter_map(|e| if let Event::State { to, .. } = e { Some(*to) } else { None })
+        .collect();
+    use StateName::*;
+    assert_eq!(states, [Active, OpenSent, OpenConfirm, Established]);
+}
+
+#[test]
+fn stop_withdraws_everything_then_ceases_then_closes() {
+    let now = Instant::now();
+    let mut session = established(now);
+    drain(&mut session);
+    session.handle_input(Input::Stop { text: "maintenance" }, now);
+    assert_eq!(drain(&mut session), ["update", "update", "6/2", "close"]);
+    assert_eq!(session.state(), StateName::Idle);
+    assert_eq!(session.poll_timeout(), None);
+}
+
+#[test]
+fn stop_before_anything_was_sent_withdraws_nothing() {
+    let now = Instant::now();
+    let mut session = established(now);
+    session.handle_input(Input::Stop { text: "" }, now);
+    assert_eq!(
+        drain(&mut session),
+        ["open", "keepalive", "update", "update", "6/2", "close"],
+        "End-of-RIB only"
+    );
+}
+
+#[test]
+fn silence_of_the_peer_ends_the_session_after_the_hold_time() {
+    let start = Instant::now();
+    let mut session = established(start);
+    drain(&mut session);
+    let mut keepalives = 0;
+    loop {
+        let now = session.poll_timeout().unwrap();
+        assert!(now <= start + Duration::from_secs(90), "the hold timer never fired");
+        session.handle_timeout(now);
+        let said = drain(&mut session);
+        if said == ["keepalive"] {
+            keepalives += 1;
+            continue;
+        }
+        assert_eq!(said, ["4/0", "close"]);
+        assert_eq!(now, start + Duration::from_secs(90));
+        break;
+    }
+    assert!((3..=4).contains(&keepalives), "{keepalives} keepalives of 22.5 to 30 s in 90 s");
+}
+
+#[test]
+fn keepalives_and_updates_of_the_peer_keep_the_session() {
+    let mut now = Instant::now();
+    let mut session = established(now);
+    let context = UpdateContext { local_asn: 65000, ibgp: false, four_octet_as: true };
+    let route = Route::new("10.0.0.1".parse::<IpAddr>().unwrap());
+    let update = encode_announce(context, &route, &["203.0.113.0/24".parse().unwrap()]).unwrap();
+    for message in [encode_keepalive(), update] {
+        for _ in 0..5 {
+            now += Duration::from_secs(89);
+            session.handle_timeout(now - Duration::from_secs(1));
+            session.handle_input(Input::Bytes(IN, &message), now);
+            drain(&mut session);
+            assert_eq!(session.state(), StateName::Established);
+        }
+    }
+    assert_eq!((session.stats().updates_received, session.stats().prefixes_ignored), (5, 5));
+}
+
+#[test]
+fn hold_time_zero_means_no_timers() {
+    let now = Instant::now();
+    let mut session = Session::new(Config { passive: true, hold_time_s: 0, ..local() });
+    session.handle_input(Input::Start, now);
+    session.handle_input(Input::Accepted(IN), now);
+    session.handle_input(Input::Bytes(IN, &peer_open().encode()), now);
+    session.handle_input(Input::Bytes(IN, &encode_keepalive()), now);
+    assert_eq!(session.state(), StateName::Established);
+    assert_eq!(session.poll_timeout(), None);
+}
+
+#[test]
+fn an_open_that_never_comes_ends_the_attempt_after_four_minutes() {
+    let start = Instant::now();
+    let mut session = Session::new(Config { passive: true, ..local() });
+    session.handle_input(Input::Start, start);
+    session.handle_input(Input::Accepted(IN), start);
+    assert_eq!(session.poll_timeout(), Some(start + Duration::from_secs(240)));
+    session.handle_timeout(start + Duration::from_secs(240));
+    assert_eq!(drain(&mut session), ["open", "4/0", "close"]);
+}
+
+#[test]
+fn pauses_grow_with_failures_and_shrink_after_a_stable_session() {
+    let mut now = Instant::now();
+    let mut session = Session::new(local());
+    session.handle_input(Input::Start, now);
+    let mut pauses = Vec::new();
+    for n in 0..7 {
+        let conn = ConnId::Outgoing(n);
+        drain(&mut session);
+        session.handle_input(Input::Connected(conn), now);
+        session.handle_input(Input::Bytes(conn, &Notification::new(6, 5, vec![]).encode()), now);
+        let next = session.poll_timeout().unwrap();
+        pauses.push((next - now).as_secs_f64());
+        now = next;
+        session.handle_timeout(now);
+        // The incoming lane has its own timer at the same moment.
+        assert_eq!(session.state(), StateName::Connect);
+    }
+    for (pause, base) in pauses.iter().zip([1.0, 2.0, 4.0, 8.0, 16.0, 16.0, 16.0]) {
+        assert!((0.75 * base..=base).contains(pause), "{pauses:?}");
+    }
+    let conn = ConnId::Outgoing(7);
+    session.handle_input(Input::Connected(conn), now);
+    session.handle_input(Input::Bytes(conn, &peer_open().encode()), now);
+    session.handle_input(Input::Bytes(conn, &encode_keepalive()), now);
+    assert_eq!(session.state(), StateName::Established);
+    now += Duration::from_secs(20);
+    session.handle_input(Input::Closed(conn, "reset"), now);
+    assert!(session.poll_timeout().unwrap() - now <= Duration::from_secs(1));
+}
+
+#[test]
+fn the_peer_may_call_while_our_own_attempt_hangs() {
+    let now = Instant::now();
+    let mut session = Session::new(local());
+    session.handle_input(Input::Start, now);
+    session.handle_input(Input::Accepted(IN), now);
+    session.handle_input(Input::Bytes(IN, &peer_open().encode()), now);
+    session.handle_input(Input::Bytes(IN, &encode_keepalive()), now);
+    assert_eq!(session.state(), StateName::Established);
+    assert_eq!(
+        drain(&mut session)[..4],
+        ["connect", "open", "keepalive", "close"],
+        "the attempt is given up"
+    );
+    session.handle_input(Input::Connected(OUT), now);
+    assert_eq!(session.state(), StateName::Established, "a late success is nobody's");
+}
+
+#[test]
+fn of_two_connections_the_one_of_the_higher_identifier_stays() {
+    for (peer_id, closed, survivor) in [([10, 0, 0, 1], IN, OUT), ([10, 0, 0, 3], OUT, IN)] {
+        // The OPEN comes first on the one or on the other: the outcome is the same.
+        for first in [IN, OUT] {
+            let now = Instant::now();
+            let mut session = Session::new(local());
+            session.handle_input(Input::Start, now);
+            session.handle_input(Input::Accepted(IN), now);
+            session.handle_input(Input::Connected(OUT), now);
+            drain(&mut session);
+            let open = Open { bgp_id: peer_id.into(), ..peer_open() }.encode();
+            session.handle_input(Input::Bytes(first, &open), now);
+            let mut said = Vec::new();
+            while let Some(transmit) = session.poll_transmit() {
+                said.push(transmit);
+            }
+            assert!(said.contains(&Transmit::Close(closed)), "{peer_id:?} {first:?} {said:?}");
+            assert!(!said.contains(&Transmit::Close(survivor)), "{peer_id:?} {first:?} {said:?}");
+            session.handle_input(Input::Bytes(survivor, &open), now);
+            session.handle_input(Input::Bytes(survivor, &encode_keepalive()), now);
+            if first == survivor {
+                // It already had its OPEN; a second one is an error, as it should be.
+                assert_eq!(session.state(), StateName::Idle);
+            } else {
+                assert_eq!(session.state(), StateName::Established);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_second_connection_does_not_disturb_an_established_session() {
+    let now = Instant::now();
+    let mut session = established(now);
+    drain(&mut session);
+    session.handle_input(Input::Accepted(ConnId::Incoming(1)), now);
+    assert_eq!(drain(&mut session), ["6/7", "close"]);
+    assert_eq!(session.state(), StateName::Established);
+    assert_eq!(session.negotiated().map(|n| n.hold_time), Some(Duration::from_secs(90)));
+}
+
+#[test]
+fn a_route_refresh_sends_the_family_again() {
+    let now = Instant::now();
+    let mut session = established(now);
+    drain(&mut session);
+    let refresh = |body: &[u8]| crate::wire::frame(MessageType::RouteRefresh, body);
+    session.handle_input(Input::Bytes(IN, &refresh(&[0, 2, 0, 1])), now);
+    assert_eq!(drain(&mut session), ["update"]);
+    session.handle_input(Input::Bytes(IN, &refresh(&[0, 25, 0, 70])), now);
+    assert_eq!(drain(&mut session), Vec::<String>::new(), "a family we do not have");
+    assert_eq!(session.state(), StateName::Established);
+}
+
+#[test]
+fn a_shell_that_cannot_write_collects_one_keepalive_only() {
+    let mut now = Instant::now();
+    let mut session = established(now);
+    drain(&mut session);
+    for _ in 0..3 {
+        now += Duration::from_secs(30);
+        session.handle_input(Input::Bytes(IN, &encode_keepalive()), now);
+        session.handle_timeout(now);
+    }
+    assert_eq!(drain(&mut session), ["keepalive"]);
+}
+
+#[test]
+fn events_nobody_takes_are_bounded() {
+    let now = Instant::now();
+    let mut session = established(now);
+    let refresh = crate::wire::frame(MessageType::RouteRefresh, &[0, 1, 0, 1]);
+    for _ in 0..1000 {
+        session.handle_input(Input::Bytes(IN, &refresh), now);
+    }
+    let kept = std::iter::from_fn(|| session.poll_event()).count();
+    assert_eq!(kept, EVENTS_MAX);
+    assert!(session.stats().events_lost > 900);
+}
+
+/// A stream of plausible messages: right headers, damaged bodies. Plain noise dies at the marker.
+fn damaged_stream() -> impl Strategy<Value = Vec<u8>> {
+    let body = prop_oneof![
+        proptest::collection::vec(any::<u8>(), 0..80),
+        (any::<proptest::sample::Index>(), any::<u8>()).prop_map(|(at, value)| {
+            let context = UpdateContext { local_asn: 65000, ibgp: false, four_octet_as: true };
+            let route = Route::new("2001:db8:1::1".parse().unwrap())
+                .with_med(Some(1))
+                .with_communities(vec![7])
+                .unwrap();
+            let message = encode_announce(context, &route, &["2001:db8::1/128".parse().unwrap()]).unwrap();
+            let mut body = message[crate::HEADER_LEN..].to_vec();
+            let at = at.index(body.len());
+            body[at] = value;
+            body
+        }),
+    ];
+    let message = (1u8..=5, body).prop_map(|(message_type, body)| {
+        let mut message = vec![0xff; 16];
+        message.extend(((19 + body.len()) as u16).to_be_bytes());
+        message.push(message_type);
+        message.extend(body);
+        message
+    });
+    (any::<u8>(), proptest::collection::vec(message, 0..12)).prop_map(|(first, messages)| {
+        let mut data = vec![first];
+        data.extend(messages.concat());
+        data
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn decode_never_panics_on_damaged_messages(data in damaged_stream()) {
+        fuzz_stream(&data, Instant::now());
+    }
+
+    #[test]
+    fn decode_never_panics_on_noise(data in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fuzz_stream(&data, Instant::now());
+    }
+}

@@ -1,0 +1,84 @@
+//! One name for everything that can happen to a packet. Each packet is counted under exactly one reason.
+
+/// Why a packet was forwarded, passed to the kernel or dropped.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// Not for a VIP: the kernel's business.
+    PassNotVip = 0,
+    /// For a VIP, but neither TCP nor UDP: the kernel answers (ICMP echo, neighbour discovery).
+    PassVipOther,
+    /// For a VIP's address, but none of its services: the kernel refuses it.
+    PassNoService,
+    /// The chosen proxy is this host, and the packet was delivered to it as it came.
+    DeliverLocal,
+    /// Tunnelled to the slot's owner.
+    Encap,
+    /// The owner is this host, the flow is not known here: tunnelled to the previous owner.
+    EncapSecondHop,
+    /// Decapsulated and delivered.
+    DecapDeliver,
+    /// Decapsulated, not known here: sent on to the second hop.
+    DecapSecondHop,
+    /// Too short for the headers it announces.
+    DropMalformed,
+    /// A fragment for a VIP.
+    DropFragment,
+    /// IPv6 extension headers for a VIP.
+    DropExtension,
+    /// TTL or hop limit used up.
+    DropTtl,
+    /// No backend in the slot.
+    DropNoBackend,
+    /// A tunnel with a header that is not ours.
+    DropGueMalformed,
+    /// A tunnel from a host that is no peer.
+    DropGueUntrusted,
+    /// A tunnel whose inner packet is for none of our services.
+    DropGueNotVip,
+    /// The routing table forbids the way to the backend.
+    DropNoRoute,
+    /// The kernel refused to make room for the outer header.
+    DropHeadroom,
+    /// A map entry that must be there is not.
+    DropInternal,
+}
+
+/// How many reasons there are.
+pub const REASON_COUNT: u32 = Reason::DropInternal as u32 + 1;
+
+/// All reasons with their names in metrics and status, in the order of their numbers.
+pub const REASONS: [(Reason, &str); REASON_COUNT as usize] = [
+    (Reason::PassNotVip, "pass_not_vip"),
+    (Reason::PassVipOther, "pass_vip_other"),
+    (Reason::PassNoService, "pass_no_service"),
+    (Reason::DeliverLocal, "deliver_local"),
+    (Reason::Encap, "encap"),
+    (Reason::EncapSecondHop, "encap_second_hop"),
+    (Reason::DecapDeliver, "decap_deliver"),
+    (Reason::DecapSecondHop, "decap_second_hop"),
+    (Reason::DropMalformed, "drop_malformed"),
+    (Reason::DropFragment, "drop_fragment"),
+    (Reason::DropExtension, "drop_extension"),
+    (Reason::DropTtl, "drop_ttl"),
+    (Reason::DropNoBackend, "drop_no_backend"),
+    (Reason::DropGueMalformed, "drop_gue_malformed"),
+    (Reason::DropGueUntrusted, "drop_gue_untrusted"),
+    (Reason::DropGueNotVip, "drop_gue_not_vip"),
+    (Reason::DropNoRoute, "drop_no_route"),
+    (Reason::DropHeadroom, "drop_headroom"),
+    (Reason::DropInternal, "drop_internal"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_number_and_name() {
+        for (number, (reason, name)) in REASONS.iter().enumerate() {
+            assert_eq!(*reason as usize, number, "{name}");
+            assert!(REASONS[..number].iter().all(|(_, other)| other != name), "{name} twice");
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Every bound of the datapath, with its arithmetic. User space refuses a configuration beyond them and keeps the last good one.
+
+/// Slots of a Maglev table. A power of two, so that the low bits of the flow hash select a slot; permutations stay full
+/// because skips are odd. 65,536 × 4 B = 256 KiB per table; 1,000 backends get 65 slots each, so shares are within ±2 %.
+pub const TABLE_LEN: usize = 1 << 16;
+
+/// Tables at once, one per distinct set of proxies. 512 × 256 KiB = 128 MiB at most; only tables in use take memory.
+pub const TABLES_MAX: u32 = 512;
+
+/// Services (VIP address × protocol × port or range) at once. Key 20 B + value 4 B + entry: about 1.3 MiB.
+pub const SERVICES_MAX: u32 = 16_384;
+
+/// VIP addresses with port ranges at once.
+pub const VIP_RANGES_MAX: u32 = 4_096;
+
+/// Port ranges of one address and protocol: searched in order for each packet that hits no single port.
+pub const RANGES_PER_VIP_MAX: usize = 8;
+
+/// Backend slots, 0 meaning none. 65,536 × 20 B = 1.3 MiB; traffic counters 1 MiB per CPU.
+pub const BACKENDS_MAX: u32 = 1 << 16;
+
+/// Hosts whose tunnels are accepted.
+pub const PEERS_MAX: u32 = 1 << 16;

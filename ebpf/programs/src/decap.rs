@@ -1,0 +1,85 @@
+//! A tunnel that ends here: open it, and deliver the packet or send it to its second hop.
+
+use aya_ebpf::{helpers::generated::bpf_xdp_adjust_head, programs::XdpContext};
+use weir_abi::{
+    Address,
+    counters::Reason,
+    gue::{Chain, Gue, LEN_CHAIN4, LEN_CHAIN6, LEN_PLAIN},
+    headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, PROTO_IPIP, PROTO_IPV6},
+    hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_NONE},
+};
+
+use crate::{
+    Verdict, chain, classify,
+    classify::L3_AT,
+    packet,
+    reason::{Outcome, Route},
+};
+
+/// Opens the tunnel whose GUE header begins at `gue_at`.
+#[inline(always)]
+pub(crate) fn decap(ctx: &XdpContext, gue_at: usize) -> Outcome {
+    let second = strip(ctx, gue_at)?;
+    let parsed = classify::inner(ctx).map_err(|reason| match reason {
+        // Whoever may send us tunnels may not use them to reach the rest of this host.
+        Reason::PassNotVip | Reason::PassNoService | Reason::PassVipOther => Reason::DropGueNotVip,
+        other => other,
+    })?;
+    if second.kind == KIND_NONE || chain::is_known(ctx, &parsed) {
+        return Err(Reason::DecapDeliver);
+    }
+    Ok(Route {
+        first: second,
+        second: Backend::default(),
+        hash: parsed.flow.hash(),
+        inner_is_v4: parsed.is_v4,
+        reason: Reason::DecapSecondHop,
+    })
+}
+
+/// Removes the outer headers, so that the inner packet stands behind an Ethernet header, and returns the second hop.
+#[inline(always)]
+fn strip(ctx: &XdpContext, gue_at: usize) -> Verdict<Backend> {
+    let malformed = |_| Reason::DropGueMalformed;
+    let gue: Gue = packet::read(ctx, gue_at).map_err(malformed)?;
+    let ethertype = match gue.protocol {
+        PROTO_IPIP => ETHERTYPE_IPV4,
+        PROTO_IPV6 => ETHERTYPE_IPV6,
+        _ => return Err(Reason::DropGueMalformed),
+    };
+    let chain_at = gue_at + size_of::<Gue>();
+    let address_at = chain_at + size_of::<Chain>();
+    let mut second = Backend::default();
+    let inner_at = match gue.version_control_len {
+        LEN_PLAIN => chain_at,
+        LEN_CHAIN4 => {
+            second.kind = chain_kind(ctx, chain_at, KIND_GUE4)?;
+            second.address = Address::v4(packet::read(ctx, address_at).map_err(malformed)?);
+            address_at + 4
+        }
+        LEN_CHAIN6 => {
+            second.kind = chain_kind(ctx, chain_at, KIND_GUE6)?;
+            second.address = Address::v6(packet::read(ctx, address_at).map_err(malformed)?);
+            address_at + 16
+        }
+        _ => return Err(Reason::DropGueMalformed),
+    };
+    let mut eth: Eth = packet::read(ctx, 0)?;
+    eth.ethertype = ethertype;
+    // SAFETY: a plain helper call; every packet pointer is taken anew afterwards.
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, (inner_at - L3_AT) as i32) } != 0 {
+        return Err(Reason::DropGueMalformed);
+    }
+    packet::write(ctx, 0, eth)?;
+    Ok(second)
+}
+
+#[inline(always)]
+fn chain_kind(ctx: &XdpContext, at: usize, expected: u8) -> Verdict<u8> {
+    let chain: Chain = packet::read(ctx, at).map_err(|_| Reason::DropGueMalformed)?;
+    if chain.kind == expected && chain.index == 1 && chain.count == 2 {
+        Ok(expected)
+    } else {
+        Err(Reason::DropGueMalformed)
+    }
+}

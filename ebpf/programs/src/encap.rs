@@ -1,0 +1,187 @@
+//! Putting a tunnel in front of a packet and sending it on its way.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{
+        BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS,
+        BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup as FibParameters, xdp_action,
+    },
+    helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head},
+    programs::XdpContext,
+};
+use weir_abi::{
+    Config, checksum,
+    counters::Reason,
+    gue::{Chain, GUE_PORT, Gue, LEN_CHAIN4, LEN_CHAIN6, LEN_PLAIN},
+    headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, Ipv4, Ipv6, PROTO_IPIP, PROTO_IPV6, Udp},
+    hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_LOCAL, KIND_NONE},
+    service::PROTO_UDP,
+};
+
+use crate::{Verdict, classify::L3_AT, maps, packet, reason::Route};
+
+/// TTL of the outer header: a tunnel crosses the fabric, not the Internet.
+const OUTER_TTL: u8 = 64;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// Puts the tunnel of `route` in front of the packet and finds its next hop; returns the action that sends it.
+#[inline(always)]
+pub(crate) fn encap(ctx: &XdpContext, route: &Route) -> Verdict<u32> {
+    let config = maps::config().ok_or(Reason::DropInternal)?;
+    let came_as: Eth = packet::read(ctx, 0)?;
+    let is_v4 = match route.first.kind {
+        KIND_GUE4 => true,
+        KIND_GUE6 => false,
+        // A local previous owner cannot stand behind a local owner; an empty slot is nobody.
+        _ => return Err(Reason::DropNoBackend),
+    };
+    match (is_v4, route.second.kind) {
+        (true, KIND_NONE) => put::<true, PLAIN_LEN>(ctx, route, config)?,
+        (true, _) if has_v6_address(&route.second) => put::<true, CHAIN6_LEN>(ctx, route, config)?,
+        (true, _) => put::<true, CHAIN4_LEN>(ctx, route, config)?,
+        (false, KIND_NONE) => put::<false, PLAIN_LEN>(ctx, route, config)?,
+        (false, _) if has_v6_address(&route.second) => put::<false, CHAIN6_LEN>(ctx, route, config)?,
+        (false, _) => put::<false, CHAIN4_LEN>(ctx, route, config)?,
+    }
+    match send(ctx, &came_as, &route.first, config) {
+        xdp_action::XDP_DROP => Err(Reason::DropNoRoute),
+        action => Ok(action),
+    }
+}
+
+const V4_LEN: usize = size_of::<Ipv4>();
+const V6_LEN: usize = size_of::<Ipv6>();
+/// What follows the outer IP header: UDP and GUE,
+const PLAIN_LEN: usize = size_of::<Udp>() + size_of::<Gue>();
+/// the same with an IPv4 second hop,
+const CHAIN4_LEN: usize = PLAIN_LEN + size_of::<Chain>() + 4;
+/// or an IPv6 one.
+const CHAIN6_LEN: usize = PLAIN_LEN + size_of::<Chain>() + 16;
+
+/// Writes the outer headers, `REST` bytes behind the outer IP header: a function for each form keeps every access at a
+/// constant offset, as the verifier likes it.
+#[inline(always)]
+fn put<const IS_V4: bool, const REST: usize>(
+    ctx: &XdpContext,
+    route: &Route,
+    config: &Config,
+) -> Verdict<()> {
+    let l3_len = if IS_V4 { V4_LEN } else { V6_LEN };
+    let inner_len = packet::len(ctx) - L3_AT;
+    // SAFETY: a plain helper call; every packet pointer is taken anew afterwards.
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, -((l3_len + REST) as i32)) } != 0 {
+        return Err(Reason::DropHeadroom);
+    }
+    let to = &route.first.address;
+    // A frame is at most 64 KiB: the sums fit into 16 bits or the kernel could not have received it.
+    let udp_len = (inner_len + REST) as u16;
+    if IS_V4 {
+        let mut ip = Ipv4 {
+            version_ihl: 0x45,
+            tos: 0,
+            total_len: (udp_len + V4_LEN as u16).to_be_bytes(),
+            id: [0, 0],
+            fragment: [0x40, 0], // don't fragment: a tunnel that does not fit is an MTU to mend
+            ttl: OUTER_TTL,
+            protocol: PROTO_UDP,
+            checksum: [0, 0],
+            source: config.address4,
+            destination: to.v4_octets(),
+        };
+        ip.checksum = checksum::ipv4(&ip);
+        packet::write(ctx, L3_AT, ip)?;
+    } else {
+        let ip = Ipv6 {
+            version_class_label: [0x60, 0, 0, 0],
+            payload_len: udp_len.to_be_bytes(),
+            next_header: PROTO_UDP,
+            hop_limit: OUTER_TTL,
+            source: config.address6.octets(),
+            destination: to.octets(),
+        };
+        packet::write(ctx, L3_AT, ip)?;
+    }
+    let udp_at = L3_AT + l3_len;
+    let udp = Udp {
+        // The high bits of the flow hash spread tunnels over receive queues and paths, in the dynamic range.
+        source: (0xc000 | (route.hash >> 18) as u16).to_be_bytes(),
+        destination: GUE_PORT,
+        len: udp_len.to_be_bytes(),
+        checksum: [0, 0], // RFC 6935: zero is allowed for tunnels, over IPv6 too
+    };
+    packet::write(ctx, udp_at, udp)?;
+    let (version_control_len, kind) = match REST {
+        PLAIN_LEN => (LEN_PLAIN, KIND_NONE),
+        CHAIN4_LEN => (LEN_CHAIN4, KIND_GUE4),
+        _ => (LEN_CHAIN6, KIND_GUE6),
+    };
+    let protocol = if route.inner_is_v4 { PROTO_IPIP } else { PROTO_IPV6 };
+    let gue_at = udp_at + size_of::<Udp>();
+    packet::write(ctx, gue_at, Gue { version_control_len, protocol, flags: [0, 0] })?;
+    if kind == KIND_NONE {
+        return Ok(());
+    }
+    let chain_at = gue_at + size_of::<Gue>();
+    let address_at = chain_at + size_of::<Chain>();
+    packet::write(ctx, chain_at, Chain { kind, index: 1, count: 2, _pad: 0 })?;
+    if kind == KIND_GUE4 {
+        packet::write(ctx, address_at, route.second.address.v4_octets())
+    } else {
+        packet::write(ctx, address_at, route.second.address.octets())
+    }
+}
+
+/// Writes the Ethernet header towards the next hop of the tunnel and returns the action that sends it, `XDP_DROP` when
+/// the routing table forbids the way. A program of its own for the stack's sake.
+#[inline(never)]
+fn send(ctx: &XdpContext, came_as: &Eth, to: &Backend, config: &Config) -> u32 {
+    // SAFETY: integers and unions of them; all bits zero is a value.
+    let mut fib: FibParameters = unsafe { core::mem::zeroed() };
+    let ingress = ctx.ingress_ifindex() as u32;
+    fib.ifindex = ingress;
+    let ethertype = if to.kind == KIND_GUE4 {
+        fib.family = AF_INET;
+        fib.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(config.address4);
+        fib.__bindgen_anon_4.ipv4_dst = to.address.0[3];
+        ETHERTYPE_IPV4
+    } else {
+        fib.family = AF_INET6;
+        fib.__bindgen_anon_3.ipv6_src = config.address6.0;
+        fib.__bindgen_anon_4.ipv6_dst = to.address.0;
+        ETHERTYPE_IPV6
+    };
+    // SAFETY: the parameters live on the stack with the size given.
+    let found =
+        unsafe { bpf_fib_lookup(ctx.as_ptr(), &mut fib, size_of::<FibParameters>() as i32, 0) } as u32;
+    let (eth, action) = match found {
+        BPF_FIB_LKUP_RET_SUCCESS => {
+            let eth = Eth { destination: fib.dmac, source: fib.smac, ethertype };
+            let same = fib.ifindex == ingress;
+            // SAFETY: a plain helper call.
+            (eth, if same { xdp_action::XDP_TX } else { unsafe { bpf_redirect(fib.ifindex, 0) as u32 } })
+        }
+        BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => {
+            return xdp_action::XDP_DROP;
+        }
+        // Forwarding is off on this host, or the neighbour is not resolved at the moment: the router that sent the packet
+        // knows the way to every host of the fabric.
+        _ => {
+            (Eth { destination: came_as.source, source: came_as.destination, ethertype }, xdp_action::XDP_TX)
+        }
+    };
+    if packet::write(ctx, 0, eth).is_err() {
+        return xdp_action::XDP_DROP;
+    }
+    action
+}
+
+/// Whether a hop's address is IPv6. A hop that is this host itself has its own tunnel address here.
+#[inline(always)]
+fn has_v6_address(hop: &Backend) -> bool {
+    match hop.kind {
+        KIND_GUE4 => false,
+        KIND_LOCAL => !hop.address.is_v4(),
+        _ => true,
+    }
+}

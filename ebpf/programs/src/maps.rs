@@ -1,0 +1,114 @@
+//! The maps: key → value, and who writes. User space writes all but the counters; names and types are `weir-abi`'s.
+
+use aya_ebpf::{
+    btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, SockMap},
+    macros::btf_map,
+};
+use weir_abi::{
+    Address, Config,
+    counters::{REASON_COUNT, Reason},
+    flow::Flow,
+    hop::Backend,
+    limits::{BACKENDS_MAX, PEERS_MAX, SERVICES_MAX, TABLES_MAX, VIP_RANGES_MAX},
+    service::{Service, Slot, Table, Traffic, VipKey, VipRanges},
+};
+
+const BPF_F_NO_PREALLOC: usize = 1;
+
+#[btf_map]
+static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map]
+static VIPS: HashMap<VipKey, u32, { SERVICES_MAX as usize }, BPF_F_NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static VIP_RANGES: HashMap<VipKey, VipRanges, { VIP_RANGES_MAX as usize }, BPF_F_NO_PREALLOC> =
+    HashMap::new();
+#[btf_map]
+static SERVICES: Array<Service, { SERVICES_MAX as usize }> = Array::new();
+#[btf_map]
+static TABLES: ArrayOfMaps<Array<Table, 1>, { TABLES_MAX as usize }> = ArrayOfMaps::new();
+#[btf_map]
+static BACKENDS: Array<Backend, { BACKENDS_MAX as usize }> = Array::new();
+#[btf_map]
+static PEERS: HashMap<Address, u32, { PEERS_MAX as usize }, BPF_F_NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub(crate) static SOCKETS: SockMap<{ SERVICES_MAX as usize }> = SockMap::new();
+#[btf_map]
+static REASONS: PerCpuArray<u64, { REASON_COUNT as usize }> = PerCpuArray::new();
+#[btf_map]
+static SERVICE_TRAFFIC: PerCpuArray<Traffic, { SERVICES_MAX as usize }> = PerCpuArray::new();
+#[btf_map]
+static BACKEND_TRAFFIC: PerCpuArray<Traffic, { BACKENDS_MAX as usize }> = PerCpuArray::new();
+
+/// What this host is called.
+#[inline(always)]
+pub(crate) fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
+}
+
+/// The service index of a port of a VIP, or why there is none.
+#[inline(always)]
+pub(crate) fn service_index(address: &Address, port: [u8; 2], protocol: u8) -> Result<u32, Reason> {
+    let mut key = VipKey { address: *address, port, protocol, _pad: 0 };
+    // SAFETY: the value is read at once; user space replaces elements whole.
+    if let Some(&index) = unsafe { VIPS.get(&key) } {
+        return Ok(index);
+    }
+    // Every VIP address has an entry here, if only an empty one: it tells "no such service" from "not a VIP".
+    key.port = [0, 0];
+    // SAFETY: as above.
+    let Some(ranges) = (unsafe { VIP_RANGES.get(&key) }) else {
+        return Err(Reason::PassNotVip);
+    };
+    let port = u16::from_be_bytes(port);
+    for (index, range) in ranges.ranges.iter().enumerate() {
+        if (index as u32) < ranges.count && range.first <= port && port <= range.last {
+            return Ok(range.service);
+        }
+    }
+    Err(Reason::PassNoService)
+}
+
+/// The hops of a flow of a service.
+#[inline(always)]
+pub(crate) fn slot(service: u32, flow: &Flow) -> Result<(Slot, u32), Reason> {
+    let service = SERVICES.get(service).ok_or(Reason::DropInternal)?;
+    let hash = flow.hash();
+    let table = TABLES.get_value(service.table, &0).ok_or(Reason::DropNoBackend)?;
+    Ok((Slot::unpack(table.0[(hash & 0xffff) as usize]), hash))
+}
+
+/// The backend of a slot number.
+#[inline(always)]
+pub(crate) fn backend(slot: u16) -> Result<&'static Backend, Reason> {
+    BACKENDS.get(u32::from(slot)).ok_or(Reason::DropInternal)
+}
+
+/// Whether tunnels from `address` are accepted.
+#[inline(always)]
+pub(crate) fn is_peer(address: &Address) -> bool {
+    // SAFETY: only its presence is looked at.
+    unsafe { PEERS.get(address) }.is_some()
+}
+
+/// Counts a packet under its reason.
+#[inline(always)]
+pub(crate) fn count_reason(reason: Reason) {
+    if let Some(count) = REASONS.get_ptr_mut(reason as u32) {
+        // SAFETY: per-CPU value, and XDP does not migrate or nest on a CPU.
+        unsafe { *count += 1 };
+    }
+}
+
+/// Counts a packet of a service sent to a backend.
+#[inline(always)]
+pub(crate) fn count_traffic(service: u32, backend: u16, bytes: usize) {
+    for traffic in [SERVICE_TRAFFIC.get_ptr_mut(service), BACKEND_TRAFFIC.get_ptr_mut(u32::from(backend))] {
+        if let Some(traffic) = traffic {
+            // SAFETY: as in `count_reason`.
+            unsafe {
+                (*traffic).packets += 1;
+                (*traffic).bytes += bytes as u64;
+            }
+        }
+    }
+}

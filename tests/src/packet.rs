@@ -1,0 +1,129 @@
+//! Builds packets, byte by byte, with right lengths and checksums.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// Source MAC of every packet built: the router.
+pub const ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// Destination MAC: the balancer.
+pub const HOST: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+/// TCP flags.
+pub const SYN: u8 = 0x02;
+/// TCP flags.
+pub const ACK: u8 = 0x10;
+
+/// A TCP segment in an Ethernet frame.
+pub fn tcp(from: &str, to: &str, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let (from, to) = ends(from, to);
+    let mut segment = Vec::from(from.port().to_be_bytes());
+    segment.extend(to.port().to_be_bytes());
+    segment.extend([0, 0, 0, 1, 0, 0, 0, 1, 5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend(payload);
+    let sum = checksum(&segment, pseudo(from.ip(), to.ip(), 6, segment.len()));
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    frame(ip(from.ip(), to.ip(), 6, 64, &segment))
+}
+
+/// A UDP datagram in an Ethernet frame.
+pub fn udp(from: &str, to: &str, payload: &[u8]) -> Vec<u8> {
+    let (from, to) = ends(from, to);
+    let datagram = udp_datagram(from, to, payload, true);
+    frame(ip(from.ip(), to.ip(), 17, 64, &datagram))
+}
+
+fn udp_datagram(from: SocketAddr, to: SocketAddr, payload: &[u8], with_checksum: bool) -> Vec<u8> {
+    let mut datagram = Vec::from(from.port().to_be_bytes());
+    datagram.extend(to.port().to_be_bytes());
+    datagram.extend(((8 + payload.len()) as u16).to_be_bytes());
+    datagram.extend([0, 0]);
+    datagram.extend(payload);
+    if with_checksum {
+        let sum = checksum(&datagram, pseudo(from.ip(), to.ip(), 17, datagram.len()));
+        datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+    }
+    datagram
+}
+
+/// The IP packet of `frame` in a GUE tunnel, optionally with a second hop; `source_port` is the flow's.
+pub fn gue(frame_in: &[u8], from: IpAddr, to: IpAddr, source_port: u16, second: Option<IpAddr>) -> Vec<u8> {
+    let protocol = if frame_in[12..14] == [8, 0] { 4 } else { 41 };
+    let mut payload = match second {
+        None => vec![0, protocol, 0, 0],
+        Some(IpAddr::V4(hop)) => [&[2, protocol, 0, 0, 4, 1, 2, 0][..], &hop.octets()].concat(),
+        Some(IpAddr::V6(hop)) => [&[5, protocol, 0, 0, 6, 1, 2, 0][..], &hop.octets()].concat(),
+    };
+    payload.extend(&frame_in[14..]);
+    let datagram =
+        udp_datagram(SocketAddr::new(from, source_port), SocketAddr::new(to, 6080), &payload, false);
+    let mut packet = ip(from, to, 17, 64, &datagram);
+    if from.is_ipv4() {
+        packet[6] = 0x40; // don't fragment
+        packet[10..12].copy_from_slice(&[0, 0]);
+        let sum = checksum(&packet[..20], 0);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    frame(packet)
+}
+
+/// An IP packet around `payload`.
+pub fn ip(from: IpAddr, to: IpAddr, protocol: u8, ttl: u8, payload: &[u8]) -> Vec<u8> {
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let len = (20 + payload.len()) as u16;
+            let mut header = vec![0x45, 0, (len >> 8) as u8, len as u8, 0, 0, 0, 0, ttl, protocol, 0, 0];
+            header.extend(from.octets());
+            header.extend(to.octets());
+            let sum = checksum(&header, 0);
+            header[10..12].copy_from_slice(&sum.to_be_bytes());
+            header.extend(payload);
+            header
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let len = payload.len() as u16;
+            let mut header = vec![0x60, 0, 0, 0, (len >> 8) as u8, len as u8, protocol, ttl];
+            header.extend(from.octets());
+            header.extend(to.octets());
+            header.extend(payload);
+            header
+        }
+        _ => panic!("{from} and {to} are of different families"),
+    }
+}
+
+/// An Ethernet frame from the router to the host.
+pub fn frame(ip: Vec<u8>) -> Vec<u8> {
+    let ethertype = if ip[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
+    [&HOST[..], &ROUTER, &ethertype, &ip].concat()
+}
+
+/// The same frame on its way back: MAC addresses exchanged.
+pub fn turned(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[..6].copy_from_slice(&ROUTER);
+    frame[6..12].copy_from_slice(&HOST);
+    frame
+}
+
+fn ends(from: &str, to: &str) -> (SocketAddr, SocketAddr) {
+    (from.parse().expect("source address"), to.parse().expect("destination address"))
+}
+
+fn pseudo(from: IpAddr, to: IpAddr, protocol: u8, len: usize) -> u32 {
+    let addresses = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => [from.octets(), to.octets()].concat(),
+        (IpAddr::V6(from), IpAddr::V6(to)) => [from.octets(), to.octets()].concat(),
+        _ => panic!("{from} and {to} are of different families"),
+    };
+    sum(&addresses) + u32::from(protocol) + len as u32
+}
+
+fn sum(bytes: &[u8]) -> u32 {
+    bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum()
+}
+
+fn checksum(bytes: &[u8], start: u32) -> u16 {
+    let mut sum = start + sum(bytes);
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}

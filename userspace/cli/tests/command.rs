@@ -1,0 +1,333 @@
+//! The command as its users run it: arguments in, text, files and exit status out.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::net::UnixListener,
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use weir_model::status::{BgpStatus, Health, L4Status, PeerStatus, PoolStatus, ProxyStatus, ServerStatus};
+
+const CONFIG: &str = r#"
+[zone.az1]
+site = "north"
+client_prefixes = ["10.1.0.0/16"]
+[zone.az2]
+[zone.az3]
+[node.lb1]
+zone = "az1"
+address = "192.0.2.11"
+[group.edge]
+nodes = ["lb1"]
+[vip.web]
+addresses = ["203.0.113.10", "2001:db8::10"]
+group = "edge"
+services = ["tcp/80", "udp/53"]
+[listener.web]
+protocol = "http"
+vip = "web"
+port = 80
+routes = [{ hosts = ["www.example.org"], path = "/", pool = "app" }]
+[pool.app]
+overprovision = "150%"
+check = { kind = "tcp" }
+[server.s1]
+pools = ["app"]
+address = "192.0.2.101:8080"
+zone = "az1"
+[server.s2]
+pools = ["app"]
+address = "192.0.2.102:8080"
+zone = "az2"
+[server.s3]
+pools = ["app"]
+address = "192.0.2.103:8080"
+zone = "az3"
+"#;
+
+fn config() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("weir.toml"), CONFIG).unwrap();
+    dir
+}
+
+fn weir(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(arguments)
+        .env("USER", "mia")
+        .env_remove("WEIR_RUN_DIR")
+        .output()
+        .unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn ok(arguments: &[&str]) -> String {
+    let output = weir(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn refused(arguments: &[&str]) -> String {
+    let output = weir(arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", text(&output));
+    text(&output)
+}
+
+fn json(arguments: &[&str]) -> Value {
+    serde_json::from_str(&ok(&[arguments, &["-o", "json"]].concat())).unwrap()
+}
+
+fn path(dir: &TempDir) -> &str {
+    dir.path().to_str().unwrap()
+}
+
+fn names(dir: &TempDir) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// A daemon that answers every request with one status, for as long as the test runs.
+fn daemon(run_dir: &Path, socket: &str, status: &impl serde::Serialize) {
+    let listener = UnixListener::bind(run_dir.join(socket)).unwrap();
+    let body = serde_json::to_string(status).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = Vec::new();
+            let mut byte = [0];
+            while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
+                request.push(byte[0]);
+            }
+            let head =
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            let _ = stream.write_all((head + &body).as_bytes());
+        }
+    });
+}
+
+fn proxy(dead: &[&str]) -> ProxyStatus {
+    let server = |name: &str| {
+        let health = if dead.contains(&name) { Health::Down } else { Health::Up };
+        (name.parse().unwrap(), ServerStatus { health, ..ServerStatus::default() })
+    };
+    let pool = PoolStatus { servers: ["s1", "s2", "s3"].map(server).into(), ..PoolStatus::default() };
+    ProxyStatus {
+        node: "lb1".into(),
+        zone: "az1".into(),
+        pools: [("app".parse().unwrap(), pool)].into(),
+        ..ProxyStatus::default()
+    }
+}
+
+#[test]
+fn lint_is_silent_about_a_good_directory_and_names_every_problem_of_a_bad_one() {
+    let dir = config();
+    assert!(ok(&["lint", path(&dir)]).contains("11 objects in 1 file, no problems"));
+
+    let bad = r#"
+[listener.tls]
+protocol = "https"
+bind = "127.0.0.1:8443"
+pool = "ap"
+tls = { certificates = [
+  { certificate = "missing.pem", key = "weir.toml" },
+] }
+[pool.slow]
+queue_timeout = "5"
+"#;
+    fs::write(dir.path().join("bad.toml"), bad).unwrap();
+    let output = refused(&["lint", path(&dir)]);
+    for expected in [
+        "bad.toml:5: listener.tls.pool: there is no pool \"ap\" (did you mean \"app\"?)",
+        "bad.toml:7: listener.tls.tls.certificates.0.certificate: missing.pem: cannot be read",
+        "bad.toml:7: listener.tls.tls.certificates.0.key: weir.toml: has no \"-----BEGIN",
+        "bad.toml:10: pool.slow.queue_timeout: duration \"5\" has no unit",
+        "4 problems",
+    ] {
+        assert!(output.contains(expected), "{expected} is not in:\n{output}");
+    }
+    let report = weir(&["lint", path(&dir), "-o", "json"]);
+    let report: Value = serde_json::from_slice(&report.stdout).unwrap();
+    assert_eq!(report["ok"], false);
+    assert_eq!(report["problems"].as_array().unwrap().len(), 4);
+    assert_eq!(report["problems"][0]["line"], 5);
+}
+
+#[test]
+fn lint_survives_damaged_files_and_missing_directories() {
+    let dir = config();
+    fs::write(dir.path().join("damaged.toml"), [0xff, 0xfe, 0, b'[']).unwrap();
+    assert!(refused(&["lint", path(&dir)]).contains("damaged.toml: is not UTF-8"));
+    fs::write(dir.path().join("damaged.toml"), "[zone.az9\n\u{1b}[31m = = =\n").unwrap();
+    let output = refused(&["lint", path(&dir)]);
+    assert!(output.contains("damaged.toml:") && !output.contains('\u{1b}'), "{output}");
+    assert!(refused(&["lint", "/nonexistent/weir"]).contains("cannot be read"));
+}
+
+#[test]
+fn a_zone_is_failed_by_a_file_and_restored_by_its_removal() {
+    let dir = config();
+    let before = json(&["zone", "status", path(&dir)]);
+    assert_eq!(before["pools"]["app"]["az1"]["load"], 1.0);
+
+    let output = ok(&["zone", "fail", path(&dir), "az1", "--for", "30m", "--reason", "fire drill"]);
+    assert!(output.contains(&format!("undo: weir zone restore {} az1", path(&dir))), "{output}");
+    assert_eq!(names(&dir), ["failover-az1.toml", "weir.toml"]);
+    ok(&["lint", path(&dir)]);
+    let during = json(&["zone", "status", path(&dir)]);
+    assert_eq!(during["pools"]["app"]["az1"]["load"], 0.0);
+    assert_eq!(during["pools"]["app"]["az2"]["load"], 1.5);
+    assert_eq!(during["failovers"]["az1"]["author"], "mia");
+    assert_eq!(during["failovers"]["az1"]["reason"], "fire drill");
+    assert_eq!(during["failovers"]["az1"]["active"], true);
+    assert!(ok(&["zone", "status", path(&dir)]).contains("fire drill"));
+
+    // Once more is an update, not a second failover.
+    ok(&["zone", "fail", path(&dir), "az1", "--percent", "10%"]);
+    assert_eq!(json(&["zone", "status", path(&dir)])["failovers"]["az1"]["percent"], "10%");
+
+    assert!(ok(&["zone", "restore", path(&dir), "az1", "--dry-run"]).contains("would end failover az1"));
+    assert_eq!(names(&dir).len(), 2);
+    assert!(ok(&["zone", "restore", path(&dir), "az1"]).contains("ended failover az1"));
+    assert_eq!(names(&dir), ["weir.toml"]);
+    assert_eq!(json(&["zone", "status", path(&dir)]), before);
+    assert!(ok(&["zone", "restore", path(&dir), "az1"]).contains("no failover to end"));
+}
+
+#[test]
+fn a_failover_beyond_capacity_needs_force() {
+    let dir = config();
+    ok(&["zone", "fail", path(&dir), "az1"]);
+    // Two thirds of the capacity are not enough for everything.
+    let output = refused(&["zone", "fail", path(&dir), "az2"]);
+    assert!(
+        output.contains("zone az3 would carry 3.00 of its own traffic, its capacity is 1.50"),
+        "{output}"
+    );
+    assert!(output.contains("--force"));
+    assert_eq!(names(&dir), ["failover-az1.toml", "weir.toml"]);
+    refused(&["zone", "fail", path(&dir), "az2", "--dry-run"]);
+    ok(&["zone", "fail", path(&dir), "az2", "--force"]);
+    assert_eq!(names(&dir), ["failover-az1.toml", "failover-az2.toml", "weir.toml"]);
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let dir = config();
+    let report = json(&["zone", "fail", path(&dir), "az1", "--dry-run"]);
+    assert_eq!(report["preview"]["pools"]["app"]["az3"]["after"], 1.5);
+    assert_eq!(report["written"], Value::Array(vec![]));
+    assert_eq!(names(&dir), ["weir.toml"]);
+}
+
+#[test]
+fn a_site_and_a_pool_fail_alone() {
+    let dir = config();
+    ok(&["zone", "fail", path(&dir), "--site", "north", "--pool", "app"]);
+    assert_eq!(names(&dir), ["failover-az1-app.toml", "weir.toml"]);
+    assert_eq!(json(&["zone", "status", path(&dir)])["pools"]["app"]["az1"]["failover"], 1.0);
+    ok(&["zone", "restore", path(&dir), "--site", "north", "--pool", "app"]);
+    assert_eq!(names(&dir), ["weir.toml"]);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_before_anything_is_written() {
+    let dir = config();
+    for (arguments, expected) in [
+        (&["az9"][..], "there is no zone az9; there are az1, az2, az3"),
+        (&["--site", "south"], "no zone belongs to site south"),
+        (&["az1", "--pool", "nope"], "there is no pool nope"),
+        (&["az1", "--for", "0s"], "ends before it begins"),
+    ] {
+        let output = refused(&[&["zone", "fail", path(&dir)], arguments].concat());
+        assert!(output.contains(expected), "{output}");
+    }
+    for arguments in
+        [&["az1", "--for", "10"][..], &["az1", "--percent", "0%"], &["az1", "--percent", "101%"], &[]]
+    {
+        let output = weir(&[&["zone", "fail", path(&dir)], arguments].concat());
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
+    fs::write(dir.path().join("other.toml"), "[zone.az1]\n").unwrap();
+    let output = refused(&["zone", "fail", path(&dir), "az1"]);
+    assert!(output.contains("defined twice"), "{output}");
+    assert_eq!(names(&dir), ["other.toml", "weir.toml"]);
+}
+
+#[test]
+fn a_request_is_explained_down_to_the_server() {
+    let dir = config();
+    let question = ["explain", path(&dir), "web:80", "--source", "10.1.2.3", "--host", "WWW.example.org:80"];
+    let answer = json(&question);
+    assert_eq!(
+        (&answer["home"], &answer["zone"], &answer["delivered"]),
+        (&"az1".into(), &"az1".into(), &true.into())
+    );
+    assert_eq!(answer["servers"], serde_json::json!(["s1"]));
+    let flow = ok(&[&question[..], &["--source-port", "40000"]].concat());
+    assert!(flow.contains("the proxy of lb1"), "{flow}");
+    let table = ok(&question);
+    assert!(table.contains("client prefix 10.1.0.0/16"), "{table}");
+    assert!(refused(&["explain", path(&dir), "[2001:db8::10]:80", "--source", "::1"]).contains("404"));
+    assert!(refused(&["explain", path(&dir), "web:81", "--source", "::1"]).contains("port 81 is not among"));
+    assert!(refused(&["explain", path(&dir), "web", "--source", "::1"]).contains("has no port"));
+}
+
+#[test]
+fn explain_and_preview_use_what_the_proxy_sees() {
+    let (dir, run) = (config(), tempfile::tempdir().unwrap());
+    daemon(run.path(), "proxy.sock", &proxy(&["s2"]));
+    let run_dir = ["--run-dir", path(&run)];
+    let zone = json(&[&["zone", "status", path(&dir)], &run_dir[..]].concat());
+    assert_eq!(zone["pools"]["app"]["az2"]["capacity"], 0.0);
+    let output = refused(&[&["zone", "fail", path(&dir), "az1"], &run_dir[..]].concat());
+    assert!(output.contains("zone az3 would carry 3.00"), "{output}");
+    // The client has no home of its own: that of the proxy counts.
+    let question = ["explain", path(&dir), "web:80", "--source", "192.0.2.200", "--host", "www.example.org"];
+    assert_eq!(json(&[&question, &run_dir[..]].concat())["home"], "az1");
+    assert!(refused(&[&question[..], &["--run-dir", "/nonexistent"]].concat()).contains("not running"));
+}
+
+#[test]
+fn status_shows_every_daemon_and_fails_only_when_none_answers() {
+    let run = tempfile::tempdir().unwrap();
+    let arguments = ["status", "--run-dir", path(&run)];
+    let output = refused(&arguments);
+    assert_eq!(output.matches("not running").count(), 3, "{output}");
+
+    daemon(run.path(), "proxy.sock", &proxy(&["s2"]));
+    daemon(run.path(), "l4.sock", &L4Status { node: "lb1".into(), pid: 77, ..L4Status::default() });
+    let peer =
+        PeerStatus { state: "Established".into(), address: "192.0.2.1".into(), ..PeerStatus::default() };
+    let bgp = BgpStatus { peers: [("tor".parse().unwrap(), peer)].into(), ..BgpStatus::default() };
+    daemon(run.path(), "bgp.sock", &bgp);
+    let output = ok(&arguments);
+    for expected in ["lb1", "77", "1 of 1 sessions established", "Established", "DOWN", "serving"] {
+        assert!(output.contains(expected), "{expected} is not in:\n{output}");
+    }
+    let report = json(&arguments);
+    assert_eq!(report[0]["proxy"]["status"]["pools"]["app"]["servers"]["s2"]["health"], "down");
+    assert_eq!(report[0]["l4"]["status"]["pid"], 77);
+}
+
+#[test]
+fn help_and_completions_are_there_for_every_verb() {
+    for verb in [&["lint"][..], &["status"], &["zone"], &["zone", "fail"], &["zone", "restore"], &["explain"]]
+    {
+        assert!(ok(&[verb, &["--help"]].concat()).contains("Usage: weir"));
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(ok(&["completions", shell]).contains("explain"));
+    }
+    assert_eq!(weir(&[]).status.code(), Some(2));
+    assert_eq!(weir(&["nonsense"]).status.code(), Some(2));
+}

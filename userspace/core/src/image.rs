@@ -1,0 +1,60 @@
+//! The exact wished content of every BPF map, and of the routes that make the kernel accept VIPs.
+//!
+//! [`lower`] computes it from a snapshot; [`crate::plan::diff`] compares it with what is there; `weir-l4` reads what is
+//! there back into the same form.
+
+mod lower;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use weir_abi::{
+    Address, Config,
+    hop::Backend,
+    service::{Service, VipKey, VipRanges},
+};
+
+pub use lower::{LowerError, Lowered, Lowering, lower};
+
+/// Words of a Maglev table as `weir_abi::service::Slot` packs them; shared, because a table is 256 KiB.
+pub type TableWords = Arc<Vec<u32>>;
+
+/// Content of the datapath. Numbers are stable: what stays keeps its number, what comes takes the lowest that is free.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Image {
+    /// What this host is called.
+    pub config: Config,
+    /// Hosts whose tunnels are accepted.
+    pub peers: BTreeSet<Address>,
+    /// Backend slots; never slot 0.
+    pub backends: BTreeMap<u16, Backend>,
+    /// Maglev tables.
+    pub tables: BTreeMap<u32, TableWords>,
+    /// Services.
+    pub services: BTreeMap<u32, Service>,
+    /// Single ports of VIPs → service.
+    pub vips: BTreeMap<VipKey, u32>,
+    /// Port ranges of VIPs; an entry, if only an empty one, for every VIP address and protocol.
+    pub ranges: BTreeMap<VipKey, VipRanges>,
+    /// VIPs the kernel accepts by a local route.
+    pub routes: BTreeSet<Address>,
+}
+
+impl Image {
+    /// The addresses that are VIPs here.
+    pub fn vip_addresses(&self) -> BTreeSet<Address> {
+        self.ranges.keys().map(|key| key.address).collect()
+    }
+
+    /// The service of a port, as the datapath finds it.
+    pub fn service_at(&self, address: Address, protocol: u8, port: u16) -> Option<u32> {
+        let key = VipKey { address, port: port.to_be_bytes(), protocol, _pad: 0 };
+        self.vips.get(&key).copied().or_else(|| {
+            let ranges = self.ranges.get(&VipKey { port: [0, 0], ..key })?;
+            let ranges = ranges.ranges.get(..ranges.count as usize)?;
+            ranges.iter().find(|range| (range.first..=range.last).contains(&port)).map(|range| range.service)
+        })
+    }
+}

@@ -1,0 +1,347 @@
+//! Snapshot and health of the proxies → [`Image`].
+//!
+//! A slot whose owner changes keeps the previous one as second hop, as long as that node is neither disabled nor down and
+//! the table has not settled. A second change before the first has settled forgets the owner before last: its flows in that
+//! slot are lost unless the new owner is that one. Which tables have settled is time's business, hence the caller's.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use weir_abi::{
+    ABI_VERSION, Address, Config,
+    hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_LOCAL},
+    limits::{BACKENDS_MAX, PEERS_MAX, SERVICES_MAX, TABLE_LEN, TABLES_MAX, VIP_RANGES_MAX},
+    service::{PROTO_TCP, PROTO_UDP, Service, Slot, VipKey, VipRange, VipRanges},
+};
+use weir_model::{Admin, Name, Node, PortRange, Protocol, Snapshot, Spread, Vip, status::Health};
+
+use super::{Image, TableWords};
+use crate::maglev::{self, Weighted};
+
+/// What an image is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Lowering<'a> {
+    /// The configuration.
+    pub snapshot: &'a Snapshot,
+    /// The node the image is for.
+    pub node: &'a Name,
+    /// What probes say of the proxies, by node.
+    pub health: &'a BTreeMap<Name, Health>,
+    /// What is in the kernel now: numbers and owners are kept from it.
+    pub current: &'a Image,
+    /// Tables whose previous owners have no flows left.
+    pub settled: &'a BTreeSet<u32>,
+}
+
+/// An image, and what it says about the proxies.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lowered {
+    /// The wished content.
+    pub image: Image,
+    /// Per VIP: the nodes that get new flows.
+    pub owners: BTreeMap<Name, BTreeSet<Name>>,
+    /// VIPs without a healthy proxy, spread over all that are not disabled: rather a slow death than a quick one.
+    pub panicking: BTreeSet<Name>,
+}
+
+/// Why a snapshot cannot be put into the datapath; what is there stays.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LowerError {
+    /// The configuration has no such node.
+    #[error("there is no node {0}")]
+    UnknownNode(Name),
+    /// A map is full.
+    #[error("{what} need more than the {max} entries the datapath has")]
+    Full {
+        /// What there is too much of.
+        what: &'static str,
+        /// The bound.
+        max: u32,
+    },
+}
+
+/// Computes the image of a node.
+pub fn lower(input: Lowering<'_>) -> Result<Lowered, LowerError> {
+    let snapshot = input.snapshot;
+    let node = snapshot.nodes.get(input.node).ok_or_else(|| LowerError::UnknownNode(input.node.clone()))?;
+    let mut builder = Builder {
+        input,
+        node,
+        slots: BTreeMap::new(),
+        tables: BTreeMap::new(),
+        out: Lowered {
+            image: Image { config: config(node), ..Image::default() },
+            owners: BTreeMap::new(),
+            panicking: BTreeSet::new(),
+        },
+    };
+    for (name, vip) in snapshot.vips_of(input.node) {
+        builder.vip(name, vip)?;
+    }
+    Ok(builder.out)
+}
+
+fn config(node: &Node) -> Config {
+    Config {
+        abi_version: ABI_VERSION,
+        has_v4: node.address.is_some().into(),
+        has_v6: node.address6.is_some().into(),
+        address4: node.address.map_or([0; 4], |address| address.octets()),
+        address6: node.address6.map_or(Address::default(), |address| Address::v6(address.octets())),
+    }
+}
+
+struct Builder<'a> {
+    input: Lowering<'a>,
+    node: &'a Node,
+    /// Numbers given to nodes so far.
+    slots: BTreeMap<&'a Name, u16>,
+    /// Tables made so far, by what they are made from.
+    tables: BTreeMap<(&'a Name, Spread), u32>,
+    out: Lowered,
+}
+
+impl<'a> Builder<'a> {
+    fn vip(&mut self, name: &'a Name, vip: &'a Vip) -> Result<(), LowerError> {
+        let members = self.members(vip);
+        for (_, member) in &members {
+            let addresses = member.address.map(|a| Address::v4(a.octets())).into_iter();
+            let addresses = addresses.chain(member.address6.map(|a| Address::v6(a.octets())));
+            self.out.image.peers.extend(addresses);
+        }
+        bound("tunnel peers", self.out.image.peers.len(), PEERS_MAX)?;
+        let owners = self.owners(&members);
+        if owners.iter().any(|(name, _)| !self.is_up(name)) {
+            self.out.panicking.insert(name.clone());
+        }
+        self.out.owners.insert(name.clone(), owners.iter().map(|(name, _)| (*name).clone()).collect());
+        let table = match self.tables.get(&(&vip.group, vip.spread)) {
+            Some(table) => *table,
+            None => {
+                let table = self.table(vip, &members, &owners)?;
+                self.tables.insert((&vip.group, vip.spread), table);
+                table
+            }
+        };
+        self.services(vip, table)
+    }
+
+    /// The nodes that may have flows of the VIP at all.
+    fn members(&self, vip: &'a Vip) -> Vec<(&'a Name, &'a Node)> {
+        let snapshot = self.input.snapshot;
+        let nodes = snapshot.groups.get(&vip.group).map_or(&[][..], |group| &group.nodes);
+        nodes
+            .iter()
+            .filter_map(|name| snapshot.nodes.get_key_value(name))
+            .filter(|(_, node)| node.admin != Admin::Disabled)
+            .filter(|(_, node)| vip.spread == Spread::Group || node.zone == self.node.zone)
+            .collect()
+    }
+
+    fn is_up(&self, name: &Name) -> bool {
+        self.input.health.get(name) == Some(&Health::Up)
+    }
+
+    /// The members that get new flows: those that are up; with none up, all that an operator did not take out.
+    fn owners(&self, members: &[(&'a Name, &'a Node)]) -> Vec<(&'a Name, &'a Node)> {
+        let active = |(_, node): &&(&Name, &Node)| node.admin == Admin::Active;
+        let up: Vec<_> =
+            members.iter().filter(active).filter(|(name, _)| self.is_up(name)).copied().collect();
+        if !up.is_empty() {
+            return up;
+        }
+        let active: Vec<_> = members.iter().filter(active).copied().collect();
+        if active.is_empty() { members.to_vec() } else { active }
+    }
+
+    /// The number of a node: the one it has in the kernel, or the lowest free.
+    fn slot(&mut self, name: &'a Name, node: &Node) -> Result<u16, LowerError> {
+        if let Some(slot) = self.slots.get(name) {
+            return Ok(*slot);
+        }
+        let Some(backend) = self.backend(name, node) else {
+            // A node of a family we have no tunnel address in: cannot be reached from here.
+            return Ok(0);
+        };
+        let current = &self.input.current.backends;
+        let kept = current.iter().find(|(_, there)| **there == backend).map(|(slot, _)| *slot);
+        let used = |slot: u32| {
+            u16::try_from(slot)
+                .is_ok_and(|slot| current.contains_key(&slot) || self.out.image.backends.contains_key(&slot))
+        };
+        let slot = match kept {
+            Some(slot) => slot,
+            None => lowest_free("backends", 1, BACKENDS_MAX, used)? as u16,
+        };
+        self.out.image.backends.insert(slot, backend);
+        self.slots.insert(name, slot);
+        Ok(slot)
+    }
+
+    fn backend(&self, name: &Name, node: &Node) -> Option<Backend> {
+        let v4 = node.address.map(|a| Address::v4(a.octets()));
+        let v6 = node.address6.map(|a| Address::v6(a.octets()));
+        let (kind, address) = if name == self.input.node {
+            (KIND_LOCAL, v4.or(v6)?)
+        } else {
+            match (v4, v6) {
+                (Some(address), _) if self.node.address.is_some() => (KIND_GUE4, address),
+                (_, Some(address)) if self.node.address6.is_some() => (KIND_GUE6, address),
+                _ => return None,
+            }
+        };
+        Some(Backend { address, kind, _pad: [0; 3] })
+    }
+
+    fn table(
+        &mut self,
+        vip: &Vip,
+        members: &[(&'a Name, &'a Node)],
+        owners: &[(&'a Name, &'a Node)],
+    ) -> Result<u32, LowerError> {
+        let mut numbers = Vec::with_capacity(owners.len());
+        for (name, node) in owners {
+            numbers.push(self.slot(name, node)?);
+        }
+        let mut may_be_previous = BTreeSet::new();
+        for (name, node) in members {
+            if self.input.health.get(*name) != Some(&Health::Down) {
+                may_be_previous.insert(self.slot(name, node)?);
+            }
+        }
+        let weighted: Vec<_> = owners
+            .iter()
+            .zip(&numbers)
+            // Weight 0 keeps nodes out that cannot be reached from here.
+            .map(|((name, node), slot)| Weighted {
+                id: name.as_str(),
+                weight: if *slot == 0 { 0 } else { node.weight },
+            })
+            .collect();
+        let owner_of = maglev::build(&weighted, TABLE_LEN);
+        let index = self.table_index(vip)?;
+        let current = self.input.current.tables.get(&index);
+        let settled = self.input.settled.contains(&index);
+        let mut words = Vec::with_capacity(TABLE_LEN);
+        for bucket in 0..TABLE_LEN {
+            let owner = owner_of.get(bucket).map_or(0, |&index| numbers[index as usize]);
+            let before = current.map_or(Slot::default(), |words| Slot::unpack(words[bucket]));
+            words.push(Slot { owner, previous: previous(owner, before, settled, &may_be_previous) }.pack());
+        }
+        let words: TableWords = match current {
+            Some(current) if **current == words => Arc::clone(current),
+            _ => Arc::new(words),
+        };
+        self.out.image.tables.insert(index, words);
+        Ok(index)
+    }
+
+    /// The table the VIP's services use in the kernel, unless another took it meanwhile; or the lowest free one.
+    fn table_index(&self, vip: &Vip) -> Result<u32, LowerError> {
+        let current = self.input.current;
+        let kept = vip
+            .addresses
+            .iter()
+            .flat_map(|address| {
+                let address = Address::from(*address);
+                vip.services.iter().filter_map(move |service| {
+                    let port = service.ports.first.max(1);
+                    let index = current.service_at(address, protocol_number(service.protocol), port)?;
+                    current.services.get(&index).map(|service| service.table)
+                })
+            })
+            .find(|index| current.tables.contains_key(index) && !self.out.image.tables.contains_key(index));
+        match kept {
+            Some(index) => Ok(index),
+            None => lowest_free("tables", 0, TABLES_MAX, |index| {
+                current.tables.contains_key(&index) || self.out.image.tables.contains_key(&index)
+            }),
+        }
+    }
+
+    fn services(&mut self, vip: &Vip, table: u32) -> Result<(), LowerError> {
+        for address in &vip.addresses {
+            let address = Address::from(*address);
+            for protocol in [PROTO_TCP, PROTO_UDP] {
+                let all = VipKey { address, port: [0, 0], protocol, _pad: 0 };
+                let mut ranges = VipRanges::default();
+                for service in
+                    vip.services.iter().filter(|service| protocol_number(service.protocol) == protocol)
+                {
+                    let PortRange { first, last } = service.ports;
+                    // Port 0 stands for the ranges themselves.
+                    let first = first.max(1);
+                    let index = self.service_index(all, first, last)?;
+                    self.out.image.services.insert(index, Service { table, in_use: 1 });
+                    if first == last {
+                        self.out.image.vips.insert(VipKey { port: first.to_be_bytes(), ..all }, index);
+                    } else {
+                        let count = ranges.count as usize;
+                        let free = ranges.ranges.get_mut(count);
+                        let free =
+                            free.ok_or(LowerError::Full { what: "port ranges of a vip", max: ranges.count })?;
+                        *free = VipRange { first, last, service: index };
+                        ranges.count += 1;
+                    }
+                }
+                self.out.image.ranges.insert(all, ranges);
+            }
+            self.out.image.routes.insert(address);
+        }
+        bound("vip addresses", self.out.image.ranges.len(), VIP_RANGES_MAX)
+    }
+
+    fn service_index(&self, all: VipKey, first: u16, last: u16) -> Result<u32, LowerError> {
+        let current = self.input.current;
+        let kept = if first == last {
+            current.vips.get(&VipKey { port: first.to_be_bytes(), ..all }).copied()
+        } else {
+            let ranges = current.ranges.get(&all);
+            let ranges =
+                ranges.and_then(|ranges| ranges.ranges.get(..ranges.count as usize)).unwrap_or_default();
+            ranges.iter().find(|range| (range.first, range.last) == (first, last)).map(|range| range.service)
+        };
+        match kept.filter(|index| !self.out.image.services.contains_key(index)) {
+            Some(index) => Ok(index),
+            None => lowest_free("services", 0, SERVICES_MAX, |index| {
+                current.services.contains_key(&index) || self.out.image.services.contains_key(&index)
+            }),
+        }
+    }
+}
+
+/// Who stands behind the owner of a slot that was `before`.
+fn previous(owner: u16, before: Slot, settled: bool, allowed: &BTreeSet<u16>) -> u16 {
+    let candidates = if owner == before.owner {
+        // Nothing new: the previous owner stays until its flows are gone.
+        [if settled { 0 } else { before.previous }, 0]
+    } else {
+        [before.owner, before.previous]
+    };
+    candidates.into_iter().find(|slot| *slot != 0 && *slot != owner && allowed.contains(slot)).unwrap_or(0)
+}
+
+fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => PROTO_TCP,
+        Protocol::Udp => PROTO_UDP,
+    }
+}
+
+fn lowest_free(
+    what: &'static str,
+    first: u32,
+    max: u32,
+    used: impl Fn(u32) -> bool,
+) -> Result<u32, LowerError> {
+    (first..max).find(|number| !used(*number)).ok_or(LowerError::Full { what, max })
+}
+
+fn bound(what: &'static str, count: usize, max: u32) -> Result<(), LowerError> {
+    if count > max as usize { Err(LowerError::Full { what, max }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests;

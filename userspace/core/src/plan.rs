@@ -1,0 +1,152 @@
+//! From the [`Image`] that is to the one that shall be: ordered operations, each of which leaves a datapath that works.
+//!
+//! ```text
+//!  peers, backends ─► tables ─► services ─► routes ─► vips │ vips ─► routes ─► services ─► tables ─► backends, peers
+//!                      what comes                          │                what goes
+//! ```
+//!
+//! Laws, held by tests with random images: `diff(a, a)` is empty; applying `diff(a, b)` to `a` gives `b`; after every
+//! prefix of a plan each table slot in use names a backend that is there, and each VIP a service and table that are.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use weir_abi::{
+    Address, Config,
+    hop::Backend,
+    service::{Service, VipKey, VipRanges},
+};
+
+use crate::image::{Image, TableWords};
+
+/// One step; each is atomic in the kernel.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the names are those of the fields of Image")]
+pub enum Op {
+    SetConfig(Config),
+    PutPeer(Address),
+    PutBackend(u16, Backend),
+    PutTable(u32, TableWords),
+    PutService(u32, Service),
+    PutRoute(Address),
+    PutRanges(VipKey, VipRanges),
+    PutVip(VipKey, u32),
+    DeleteVip(VipKey),
+    DeleteRanges(VipKey),
+    DeleteRoute(Address),
+    DeleteService(u32),
+    DeleteTable(u32),
+    DeleteBackend(u16),
+    DeletePeer(Address),
+}
+
+/// Steps in their order.
+pub type Plan = Vec<Op>;
+
+/// The steps from `current` to `desired`.
+pub fn diff(current: &Image, desired: &Image) -> Plan {
+    let mut plan = Plan::new();
+    if current.config != desired.config {
+        plan.push(Op::SetConfig(desired.config));
+    }
+    plan.extend(desired.peers.difference(&current.peers).map(|peer| Op::PutPeer(*peer)));
+    put(&mut plan, &current.backends, &desired.backends, |slot, backend| Op::PutBackend(*slot, *backend));
+    for (index, words) in &desired.tables {
+        let same = current.tables.get(index).is_some_and(|there| Arc::ptr_eq(there, words) || there == words);
+        if !same {
+            plan.push(Op::PutTable(*index, Arc::clone(words)));
+        }
+    }
+    put(&mut plan, &current.services, &desired.services, |index, service| Op::PutService(*index, *service));
+    plan.extend(desired.routes.difference(&current.routes).map(|route| Op::PutRoute(*route)));
+    // A single port hides a range that contains it: it must come before the range goes, and go after the range came.
+    put(&mut plan, &current.vips, &desired.vips, |key, index| Op::PutVip(*key, *index));
+    put(&mut plan, &current.ranges, &desired.ranges, |key, ranges| Op::PutRanges(*key, *ranges));
+
+    plan.extend(gone(&current.vips, &desired.vips).map(|key| Op::DeleteVip(*key)));
+    plan.extend(gone(&current.ranges, &desired.ranges).map(|key| Op::DeleteRanges(*key)));
+    plan.extend(current.routes.difference(&desired.routes).map(|route| Op::DeleteRoute(*route)));
+    plan.extend(gone(&current.services, &desired.services).map(|index| Op::DeleteService(*index)));
+    plan.extend(gone(&current.tables, &desired.tables).map(|index| Op::DeleteTable(*index)));
+    plan.extend(gone(&current.backends, &desired.backends).map(|slot| Op::DeleteBackend(*slot)));
+    plan.extend(current.peers.difference(&desired.peers).map(|peer| Op::DeletePeer(*peer)));
+    plan
+}
+
+fn put<K: Ord, V: PartialEq>(
+    plan: &mut Plan,
+    from: &BTreeMap<K, V>,
+    to: &BTreeMap<K, V>,
+    op: impl Fn(&K, &V) -> Op,
+) {
+    plan.extend(
+        to.iter().filter(|(key, value)| from.get(key) != Some(value)).map(|(key, value)| op(key, value)),
+    );
+}
+
+fn gone<'a, K: Ord, V>(from: &'a BTreeMap<K, V>, to: &'a BTreeMap<K, V>) -> impl Iterator<Item = &'a K> {
+    from.keys().filter(|key| !to.contains_key(key))
+}
+
+impl Image {
+    /// What a step does, in memory.
+    pub fn apply(&mut self, op: &Op) {
+        match op {
+            Op::SetConfig(config) => self.config = *config,
+            Op::PutPeer(peer) => _ = self.peers.insert(*peer),
+            Op::PutBackend(slot, backend) => _ = self.backends.insert(*slot, *backend),
+            Op::PutTable(index, words) => _ = self.tables.insert(*index, Arc::clone(words)),
+            Op::PutService(index, service) => _ = self.services.insert(*index, *service),
+            Op::PutRoute(route) => _ = self.routes.insert(*route),
+            Op::PutRanges(key, ranges) => _ = self.ranges.insert(*key, *ranges),
+            Op::PutVip(key, index) => _ = self.vips.insert(*key, *index),
+            Op::DeleteVip(key) => _ = self.vips.remove(key),
+            Op::DeleteRanges(key) => _ = self.ranges.remove(key),
+            Op::DeleteRoute(route) => _ = self.routes.remove(route),
+            Op::DeleteService(index) => _ = self.services.remove(index),
+            Op::DeleteTable(index) => _ = self.tables.remove(index),
+            Op::DeleteBackend(slot) => _ = self.backends.remove(slot),
+            Op::DeletePeer(peer) => _ = self.peers.remove(peer),
+        }
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ip = |address: &Address| std::net::IpAddr::from(*address);
+        let port = |key: &VipKey| u16::from_be_bytes(key.port);
+        match self {
+            Op::SetConfig(_) => write!(f, "set config"),
+            Op::PutPeer(peer) => write!(f, "put peer {}", ip(peer)),
+            Op::PutBackend(slot, backend) => write!(f, "put backend {slot} = {}", ip(&backend.address)),
+            Op::PutTable(index, _) => write!(f, "put table {index}"),
+            Op::PutService(index, service) => write!(f, "put service {index} = table {}", service.table),
+            Op::PutRoute(route) => write!(f, "put route {}", ip(route)),
+            Op::PutRanges(key, ranges) => {
+                write!(f, "put {} ranges of {} protocol {}", ranges.count, ip(&key.address), key.protocol)
+            }
+            Op::PutVip(key, index) => {
+                write!(
+                    f,
+                    "put vip {} protocol {} port {} = service {index}",
+                    ip(&key.address),
+                    key.protocol,
+                    port(key)
+                )
+            }
+            Op::DeleteVip(key) => {
+                write!(f, "delete vip {} protocol {} port {}", ip(&key.address), key.protocol, port(key))
+            }
+            Op::DeleteRanges(key) => {
+                write!(f, "delete ranges of {} protocol {}", ip(&key.address), key.protocol)
+            }
+            Op::DeleteRoute(route) => write!(f, "delete route {}", ip(route)),
+            Op::DeleteService(index) => write!(f, "delete service {index}"),
+            Op::DeleteTable(index) => write!(f, "delete table {index}"),
+            Op::DeleteBackend(slot) => write!(f, "delete backend {slot}"),
+            Op::DeletePeer(peer) => write!(f, "delete peer {}", ip(peer)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+//! The BPF maps behind typed handles: one operation of a plan at a time, and reading back what is there.
+
+use std::{collections::BTreeMap, net::IpAddr, os::fd::AsRawFd, os::fd::OwnedFd, sync::Arc};
+
+use aya::{
+    Ebpf,
+    maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, SockMap},
+};
+use weir_abi::{
+    Address, Config,
+    hop::{Backend, KIND_NONE},
+    limits::{BACKENDS_MAX, SERVICES_MAX, TABLE_LEN, TABLES_MAX},
+    maps as names,
+    service::{Service, Table, VipKey, VipRanges},
+};
+use weir_core::{image::Image, plan::Op};
+
+use crate::routes::{RouteError, Routes};
+
+/// Why the kernel did not take or give an entry.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MapsError {
+    #[error("the object has no map {0} of the right kind: it is of another version of weir")]
+    Missing(&'static str),
+    #[error("map {0}: {1}")]
+    Map(&'static str, MapError),
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    #[error("{0}: read back otherwise than written")]
+    NotConfirmed(String),
+}
+
+/// The datapath's maps and routes.
+pub(crate) struct Kernel {
+    config: Array<MapData, Config>,
+    vips: HashMap<MapData, VipKey, u32>,
+    ranges: HashMap<MapData, VipKey, VipRanges>,
+    services: Array<MapData, Service>,
+    tables: ArrayOfMaps<MapData, Array<MapData, Table>>,
+    backends: Array<MapData, Backend>,
+    peers: HashMap<MapData, Address, u32>,
+    sockets: SockMap<MapData>,
+    routes: Routes,
+}
+
+macro_rules! take {
+    ($ebpf:expr, $name:expr) => {
+        $ebpf.take_map($name).and_then(|map| map.try_into().ok()).ok_or(MapsError::Missing($name))?
+    };
+}
+
+fn at(name: &'static str) -> impl Fn(MapError) -> MapsError {
+    move |error| MapsError::Map(name, error)
+}
+
+impl Kernel {
+    /// Takes the maps out of a loaded object.
+    pub(crate) fn new(ebpf: &mut Ebpf, routes: Routes) -> Result<Self, MapsError> {
+        Ok(Self {
+            config: take!(ebpf, names::CONFIG),
+            vips: take!(ebpf, names::VIPS),
+            ranges: take!(ebpf, names::VIP_RANGES),
+            services: take!(ebpf, names::SERVICES),
+            tables: take!(ebpf, names::TABLES),
+            backends: take!(ebpf, names::BACKENDS),
+            peers: take!(ebpf, names::PEERS),
+            sockets: take!(ebpf, names::SOCKETS),
+            routes,
+        })
+    }
+
+    /// Applies one operation and looks whether it is there.
+    pub(crate) async fn apply(&mut self, op: &Op) -> Result<(), MapsError> {
+        match op {
+            Op::SetConfig(config) => self.config.set(0, config, 0).map_err(at(names::CONFIG))?,
+            Op::PutPeer(peer) => self.peers.insert(peer, 1, 0).map_err(at(names::PEERS))?,
+            Op::PutBackend(slot, backend) => {
+                self.backends.set(u32::from(*slot), backend, 0).map_err(at(names::BACKENDS))?;
+            }
+            Op::PutTable(index, words) => self.put_table(*index, words)?,
+            Op::PutService(index, service) => {
+                self.services.set(*index, service, 0).map_err(at(names::SERVICES))?;
+            }
+            Op::PutRoute(vip) => self.routes.add(IpAddr::from(*vip)).await?,
+            Op::PutRanges(key, ranges) => {
+                self.ranges.insert(key, ranges, 0).map_err(at(names::VIP_RANGES))?
+            }
+            Op::PutVip(key, index) => self.vips.insert(key, index, 0).map_err(at(names::VIPS))?,
+            Op::DeleteVip(key) => absent_is_fine(self.vips.remove(key)).map_err(at(names::VIPS))?,
+            Op::DeleteRanges(key) => {
+                absent_is_fine(self.ranges.remove(key)).map_err(at(names::VIP_RANGES))?
+            }
+            Op::DeleteRoute(vip) => self.routes.delete(IpAddr::from(*vip)).await?,
+            Op::DeleteService(index) => {
+                // The socket of whoever gets the number next is not the one that had it before.
+                let _empty_is_fine = self.sockets.clear_index(index);
+                self.services.set(*index, Service::default(), 0).map_err(at(names::SERVICES))?;
+            }
+            Op::DeleteTable(index) => self.put_table(*index, &[0; TABLE_LEN])?,
+            Op::DeleteBackend(slot) => {
+                self.backends.set(u32::from(*slot), Backend::default(), 0).map_err(at(names::BACKENDS))?;
+            }
+            Op::DeletePeer(peer) => absent_is_fine(self.peers.remove(peer)).map_err(at(names::PEERS))?,
+        }
+        if self.confirms(op)? { Ok(()) } else { Err(MapsError::NotConfirmed(op.to_string())) }
+    }
+
+    /// Whether the kernel shows what was written.
+    fn confirms(&self, op: &Op) -> Result<bool, MapsError> {
+        Ok(match op {
+            Op::SetConfig(config) => self.config.get(&0, 0).map_err(at(names::CONFIG))? == *config,
+            Op::PutPeer(peer) => self.peers.get(peer, 0).is_ok(),
+            Op::PutBackend(slot, backend) => {
+                self.backends.get(&u32::from(*slot), 0).map_err(at(names::BACKENDS))? == *backend
+            }
+            Op::PutTable(index, words) => self.read_table(*index)?.is_some_and(|there| there == **words),
+            Op::PutService(index, service) => {
+                self.services.get(index, 0).map_err(at(names::SERVICES))? == *service
+            }
+            Op::PutRanges(key, ranges) => self.ranges.get(key, 0).map_err(at(names::VIP_RANGES))? == *ranges,
+            Op::PutVip(key, index) => self.vips.get(key, 0).map_err(at(names::VIPS))? == *index,
+            // The kernel acknowledged the route; what goes is nobody's promise.
+            Op::PutRoute(_)
+            | Op::DeleteVip(_)
+            | Op::DeleteRanges(_)
+            | Op::DeleteRoute(_)
+            | Op::DeleteService(_)
+            | Op::DeleteTable(_)
+            | Op::DeleteBackend(_)
+            | Op::DeletePeer(_) => true,
+        })
+    }
+
+    /// A new map for the whole table, then one exchange of pointers: packets see the old table or the new one.
+    fn put_table(&mut self, index: u32, words: &[u32]) -> Result<(), MapsError> {
+        let mut inner: Array<MapData, Table> = Array::create(1, 0).map_err(at(names::TABLES))?;
+        let mut table = Box::new(Table([0; TABLE_LEN]));
+        table.0.copy_from_slice(words);
+        inner.set(0, &*table, 0).map_err(at(names::TABLES))?;
+        self.tables.set(index, &inner, 0).map_err(at(names::TABLES))
+    }
+
+    /// The words of a table; `None` where there is none. An all-empty table stands for none: entries cannot be emptied.
+    fn read_table(&self, index: u32) -> Result<Option<Vec<u32>>, MapsError> {
+        let inner = match self.tables.get(&index, 0) {
+            Ok(inner) => inner,
+            Err(MapError::KeyNotFound) => return Ok(None),
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(at(names::TABLES)(error)),
+        };
+        let table = inner.get(&0, 0).map_err(at(names::TABLES))?;
+        Ok(table.0.iter().any(|word| *word != 0).then(|| table.0.to_vec()))
+    }
+
+    /// Everything that is there.
+    pub(crate) async fn read_back(&self) -> Result<Image, MapsError> {
+        let mut image = Image {
+            config: self.config.get(&0, 0).map_err(at(names::CONFIG))?,
+            routes: self.routes.read().await?,
+            ..Image::default()
+        };
+        for peer in self.peers.keys() {
+            image.peers.insert(peer.map_err(at(names::PEERS))?);
+        }
+        for slot in 1..BACKENDS_MAX {
+            let backend = self.backends.get(&slot, 0).map_err(at(names::BACKENDS))?;
+            if backend.kind != KIND_NONE {
+                image.backends.insert(slot as u16, backend);
+            }
+        }
+        for index in 0..TABLES_MAX {
+            if let Some(words) = self.read_table(index)? {
+                image.tables.insert(index, Arc::new(words));
+            }
+        }
+        for index in 0..SERVICES_MAX {
+            let service = self.services.get(&index, 0).map_err(at(names::SERVICES))?;
+            if service.in_use != 0 {
+                image.services.insert(index, service);
+            }
+        }
+        image.vips = pairs(&self.vips, names::VIPS)?;
+        image.ranges = pairs(&self.ranges, names::VIP_RANGES)?;
+        Ok(image)
+    }
+
+    /// Steers a service to a socket.
+    pub(crate) fn steer(&mut self, service: u32, socket: &OwnedFd) -> Result<(), MapsError> {
+        self.sockets.set(service, &socket.as_raw_fd(), 0).map_err(at(names::SOCKETS))
+    }
+
+    /// The MTU of an interface.
+    pub(crate) async fn mtu(&self, interface: &str) -> Result<u32, MapsError> {
+        Ok(self.routes.mtu(interface).await?)
+    }
+}
+
+fn pairs<V: aya::Pod>(
+    map: &HashMap<MapData, VipKey, V>,
+    name: &'static str,
+) -> Result<BTreeMap<VipKey, V>, MapsError> {
+    map.iter().map(|pair| pair.map_err(at(name))).collect()
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => {
+            Ok(())
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,126 @@
+//! Probes the proxies this balancer may send to: `weir-core`'s health machines, given sockets and a clock.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use tokio::{task::JoinSet, time::sleep_until};
+use weir_core::{
+    hash,
+    health::{HealthMachine, Outcome, Timing},
+};
+use weir_model::{Name, Node, Snapshot, status::Health};
+use weir_runtime::probe::{self, ProbeResult, ProbeTarget};
+
+/// Probes of all proxies.
+pub(crate) struct Prober {
+    machines: BTreeMap<Name, (SocketAddr, HealthMachine)>,
+    running: JoinSet<(Name, SocketAddr, u64, ProbeResult)>,
+    seed: u64,
+}
+
+impl Prober {
+    /// Probes nobody yet; `node` spreads the probes of many balancers.
+    pub(crate) fn new(node: &Name) -> Self {
+        Self {
+            machines: BTreeMap::new(),
+            running: JoinSet::new(),
+            seed: hash::bytes(node.as_str().as_bytes()),
+        }
+    }
+
+    /// Probes the nodes that share a group with `node`; what is known of those that stay is kept.
+    pub(crate) fn set_targets(&mut self, snapshot: &Snapshot, node: &Name) {
+        let mut targets = BTreeMap::new();
+        for group in snapshot.groups.values().filter(|group| group.nodes.contains(node)) {
+            for member in &group.nodes {
+                if let Some(spec) = snapshot.nodes.get(member)
+                    && let Some(address) = spec.tunnel_address()
+                {
+                    targets.insert(member.clone(), (SocketAddr::new(address, spec.probe_port), timing(spec)));
+                }
+            }
+        }
+        let now = Instant::now();
+        self.machines
+            .retain(|name, (address, _)| targets.get(name).is_some_and(|(wanted, _)| wanted == address));
+        for (name, (address, timing)) in targets {
+            let seed = self.seed ^ hash::bytes(name.as_str().as_bytes());
+            let (_, machine) =
+                self.machines.entry(name).or_insert_with(|| (address, HealthMachine::new(timing, seed, now)));
+            machine.set_timing(timing, now);
+        }
+    }
+
+    /// What is known of the proxies.
+    pub(crate) fn health(&self) -> BTreeMap<Name, Health> {
+        self.machines.iter().map(|(name, (_, machine))| (name.clone(), machine.health())).collect()
+    }
+
+    /// Runs probes until the health of a proxy changes. Cancel safe.
+    pub(crate) async fn changed(&mut self) {
+        loop {
+            let now = Instant::now();
+            let mut changed = false;
+            for (name, (address, machine)) in &mut self.machines {
+                machine.handle_timeout(now);
+                if let Some(probe) = machine.poll_probe(now) {
+                    let (name, address) = (name.clone(), *address);
+                    self.running.spawn(async move {
+                        let result = probe::run(&ProbeTarget::healthz(address), probe.timeout).await;
+                        (name, address, probe.id, result)
+                    });
+                }
+                if let Some(change) = machine.poll_event() {
+                    let (from, to) = (change.from, change.to);
+                    tracing::info!(proxy = %name, "proxy was {from:?}, is {to:?}: {}", change.reason);
+                    changed = true;
+                }
+            }
+            if changed {
+                return;
+            }
+            let next = self.machines.values().filter_map(|(_, machine)| machine.poll_timeout()).min();
+            // Nobody to probe: the caller's other events bring new targets.
+            let next = next.unwrap_or(now + Duration::from_secs(3600));
+            tokio::select! {
+                () = sleep_until(next.into()) => {}
+                Some(done) = self.running.join_next() => {
+                    if let Ok((name, address, id, result)) = done
+                        && let Some((probed, machine)) = self.machines.get_mut(&name)
+                        && *probed == address
+                    {
+                        let outcome = match result {
+                            ProbeResult::Up => Outcome::Pass,
+                            ProbeResult::Draining => Outcome::Drain,
+                            ProbeResult::Down(reason) => Outcome::Fail(reason),
+                        };
+                        machine.handle_result(id, outcome, Instant::now());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until something is known of every proxy, at most `limit`.
+    pub(crate) async fn first_round(&mut self, limit: Duration) {
+        let all = async {
+            while self.machines.values().any(|(_, machine)| machine.health() == Health::Unknown) {
+                self.changed().await;
+            }
+        };
+        // After the limit the unknown ones count as not up, and become up when they answer.
+        let _in_time = tokio::time::timeout(limit, all).await;
+    }
+}
+
+fn timing(node: &Node) -> Timing {
+    Timing {
+        interval: node.probe_interval,
+        timeout: node.probe_timeout,
+        rise: node.probe_rise,
+        fall: node.probe_fall,
+    }
+}

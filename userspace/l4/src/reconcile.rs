@@ -1,0 +1,409 @@
+//! The loop: an event only wakes it; it computes the whole image, applies the difference, and says what is in force.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use tokio::time::{MissedTickBehavior, interval};
+use weir_abi::{Address, gue::OVERHEAD_V4_LEN_BYTES, service::Slot};
+use weir_core::{
+    image::{Image, Lowered, Lowering, lower},
+    plan::{Op, diff},
+};
+use weir_model::{
+    Generation, Name, Problem, Problems, Protocol, Snapshot,
+    status::{ConfigStatus, InterfaceStatus, L4Status, L4VipStatus},
+};
+use weir_runtime::{
+    metrics::{Counter, Gauge, Registry},
+    shutdown,
+    source::Source,
+    status::{self, Publisher, Site},
+    steer,
+};
+
+use crate::{
+    attach,
+    counters::{self, Counters},
+    load,
+    maps::{Kernel, MapsError},
+    options::Options,
+    probes::Prober,
+    routes::Routes,
+};
+
+/// How long the first apply waits for the first answers of the proxies.
+const FIRST_PROBES_MAX: Duration = Duration::from_secs(1);
+/// Counters in the status are at most this old.
+const TICK: Duration = Duration::from_secs(1);
+/// How often everything is read back and compared, whether or not anything happened.
+const FULL_PASS: Duration = Duration::from_secs(60);
+/// Operations of the last plan shown in the status.
+const PLAN_SHOWN_MAX: usize = 50;
+
+/// Runs until a signal; the datapath stays.
+pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
+    let stop = shutdown::on_signals().context("listen for signals")?;
+    let registry = Registry::default();
+    let mut source = Source::open(&options.config, &registry)?;
+    let routes = Routes::open().await?;
+    let mut loaded = load::load(&options.ebpf, &options.pin_dir)?;
+    let kernel = Kernel::new(&mut loaded.ebpf, routes)?;
+    let counters = Counters::open(&options.pin_dir).context("open the counters")?;
+    counters.register(&registry);
+    let current = kernel.read_back().await?;
+    if loaded.adopted {
+        tracing::info!(vips = current.vip_addresses().len(), "adopted the pinned datapath");
+    }
+    let (publisher, feed) = status::publisher(&L4Status::default());
+    let mut daemon = Daemon {
+        node: options.node.clone(),
+        kernel,
+        prober: Prober::new(&options.node),
+        snapshot: Arc::new(Snapshot::default()),
+        current,
+        changed_at: BTreeMap::new(),
+        confirmed: BTreeMap::new(),
+        last: None,
+        counters,
+        publisher,
+        metrics: Metrics::new(&registry),
+        interfaces: Vec::new(),
+        adopted: loaded.adopted,
+        last_plan: Vec::new(),
+        errors: Vec::new(),
+    };
+    let first = source.candidate().await;
+    daemon.prober.set_targets(&first, &options.node);
+    daemon.prober.first_round(FIRST_PROBES_MAX).await;
+    daemon.put_in_force(&first).await.map_err(|problem| anyhow::anyhow!(problem))?;
+    source.accept(&first);
+    // Attached only now: a program on empty maps would pass what the one before it forwarded.
+    for interface in &options.interface {
+        let mut status = attach::xdp(&mut loaded.ebpf, interface, &options.pin_dir, options.generic)?;
+        status.mtu = daemon.kernel.mtu(interface).await?;
+        warn_of_mtu(&status);
+        tracing::info!(interface, mode = status.mode, mtu = status.mtu, "balancer attached");
+        daemon.interfaces.push(status);
+    }
+    attach::steer(&mut loaded.ebpf, &options.pin_dir)?;
+    let mut steering =
+        steer::Listener::bind(&options.run_dir.join(steer::SOCKET)).context("steering socket")?;
+    daemon.confirm();
+    let mut config = source.status();
+    daemon.publish(&config.borrow_and_update().clone());
+    let site = Site::new(feed, registry, || status::Health::Ok);
+    let path = options.run_dir.join("l4.sock");
+    let _server =
+        status::serve_unix(&path, site.clone()).await.with_context(|| path.display().to_string())?;
+    if let Some(address) = options.metrics {
+        let listener = tokio::net::TcpListener::bind(address).await;
+        let listener = listener.with_context(|| format!("metrics on {address}"))?;
+        tokio::spawn(status::serve_tcp(listener, site));
+    }
+
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut full_pass = interval(FULL_PASS);
+    full_pass.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    full_pass.reset();
+    loop {
+        tokio::select! {
+            () = stop.wait() => break,
+            candidate = source.candidate() => {
+                daemon.prober.set_targets(&candidate, &options.node);
+                match daemon.put_in_force(&candidate).await {
+                    Ok(()) => source.accept(&candidate),
+                    Err(what) => {
+                        daemon.prober.set_targets(&daemon.snapshot.clone(), &options.node);
+                        source.refuse(Problems(vec![whole_directory(what)]));
+                    }
+                }
+                daemon.confirm();
+            }
+            () = daemon.prober.changed() => {
+                daemon.recompute().await;
+                daemon.confirm();
+            }
+            request = steering.next() => daemon.steer(request),
+            _ = tick.tick() => daemon.settle().await,
+            _ = full_pass.tick() => daemon.full_pass().await,
+            _ = config.changed() => {}
+        }
+        daemon.publish(&config.borrow_and_update().clone());
+    }
+    tracing::info!("stopped; the datapath goes on forwarding");
+    Ok(())
+}
+
+/// Removes everything from the kernel.
+pub(crate) async fn unload(options: &Options) -> anyhow::Result<()> {
+    let routes = Routes::open().await?;
+    for vip in routes.read().await? {
+        routes.delete(IpAddr::from(vip)).await?;
+    }
+    match std::fs::remove_dir_all(&options.pin_dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| options.pin_dir.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn whole_directory(what: String) -> Problem {
+    Problem {
+        file: String::new(),
+        line: 0,
+        path: String::new(),
+        what,
+        hint: "the last good configuration stays".into(),
+    }
+}
+
+fn warn_of_mtu(interface: &InterfaceStatus) {
+    // Clients send up to 1,500 bytes; the tunnel must fit in front of them.
+    let needed = 1500 + OVERHEAD_V4_LEN_BYTES;
+    if interface.mtu < needed {
+        tracing::warn!(
+            interface = interface.name,
+            mtu = interface.mtu,
+            "MTU is below {needed}: full-size packets cannot be tunnelled to other proxies"
+        );
+    }
+}
+
+struct Metrics {
+    applies: Counter,
+    failures: Counter,
+    operations: Counter,
+    vips: Gauge,
+}
+
+impl Metrics {
+    fn new(registry: &Registry) -> Self {
+        Self {
+            applies: registry.counter("weir_l4_applies_total", "Plans applied.", &[]),
+            failures: registry.counter("weir_l4_apply_failures_total", "Plans that failed half-way.", &[]),
+            operations: registry.counter("weir_l4_operations_total", "Operations applied.", &[]),
+            vips: registry.gauge("weir_l4_vips", "VIPs the datapath has confirmed.", &[]),
+        }
+    }
+}
+
+struct Daemon {
+    node: Name,
+    kernel: Kernel,
+    prober: Prober,
+    snapshot: Arc<Snapshot>,
+    current: Image,
+    /// When the owners of a table last changed: from then on previous owners are held.
+    changed_at: BTreeMap<u32, Instant>,
+    /// VIPs in the kernel, with the generation that was confirmed.
+    confirmed: BTreeMap<Name, (Generation, Vec<IpAddr>)>,
+    last: Option<Lowered>,
+    counters: Arc<Counters>,
+    publisher: Publisher<L4Status>,
+    metrics: Metrics,
+    interfaces: Vec<InterfaceStatus>,
+    adopted: bool,
+    last_plan: Vec<String>,
+    errors: Vec<String>,
+}
+
+impl Daemon {
+    /// Applies a new snapshot; on refusal the old one stays in force.
+    async fn put_in_force(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), String> {
+        let lowered = self.lower(snapshot, &BTreeSet::new())?;
+        self.snapshot = Arc::clone(snapshot);
+        self.apply(lowered).await.map_err(|error| error.to_string())
+    }
+
+    /// The same snapshot with what is known now.
+    async fn recompute(&mut self) {
+        self.recompute_settled(&BTreeSet::new()).await;
+    }
+
+    async fn recompute_settled(&mut self, settled: &BTreeSet<u32>) {
+        let done = match self.lower(&self.snapshot.clone(), settled) {
+            Ok(lowered) => self.apply(lowered).await.map_err(|error| error.to_string()),
+            Err(what) => Err(what),
+        };
+        if let Err(what) = done {
+            tracing::error!("{what}");
+        }
+    }
+
+    fn lower(&self, snapshot: &Snapshot, settled: &BTreeSet<u32>) -> Result<Lowered, String> {
+        let health = self.prober.health();
+        let input = Lowering { snapshot, node: &self.node, health: &health, current: &self.current, settled };
+        lower(input).map_err(|error| error.to_string())
+    }
+
+    async fn apply(&mut self, lowered: Lowered) -> Result<(), MapsError> {
+        let plan = diff(&self.current, &lowered.image);
+        self.errors.clear();
+        if !plan.is_empty() {
+            self.last_plan = plan.iter().take(PLAN_SHOWN_MAX).map(Op::to_string).collect();
+            tracing::info!(operations = plan.len(), "applying a plan");
+            self.metrics.applies.add(1);
+        }
+        for op in &plan {
+            if let Err(error) = self.kernel.apply(op).await {
+                self.metrics.failures.add(1);
+                self.errors.push(format!("{op}: {error}"));
+                // What is there now is between two images: the next pass reads it back and goes on from there.
+                self.current = self.kernel.read_back().await?;
+                return Err(error);
+            }
+            tracing::debug!("{op}");
+            self.metrics.operations.add(1);
+            self.note_change(op);
+            self.current.apply(op);
+        }
+        self.counters.set_labels(counters::labels(&self.snapshot, &self.current));
+        self.last = Some(lowered);
+        Ok(())
+    }
+
+    /// Remembers since when a table holds previous owners.
+    fn note_change(&mut self, op: &Op) {
+        match op {
+            Op::PutTable(index, words) => {
+                if words.iter().any(|word| Slot::unpack(*word).previous != 0) {
+                    self.changed_at.insert(*index, Instant::now());
+                } else {
+                    self.changed_at.remove(index);
+                }
+            }
+            Op::DeleteTable(index) => _ = self.changed_at.remove(index),
+            _ => {}
+        }
+    }
+
+    /// Forgets previous owners that have been held long enough.
+    async fn settle(&mut self) {
+        let mut hold: BTreeMap<u32, Duration> = BTreeMap::new();
+        for (_, vip) in self.snapshot.vips_of(&self.node) {
+            let table = vip.services.first().and_then(|service| {
+                let address = Address::from(*vip.addresses.first()?);
+                let index =
+                    self.current.service_at(address, number(service.protocol), service.ports.first.max(1))?;
+                Some(self.current.services.get(&index)?.table)
+            });
+            if let Some(table) = table {
+                let longest = hold.entry(table).or_default();
+                *longest = (*longest).max(vip.flow_hold);
+            }
+        }
+        // After an adoption it is not known since when: they are held from now on.
+        for (index, words) in &self.current.tables {
+            if !self.changed_at.contains_key(index)
+                && words.iter().any(|word| Slot::unpack(*word).previous != 0)
+            {
+                self.changed_at.insert(*index, Instant::now());
+            }
+        }
+        let settled: BTreeSet<u32> = self
+            .changed_at
+            .iter()
+            .filter(|(index, since)| since.elapsed() >= hold.get(index).copied().unwrap_or_default())
+            .map(|(index, _)| *index)
+            .collect();
+        if !settled.is_empty() {
+            self.recompute_settled(&settled).await;
+        }
+    }
+
+    /// Reads everything back and mends what differs, whoever changed it.
+    async fn full_pass(&mut self) {
+        match self.kernel.read_back().await {
+            Ok(image) => {
+                if image != self.current {
+                    tracing::warn!("the kernel's maps or routes were changed by somebody else: mending");
+                }
+                self.current = image;
+                self.recompute().await;
+                self.confirm();
+            }
+            Err(error) => tracing::error!("read back: {error}"),
+        }
+    }
+
+    /// A VIP whose every part is in the kernel may be announced.
+    fn confirm(&mut self) {
+        let generation = self.snapshot.generation;
+        let there = self.current.vip_addresses();
+        self.confirmed.clear();
+        for (name, vip) in self.snapshot.vips_of(&self.node) {
+            let whole = vip.addresses.iter().all(|address| {
+                let address = Address::from(*address);
+                there.contains(&address) && self.current.routes.contains(&address)
+            });
+            if whole && self.errors.is_empty() {
+                self.confirmed.insert(name.clone(), (generation, vip.addresses.clone()));
+            }
+        }
+        self.metrics.vips.set(self.confirmed.len() as f64);
+    }
+
+    fn steer(&mut self, request: steer::Request) {
+        let registration = &request.registration;
+        let service = registration.service;
+        let address = Address::from(registration.address);
+        let index = self.current.service_at(address, number(service.protocol), service.ports.first.max(1));
+        let reply = match index {
+            None => steer::Reply::Error(format!(
+                "{} {service} is no service of the datapath",
+                registration.address
+            )),
+            Some(index) => match self.kernel.steer(index, &request.socket) {
+                Ok(()) => {
+                    tracing::info!("steering {} {service} to a socket of the proxy", registration.address);
+                    steer::Reply::Ok
+                }
+                Err(error) => steer::Reply::Error(error.to_string()),
+            },
+        };
+        request.answer(reply);
+    }
+
+    fn publish(&self, config: &ConfigStatus) {
+        let traffic = self.counters.vips();
+        let vips = self.confirmed.iter().map(|(name, (generation, addresses))| {
+            let traffic = traffic.get(name).copied().unwrap_or_default();
+            let healthy = self.last.as_ref().filter(|last| !last.panicking.contains(name));
+            let healthy = healthy.and_then(|last| last.owners.get(name)).map_or(0, BTreeSet::len);
+            let status = L4VipStatus {
+                generation: *generation,
+                addresses: addresses.clone(),
+                healthy_proxies: healthy as u32,
+                packets: traffic.packets,
+                bytes: traffic.bytes,
+            };
+            (name.clone(), status)
+        });
+        self.publisher.publish(&L4Status {
+            node: self.node.to_string(),
+            pid: std::process::id(),
+            config: config.clone(),
+            interfaces: self.interfaces.clone(),
+            vips: vips.collect(),
+            proxies: self.prober.health(),
+            adopted: self.adopted,
+            last_plan: self.last_plan.clone(),
+            errors: self.errors.clone(),
+            reasons: self.counters.reasons(),
+        });
+    }
+}
+
+fn number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => weir_abi::service::PROTO_TCP,
+        Protocol::Udp => weir_abi::service::PROTO_UDP,
+    }
+}

@@ -1,0 +1,193 @@
+//! The daemons of a balancer host: how they are found, started and ended. The only file that knows their command lines.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
+
+use crate::{fabric::UPLINK, netns::NetNs, sys};
+
+/// How long a daemon may take to stop when asked; then it is killed.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// What runs on a balancer host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// The datapath's agent.
+    L4,
+    /// The proxy.
+    Proxy,
+    /// The BGP agent.
+    Bgp,
+}
+
+impl Kind {
+    /// All of them, in the order they are started.
+    pub(crate) const ALL: [Self; 3] = [Self::Proxy, Self::L4, Self::Bgp];
+
+    /// The program.
+    pub(crate) fn program(self) -> &'static str {
+        match self {
+            Self::L4 => "weir-l4",
+            Self::Proxy => "weir-proxy",
+            Self::Bgp => "weir-bgp",
+        }
+    }
+
+    /// The name of its status socket in the run directory of its node.
+    pub(crate) fn socket(self) -> &'static str {
+        match self {
+            Self::L4 => "l4.sock",
+            Self::Proxy => "proxy.sock",
+            Self::Bgp => "bgp.sock",
+        }
+    }
+}
+
+/// Where the programs are.
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    dir: PathBuf,
+    ebpf: PathBuf,
+}
+
+impl Programs {
+    /// Looks beside the running program (or in `WEIR_BIN`), and for the kernel programs in `ebpf/weir` next to that
+    /// directory (or at `WEIR_EBPF`); says what is missing.
+    pub(crate) fn find() -> Result<Self> {
+        let own = std::env::current_exe().context("find the running program")?;
+        // Test binaries stand one directory deeper.
+        let own =
+            own.parent().map(|dir| if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir });
+        let dir = match (std::env::var_os("WEIR_BIN"), own) {
+            (Some(dir), _) => dir.into(),
+            (None, Some(dir)) => dir.to_owned(),
+            (None, None) => bail!("the running program has no directory"),
+        };
+        let ebpf = std::env::var_os("WEIR_EBPF").map_or_else(|| dir.join("../ebpf/weir"), PathBuf::from);
+        for path in Kind::ALL.iter().map(|kind| dir.join(kind.program())).chain([ebpf.clone()]) {
+            if !path.is_file() {
+                bail!("{} is missing: run `cargo xtask lab`, or build it first", path.display());
+            }
+        }
+        Ok(Self { dir, ebpf })
+    }
+}
+
+/// What a daemon needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Site {
+    /// The programs.
+    pub(crate) programs: Programs,
+    /// The configuration directory.
+    pub(crate) config: PathBuf,
+    /// The node's name.
+    pub(crate) node: String,
+    /// The node's run directory: sockets, steering and logs.
+    pub(crate) run: PathBuf,
+    /// Where its maps and links are pinned.
+    pub(crate) pins: PathBuf,
+}
+
+impl Site {
+    fn command(&self, kind: Kind) -> std::process::Command {
+        let mut command = std::process::Command::new(self.programs.dir.join(kind.program()));
+        command.arg(&self.config).arg("--node").arg(&self.node).arg("--run-dir").arg(&self.run);
+        if kind == Kind::L4 {
+            command.arg("--interface").arg(UPLINK).arg("--pin-dir").arg(&self.pins);
+            command.arg("--ebpf").arg(&self.programs.ebpf);
+        }
+        command
+    }
+
+    /// The path of a status socket.
+    pub(crate) fn socket(&self, kind: Kind) -> PathBuf {
+        self.run.join(kind.socket())
+    }
+
+    /// The path of a log.
+    pub(crate) fn log(&self, kind: Kind) -> PathBuf {
+        self.run.join(format!("{}.log", kind.program()))
+    }
+}
+
+/// A running daemon.
+pub(crate) struct Daemon {
+    kind: Kind,
+    child: Child,
+}
+
+impl Daemon {
+    /// Starts it in `namespace`. Must be called from a thread that lives as long as the laboratory: the daemon dies
+    /// with it.
+    pub(crate) fn start(kind: Kind, site: &Site, namespace: &NetNs) -> Result<Self> {
+        let log = site.log(kind);
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("open {}", log.display()))?;
+        let mut command = site.command(kind);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        sys::confine(&mut command, namespace.fd());
+        let child = Command::from(command)
+            .spawn()
+            .with_context(|| format!("start {} of {}", kind.program(), site.node))?;
+        Ok(Self { kind, child })
+    }
+
+    /// Process id, while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Which daemon it is.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Whether it still runs; if not, how it ended.
+    pub(crate) fn ended(&mut self) -> Option<String> {
+        match self.child.try_wait() {
+            Ok(None) => None,
+            Ok(Some(status)) => Some(status.to_string()),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub(crate) async fn kill(mut self) -> Result<()> {
+        self.child.kill().await.with_context(|| format!("kill {}", self.kind.program()))
+    }
+
+    /// SIGTERM, then SIGKILL when it does not listen.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        if let Some(pid) = self.child.id() {
+            let _ = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
+        }
+        if timeout(STOP_WITHIN, self.child.wait()).await.is_err() {
+            self.kill().await?;
+        }
+        Ok(())
+    }
+}
+
+/// The last lines of a log, for somebody who wonders why.
+pub(crate) fn tail(path: &Path, lines: usize) -> String {
+    let text = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}

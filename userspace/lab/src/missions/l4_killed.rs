@@ -1,0 +1,142 @@
+//! Mission 7: all `weir-l4` are killed, then started again. The kernel keeps forwarding: no packet is lost, no flow
+//! moves, and the new processes find nothing to change.
+
+use std::{collections::BTreeMap, fs, net::SocketAddr, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use weir_model::status::L4Status;
+
+use super::{
+    Trial,
+    observe::{Watch, ask},
+    streams::Streams,
+};
+use crate::{
+    client,
+    daemon::Kind,
+    lab::Lab,
+    topology::{self, Role, Topology},
+};
+
+/// Flows with fixed ports that are opened again and again, per family.
+const FLOWS: u16 = 32;
+/// Requests that must pass while nobody watches the kernel.
+const REQUESTS: usize = 200;
+
+pub(super) async fn run(trial: &mut Trial) -> Result<()> {
+    let lab = trial.lab.clone();
+    let mut streams = Streams::default();
+    streams.open(&lab, 1, 16).await?;
+    let before = owners(&lab).await?;
+    let balancers: Vec<_> = lab.topology.of(Role::Balancer, None).collect();
+    let counted = lost_packets(&lab)?;
+    let watch = Watch::open(&lab);
+
+    lab.kill(&lab.topology.select("l4")?).await?;
+    let dead = Watch::open(&lab);
+    dead.requests(trial, REQUESTS).await?;
+    trial.check_no_failures("requests while every weir-l4 is dead", &dead.records(&lab));
+    let during = owners(&lab).await?;
+    check_owners(trial, "flows that moved while they were dead", &before, &during);
+    streams.check_alive(trial, "streams broken while they were dead").await;
+
+    lab.restore(&lab.topology.select("l4")?).await?;
+    let (_, took) = trial
+        .until("every weir-l4 answers", Duration::from_secs(30), |lab| {
+            let balancers = balancers.clone();
+            async move {
+                for host in balancers {
+                    let status: L4Status = ask(&lab, host, Kind::L4).await?;
+                    ensure!(!status.vips.is_empty(), "weir-l4 of {host} has confirmed nothing");
+                }
+                Ok(())
+            }
+        })
+        .await?;
+    trial.say(format!("every weir-l4 is back after {:.2} s", took.as_secs_f64()));
+    let mut adopted = 0;
+    let mut changes = Vec::new();
+    for host in &balancers {
+        let status: L4Status = ask(&lab, *host, Kind::L4).await?;
+        adopted += usize::from(status.adopted);
+        changes.extend(status.last_plan.iter().map(|operation| format!("{host}: {operation}")));
+    }
+    trial.check("weir-l4 that adopted what was pinned", balancers.len(), adopted, adopted == balancers.len());
+    let seen = if changes.is_empty() { "none".into() } else { changes.join("; ") };
+    trial.check("changes they found to make", "none", seen, changes.is_empty());
+
+    let alive = Watch::open(&lab);
+    alive.requests(trial, REQUESTS).await?;
+    let after = owners(&lab).await?;
+    check_owners(trial, "flows that moved after the restart", &before, &after);
+    streams.check_alive(trial, "streams broken after the restart").await;
+    trial.check_no_failures("requests of all zones all the time", &watch.records(&lab));
+    let lost = lost_packets(&lab)? - counted;
+    trial.check("packets lost, sent again by clients and proxies", 0, lost, lost <= 0);
+    Ok(())
+}
+
+fn check_owners(
+    trial: &mut Trial,
+    what: &str,
+    before: &BTreeMap<SocketAddr, String>,
+    after: &BTreeMap<SocketAddr, String>,
+) {
+    let moved = before.iter().filter(|(flow, owner)| after.get(flow) != Some(owner)).count();
+    trial.check(what, format!("0 of {}", before.len()), moved, moved == 0 && !before.is_empty());
+}
+
+/// Which proxy answers flows with fixed addresses and ports, in each zone.
+async fn owners(lab: &Lab) -> Result<BTreeMap<SocketAddr, String>> {
+    let mut owners = BTreeMap::new();
+    for zone in lab.topology.zones() {
+        let resident = lab.load.resident(zone).context("a zone without clients")?;
+        let flows = (0..FLOWS).flat_map(|n| [(n, false), (n, true)]);
+        for (number, v6) in flows {
+            let source = SocketAddr::new(topology::client_address(zone, 1 + number, v6), 10_000 + number);
+            let asked = resident.spawn(async move { client::once(source, None, "/").await });
+            let greeting = asked.await.context("the client's thread died")??;
+            let host = Topology { zones: topology::ZONES_MAX }.host_at(greeting.peer);
+            owners.insert(source, host.map_or_else(|| greeting.peer.to_string(), |host| host.to_string()));
+        }
+    }
+    Ok(owners)
+}
+
+/// Segments that clients and balancer hosts sent again and that were not known to be there already (DSACK): a busy
+/// machine sends some again too early, which is no loss.
+fn lost_packets(lab: &Lab) -> Result<i64> {
+    let mut lost = 0;
+    for host in lab.topology.of(Role::Client, None).chain(lab.topology.of(Role::Balancer, None)) {
+        let netns = &lab.fabric.place(&host.to_string())?.netns;
+        lost += netns.run(|| {
+            let read = |file: &str| fs::read_to_string(format!("/proc/thread-self/net/{file}"));
+            let snmp = counter(&read("snmp")?, "Tcp", "RetransSegs")?;
+            Ok(snmp - counter(&read("netstat")?, "TcpExt", "TCPDSACKRecv")?)
+        })?;
+    }
+    Ok(lost)
+}
+
+/// One number of `/proc/net/snmp` or `netstat`: a line of names, then a line of values, for each group.
+fn counter(text: &str, group: &str, name: &str) -> Result<i64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(group)?.strip_prefix(": "));
+    let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+    let position = names.split(' ').position(|known| known == name);
+    let value = position.and_then(|position| values.split(' ').nth(position));
+    Ok(value.with_context(|| format!("the kernel has no counter {group} {name}"))?.parse()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_found_by_name() {
+        let text =
+            "Ip: Forwarding\nIp: 2\nTcp: InSegs RetransSegs\nTcp: 7 3\nTcpExt: TCPDSACKRecv\nTcpExt: 9\n";
+        assert_eq!(counter(text, "Tcp", "RetransSegs").unwrap(), 3);
+        assert_eq!(counter(text, "TcpExt", "TCPDSACKRecv").unwrap(), 9);
+        assert!(counter(text, "Tcp", "Nothing").is_err());
+    }
+}
