@@ -44,6 +44,7 @@ struct Args {
 pub enum Command {
     /// Build a laboratory and watch it; Ctrl-C takes everything away.
     Up {
+        /// What it looks like.
         #[command(flatten)]
         size: Size,
         /// Leave it in the background; `weir lab down` ends it.
@@ -52,11 +53,13 @@ pub enum Command {
     },
     /// End a laboratory.
     Down {
+        /// Which laboratory.
         #[command(flatten)]
         which: Which,
     },
     /// Show zones, sessions, announcements, and where each zone's clients are served.
     Status {
+        /// Which laboratory.
         #[command(flatten)]
         which: Which,
         /// How to print it.
@@ -67,6 +70,7 @@ pub enum Command {
     Kill {
         /// What.
         target: String,
+        /// Which laboratory.
         #[command(flatten)]
         which: Which,
     },
@@ -74,6 +78,7 @@ pub enum Command {
     Restore {
         /// What.
         target: Option<String>,
+        /// Which laboratory.
         #[command(flatten)]
         which: Which,
     },
@@ -91,6 +96,7 @@ pub enum Command {
         /// Build a laboratory for the run even when one is up.
         #[arg(long)]
         fresh: bool,
+        /// What it looks like.
         #[command(flatten)]
         size: Size,
         /// How to print what was found.

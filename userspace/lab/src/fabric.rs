@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow};
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::{
-    link::{InfoData, InfoVeth, LinkAttribute},
+    link::{InfoData, InfoVeth},
     route::{RouteScope, RouteType},
 };
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -28,7 +28,6 @@ pub(crate) const UPLINK: &str = "eth0";
 
 /// The network, and what must stay open for it to carry traffic.
 pub(crate) struct Fabric {
-    topology: Topology,
     places: BTreeMap<String, Place>,
     /// Links of the pass program on the router ports; closing them would stop what balancers send back.
     _ports: Vec<OwnedFd>,
@@ -54,7 +53,7 @@ impl Fabric {
             place.set_up("lo").await?;
             places.insert(name, place);
         }
-        let mut fabric = Self { topology, places, _ports: Vec::new() };
+        let mut fabric = Self { places, _ports: Vec::new() };
         let pass = sys::PassProgram::load()?;
         for zone in topology.zones() {
             fabric.join_router(zone).await?;
@@ -68,11 +67,6 @@ impl Fabric {
     /// The namespace called `name`: `core`, `tor1`, `z1lb1`.
     pub(crate) fn place(&self, name: &str) -> Result<&Place> {
         self.places.get(name).ok_or_else(|| anyhow!("there is no namespace for {name:?}"))
-    }
-
-    /// All namespaces by name.
-    pub(crate) fn places(&self) -> impl Iterator<Item = (&str, &NetNs)> {
-        self.places.iter().map(|(name, place)| (name.as_str(), &place.netns))
     }
 
     async fn join_router(&self, zone: u8) -> Result<()> {
@@ -129,10 +123,6 @@ impl Fabric {
         self.configure(host).await
     }
 
-    /// The size of the network.
-    pub(crate) fn topology(&self) -> Topology {
-        self.topology
-    }
 }
 
 impl Place {
@@ -174,13 +164,6 @@ impl Place {
         let found =
             links.try_next().await.with_context(|| format!("find {link} of {}", self.netns.name()))?;
         Ok(found.ok_or_else(|| anyhow!("{} has no {link}", self.netns.name()))?.header.index)
-    }
-
-    /// Whether the link has carrier and is up.
-    pub(crate) async fn is_up(&self, link: &str) -> Result<bool> {
-        let mut links = self.netlink.link().get().match_name(link.into()).execute();
-        let found = links.try_next().await?;
-        Ok(found.is_some_and(|link| link.attributes.iter().any(|a| matches!(a, LinkAttribute::Carrier(1)))))
     }
 
     async fn set_up(&self, link: &str) -> Result<()> {

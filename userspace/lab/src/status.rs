@@ -10,6 +10,8 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    bird::Router,
+    daemon::Kind,
     lab::{Lab, Times},
     load::Record,
     topology::{self, Role, VIP4, VIP6, zone_name},
@@ -40,6 +42,8 @@ pub(crate) struct LabStatus {
 pub(crate) struct ZoneStatus {
     /// Its name.
     pub(crate) zone: String,
+    /// Process id of its router, while that runs.
+    pub(crate) router: Option<u32>,
     /// BGP sessions of its router: neighbour and whether established.
     pub(crate) sessions: BTreeMap<String, bool>,
     /// Neighbours the router has the VIP's IPv4 address from.
@@ -59,8 +63,8 @@ pub(crate) struct ZoneStatus {
 pub(crate) struct BalancerStatus {
     /// Whether its link is up.
     pub(crate) link: bool,
-    /// The daemons that run.
-    pub(crate) daemons: Vec<String>,
+    /// The daemons that run, with their process ids.
+    pub(crate) daemons: BTreeMap<String, u32>,
 }
 
 /// A backend.
@@ -174,7 +178,9 @@ impl ZoneStatus {
         let sessions = console.sessions().await.unwrap_or_default();
         let mut balancers = BTreeMap::new();
         for (host, balancer) in lab.balancers.lock().await.iter_mut().filter(|(host, _)| host.zone == zone) {
-            let daemons = balancer.running().iter().map(|kind| kind.program().to_owned()).collect();
+            let running = balancer.running();
+            let pid = |kind: Kind| Some((kind.program().to_owned(), balancer.pid(kind)?));
+            let daemons = running.into_iter().filter_map(pid).collect();
             balancers.insert(host.to_string(), BalancerStatus { link: balancer.is_joined(), daemons });
         }
         let mut backends = BTreeMap::new();
@@ -185,6 +191,7 @@ impl ZoneStatus {
         debug_assert_eq!(balancers.len(), lab.topology.of(Role::Balancer, Some(zone)).count());
         Ok(Self {
             zone: zone_name(zone),
+            router: lab.routers.lock().await.get(&topology::router_name(zone)).and_then(Router::pid),
             sessions: sessions.into_iter().map(|session| (session.name, session.established)).collect(),
             announced4: console.announcers(VIP4.into()).await.unwrap_or_default(),
             announced6: console.announcers(VIP6.into()).await.unwrap_or_default(),
