@@ -4,7 +4,7 @@ use std::{
 };
 
 use crate::{
-    clients::{field, get},
+    clients::{Client, field, get},
     servers::Server,
     subject::Proxy,
 };
@@ -49,4 +49,27 @@ async fn waiting_ends_by_its_timeout_and_so_does_a_server_that_says_nothing() {
     assert_eq!((answer.status().as_u16(), field(&answer, "weir-cause")), (504, "response-timeout"));
     // The slot is free again, although the server still works on the request nobody waits for.
     assert_eq!(get(web, "/").await.status(), 200);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_of_a_listener_wait_in_the_kernel() {
+    let server = Server::start("s").await;
+    let config = format!(
+        "[zone.az1]\n[pool.p]\n[listener.web]\nprotocol = \"http\"\nbind = \"127.0.0.1:0\"\npool = \"p\"\n\
+         max_connections = 2\n[server.s]\npools = [\"p\"]\naddress = \"{}\"\nzone = \"az1\"\n",
+        server.address
+    );
+    let proxy = Proxy::start(&config, &[]).await;
+    let web = proxy.address("web").await;
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let mut client = Client::connect(web).await.unwrap();
+        assert_eq!(client.get("/").await.unwrap().status(), 200);
+        open.push(client);
+    }
+    let third = tokio::spawn(async move { get(web, "/third").await });
+    proxy.until("two are open", |status| status.listeners["web"].connections == 2).await;
+    assert!(!third.is_finished());
+    open.pop();
+    assert_eq!(third.await.unwrap().status(), 200);
 }
