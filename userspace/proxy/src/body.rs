@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -151,7 +152,7 @@ impl Body for ResponseBody {
             Some(Err(_)) => {
                 this.exchange.cause = "response-broken";
                 if let Source::Server { upstream: Some(upstream), .. } = &this.source {
-                    upstream.slot.server.note_failure(false);
+                    upstream.slot.server.note_failure(Duration::ZERO);
                 }
             }
         }

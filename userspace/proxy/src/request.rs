@@ -122,7 +122,7 @@ async fn ask_servers(
             Err(failure) => failure,
         };
         tracing::debug!(pool = ?exchange.pool, server = %server.name, "attempt {attempt}: {failure}");
-        server.note_failure(failure.is_unreachable());
+        server.note_failure(failure.avoid_for());
         last = Some(failure.refusal());
         if !message.may_be_sent_again(failure) {
             break;
