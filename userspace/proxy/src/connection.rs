@@ -176,7 +176,7 @@ impl Connection {
                 async move { Ok::<_, Infallible>(request::serve(&this, request).await) }
             })
         };
-        let served = builder.serve_connection(TokioIo::new(stream), service);
+        let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::pin!(served);
         let began = Instant::now();
         let silent = || this.requests.load(Relaxed) == 0;

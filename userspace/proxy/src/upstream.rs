@@ -91,6 +91,11 @@ impl Upstream {
         }
     }
 
+    /// The connection speaks another protocol now: only the right to it remains.
+    pub(crate) fn into_slot(self) -> Slot {
+        self.slot
+    }
+
     /// The response is complete: keeps the connection, unless the request is still on its way.
     pub(crate) fn keep(self) {
         let Self { sender, slot, progress, .. } = self;
