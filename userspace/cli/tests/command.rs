@@ -321,8 +321,16 @@ fn status_shows_every_daemon_and_fails_only_when_none_answers() {
 
 #[test]
 fn help_and_completions_are_there_for_every_verb() {
-    for verb in [&["lint"][..], &["status"], &["zone"], &["zone", "fail"], &["zone", "restore"], &["explain"]]
-    {
+    for verb in [
+        &["lint"][..],
+        &["status"],
+        &["zone"],
+        &["zone", "fail"],
+        &["zone", "restore"],
+        &["explain"],
+        &["lab"],
+        &["lab", "run"],
+    ] {
         assert!(ok(&[verb, &["--help"]].concat()).contains("Usage: weir"));
     }
     for shell in ["bash", "zsh", "fish"] {
