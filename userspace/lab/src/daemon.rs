@@ -68,9 +68,9 @@ impl Programs {
     /// directory (or at `WEIR_EBPF`); says what is missing.
     pub(crate) fn find() -> Result<Self> {
         let own = std::env::current_exe().context("find the running program")?;
-        // Test binaries stand one directory deeper.
+        // Test binaries and examples stand one directory deeper.
         let own =
-            own.parent().map(|dir| if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir });
+            own.parent().map(|dir| if dir.ends_with("deps") || dir.ends_with("examples") { dir.parent().unwrap_or(dir) } else { dir });
         let dir = match (std::env::var_os("WEIR_BIN"), own) {
             (Some(dir), _) => dir.into(),
             (None, Some(dir)) => dir.to_owned(),
