@@ -22,6 +22,10 @@ use weir_runtime::status::{Publisher, Seen};
 /// A full pass at least this often makes a missed wake-up harmless.
 const FULL_PASS: Duration = Duration::from_secs(1);
 
+/// The pause after a lost session, doubled with each failure in a row. Short, because a VIP without its routers serves nobody;
+/// the session's own upper bound keeps a quarrel with a router from becoming a storm.
+const IDLE_HOLD: Duration = Duration::from_millis(250);
+
 /// What the agent reads.
 pub(crate) struct Inputs {
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -240,6 +244,7 @@ fn plan(node: &Node, name: &Name, peer: &weir_model::Peer) -> Plan {
             hold_time_s: u16::try_from(peer.hold_time.as_secs()).unwrap_or(u16::MAX),
             passive: peer.passive,
             connect_retry: peer.connect_retry,
+            idle_hold: IDLE_HOLD,
             ..Config::new(peer.local_asn, bgp_id, peer.asn)
         },
     }

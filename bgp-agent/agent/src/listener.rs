@@ -76,7 +76,7 @@ async fn listen(addr: SocketAddr, guests: watch::Receiver<Guests>, refused: Coun
             Ok((stream, from)) => {
                 let guest = guests.borrow().get(&from.ip()).cloned();
                 // A full queue of a peer counts like a stranger: dropping the stream closes it.
-                if !guest.is_some_and(|guest| guest.try_send(stream).is_ok()) {
+                if guest.is_none_or(|guest| guest.try_send(stream).is_err()) {
                     refused.add(1);
                     tracing::debug!(%from, "connection refused: no such peer, or too many waiting");
                 }

@@ -18,6 +18,7 @@ use anyhow::{Context, anyhow};
 use clap::Parser;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 use tracing::{info, warn};
 use weir_model::Name;
@@ -65,8 +66,18 @@ struct Options {
     log_format: telemetry::Format,
 }
 
-fn main() -> anyhow::Result<()> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    match start(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The chain of causes, without a backtrace: nearly always it is the operator's to mend.
+            eprintln!("weir-bgp: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(options: Options) -> anyhow::Result<()> {
     // The codec warns of every oddity a peer sends; what matters of it is counted and logged here, once.
     let quiet = std::env::var_os("RUST_LOG").is_none().then_some("info,bgpkit_parser=error");
     telemetry::init(options.log.as_deref().or(quiet), options.log_format).map_err(|error| anyhow!(error))?;

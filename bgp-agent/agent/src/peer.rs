@@ -25,6 +25,12 @@ const IN_CHUNK_BYTES: usize = 16 << 10;
 /// Connections handed over by the listener and not yet taken; more are dropped, and the router tries again.
 const ACCEPTED_MAX: usize = 4;
 
+/// Connections of one peer at a time: two lanes, and some that are on their way out. More are dropped at once.
+const CONNS_MAX: usize = 8;
+
+/// How long a peer may leave our bytes unread, although it sends its own, before the session is given up. RFC 9687 §3.1.
+const SEND_HOLD: Duration = Duration::from_secs(8 * 60);
+
 /// How long a closed connection may take to deliver its last bytes (the NOTIFICATION) before it is cut.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -121,6 +127,8 @@ struct Conn {
     id: ConnId,
     stream: TcpStream,
     out: Vec<u8>,
+    /// Since when `out` waits without progress.
+    stuck_since: Option<Instant>,
     /// The session has closed it: write what is left, then wait for the other side until then.
     closing: Option<Instant>,
     shut: bool,
@@ -133,7 +141,7 @@ enum Wake {
     Stop(String),
     Connected(io::Result<TcpStream>),
     Read(usize, usize),
-    Wrote,
+    Wrote(usize),
     Gone(usize, String),
     Timer,
 }
@@ -200,7 +208,11 @@ impl Driver {
                         self.session.handle_input(Input::Bytes(conn.id, &buffer[..len]), now);
                     }
                 }
-                Wake::Wrote => {}
+                Wake::Wrote(index) => {
+                    if let Some(conn) = self.conns.get_mut(index) {
+                        conn.stuck_since = (!conn.out.is_empty()).then_some(now);
+                    }
+                }
                 Wake::Gone(index, why) => {
                     let conn = self.conns.swap_remove(index);
                     if conn.closing.is_none() {
@@ -211,11 +223,28 @@ impl Driver {
             }
             // Also after other wakes: a busy socket must not starve the timers.
             self.session.handle_timeout(now);
-            self.conns.retain(|conn| conn.closing.is_none_or(|until| until > now));
+            self.drop_late(now);
         }
     }
 
+    fn drop_late(&mut self, now: Instant) {
+        self.conns.retain(|conn| {
+            let stuck =
+                conn.closing.is_none() && conn.stuck_since.is_some_and(|since| since + SEND_HOLD <= now);
+            if stuck {
+                self.session.handle_input(
+                    Input::Closed(conn.id, "send hold timer expired: the peer does not read"),
+                    now,
+                );
+            }
+            !stuck && conn.closing.is_none_or(|until| until > now)
+        });
+    }
+
     fn accept(&mut self, stream: TcpStream, now: Instant) {
+        if self.conns.len() >= CONNS_MAX {
+            return;
+        }
         self.incoming_count += 1;
         let id = ConnId::Incoming(self.incoming_count);
         self.conns.push(Conn::new(id, stream));
@@ -250,6 +279,7 @@ impl Driver {
                 Some(Transmit::Bytes(id, bytes)) => {
                     if let Some(conn) = self.conns.iter_mut().find(|conn| conn.id == id) {
                         conn.out.extend_from_slice(&bytes);
+                        conn.stuck_since.get_or_insert_with(Instant::now);
                     }
                 }
                 Some(Transmit::Close(id)) => {
@@ -264,7 +294,9 @@ impl Driver {
 
     fn deadline(&self) -> Option<Instant> {
         let lingering = self.conns.iter().filter_map(|conn| conn.closing);
-        lingering.chain(self.session.poll_timeout()).min()
+        let stuck =
+            self.conns.iter().filter(|conn| conn.closing.is_none()).filter_map(|conn| conn.stuck_since);
+        lingering.chain(stuck.map(|since| since + SEND_HOLD)).chain(self.session.poll_timeout()).min()
     }
 
     fn report(&mut self) {
@@ -342,7 +374,7 @@ impl Conn {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "set TCP_NODELAY");
         }
-        Self { id, stream, out: Vec::new(), closing: None, shut: false }
+        Self { id, stream, out: Vec::new(), stuck_since: None, closing: None, shut: false }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Io> {
@@ -396,7 +428,7 @@ async fn next_io(conns: &mut [Conn], buffer: &mut [u8]) -> Wake {
             match conn.poll(cx, buffer) {
                 Poll::Pending => {}
                 Poll::Ready(Io::Read(len)) => return Poll::Ready(Wake::Read(index, len)),
-                Poll::Ready(Io::Wrote) => return Poll::Ready(Wake::Wrote),
+                Poll::Ready(Io::Wrote) => return Poll::Ready(Wake::Wrote(index)),
                 Poll::Ready(Io::Gone(why)) => return Poll::Ready(Wake::Gone(index, why)),
             }
         }

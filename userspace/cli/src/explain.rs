@@ -8,8 +8,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use weir_core::explain::{self, Destination, Question};
-use weir_model::{Name, Protocol};
+use weir_core::explain::{self, Balanced, Destination, Question};
+use weir_model::{Admin, Name, Protocol, Snapshot};
 
 use crate::{
     config::Config,
@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// The client's address.
     #[arg(long, value_name = "ADDRESS")]
     source: IpAddr,
+    /// The client's port; with it the balancer's choice is known.
+    #[arg(long, value_name = "PORT")]
+    source_port: Option<u16>,
     /// The Host field.
     #[arg(long, default_value = "")]
     host: String,
@@ -40,7 +43,7 @@ pub(crate) struct Args {
     /// The value of the zone cookie.
     #[arg(long, value_name = "VALUE")]
     cookie: Option<String>,
-    /// The node whose proxy receives it.
+    /// The node whose balancer gets the first packet.
     #[arg(long, conflicts_with = "zone")]
     node: Option<Name>,
     /// The zone in which it is received.
@@ -49,7 +52,7 @@ pub(crate) struct Args {
     /// UDP in place of TCP.
     #[arg(long)]
     udp: bool,
-    /// Takes the health of servers from the proxy with this run directory.
+    /// Takes the health of servers and proxies from the daemons with this run directory.
     #[arg(long, value_name = "DIR")]
     run_dir: Vec<PathBuf>,
     /// How results are printed.
@@ -60,7 +63,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let Config { snapshot, .. } = Config::read(&args.dir)?;
     let seen = live::seen(&snapshot, &args.run_dir)?;
-    let zone = match (&args.node, &args.zone) {
+    let mut zone = match (&args.node, &args.zone) {
         (Some(node), _) => match snapshot.nodes.get(node) {
             Some(node) => Some(node.zone.clone()),
             None => bail!("there is no node {node}"),
@@ -71,15 +74,21 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let now = SystemTime::now();
     let failovers: Vec<_> = snapshot.failovers.values().filter(|failover| failover.is_active(now)).collect();
+    let to = destination(&args.to)?;
+    let protocol = if args.udp { Protocol::Udp } else { Protocol::Tcp };
+    let balancer = balancer(args, &snapshot, &to, protocol, zone.as_ref())?;
+    if let Some(proxy) = balancer.as_ref().and_then(|balanced| snapshot.nodes.get(&balanced.proxy)) {
+        zone = Some(proxy.zone.clone());
+    }
     let question = Question {
-        to: destination(&args.to)?,
-        protocol: if args.udp { Protocol::Udp } else { Protocol::Tcp },
+        to,
+        protocol,
         source: args.source,
         host: &args.host,
         path: &args.path,
         cookie: args.cookie.as_deref(),
         zone: zone.as_ref(),
-        balancer: None,
+        balancer,
         now_unix: now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()),
     };
     let answer = explain::explain(&snapshot, &seen.health, &failovers, &question);
@@ -95,6 +104,37 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }
     }
     Ok(if answer.delivered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The balancer's choice, when the flow and a balancer that could get it are known.
+fn balancer(
+    args: &Args,
+    snapshot: &Snapshot,
+    to: &Destination,
+    protocol: Protocol,
+    zone: Option<&Name>,
+) -> Result<Option<Balanced>> {
+    let Some(source_port) = args.source_port else { return Ok(None) };
+    let (vip, destination) = match to {
+        Destination::Address(address) => (snapshot.vip_at(address.ip()).map(|(_, vip)| vip), Some(*address)),
+        Destination::Vip(name, port) => {
+            let vip = snapshot.vips.get(name);
+            let same_family = |address: &&IpAddr| address.is_ipv4() == args.source.is_ipv4();
+            let address = vip.and_then(|vip| vip.addresses.iter().find(same_family));
+            (vip, address.map(|address| SocketAddr::new(*address, *port)))
+        }
+    };
+    let (Some(vip), Some(destination)) = (vip, destination) else { return Ok(None) };
+    let members = snapshot.groups.get(&vip.group).map_or(&[][..], |group| &group.nodes);
+    let stands_in = |name: &&Name| {
+        let node = snapshot.nodes.get(*name);
+        node.is_some_and(|node| node.admin == Admin::Active && zone.is_none_or(|zone| node.zone == *zone))
+    };
+    // Any balancer of the zone decides alike; that is the point of Maglev.
+    let Some(node) = args.node.as_ref().or_else(|| members.iter().find(stands_in)) else { return Ok(None) };
+    let health = live::proxies(snapshot, &args.run_dir)?;
+    let source = SocketAddr::new(args.source, source_port);
+    Ok(explain::balance(snapshot, node, &health, protocol, source, destination))
 }
 
 fn destination(text: &str) -> Result<Destination> {

@@ -1,13 +1,16 @@
 //! What the daemons say now: their status sockets in a run directory.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use weir_core::health::HealthView;
 use weir_model::{
-    Snapshot,
-    status::{Health, ProxyStatus},
+    Name, Snapshot,
+    status::{Health, L4Status, ProxyStatus},
 };
 
 /// Runs a future to its end on this thread.
@@ -62,4 +65,17 @@ pub(crate) fn seen(snapshot: &Snapshot, run_dirs: &[PathBuf]) -> Result<Seen> {
         }
     }
     Ok(Seen { health: view, zone, origin: "health as the proxies see it".into() })
+}
+
+/// What the balancers of these run directories know of the proxies; every proxy up where none answers.
+pub(crate) fn proxies(snapshot: &Snapshot, run_dirs: &[PathBuf]) -> Result<BTreeMap<Name, Health>> {
+    let mut proxies: BTreeMap<Name, Health> =
+        snapshot.nodes.keys().map(|name| (name.clone(), Health::Up)).collect();
+    for run_dir in run_dirs {
+        // A proxy may well run without a balancer beside it.
+        if let Ok(status) = block_on(fetch::<L4Status>(run_dir, "l4.sock"))? {
+            proxies.extend(status.proxies);
+        }
+    }
+    Ok(proxies)
 }

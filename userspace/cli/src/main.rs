@@ -31,6 +31,9 @@ enum Verb {
     Status(status::Args),
     Zone(zone::Args),
     Explain(explain::Args),
+    /// Builds a laboratory of network namespaces, breaks it, runs missions in it.
+    #[command(subcommand)]
+    Lab(weir_lab::cli::Command),
     Completions(completions::Args),
 }
 
@@ -41,10 +44,22 @@ fn main() -> ExitCode {
         Verb::Status(args) => status::run(&args),
         Verb::Zone(args) => zone::run(&args),
         Verb::Explain(args) => explain::run(&args),
+        Verb::Lab(command) => weir_lab::cli::execute(command),
         Verb::Completions(args) => completions::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("weir: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
 }

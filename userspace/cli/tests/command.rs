@@ -273,6 +273,8 @@ fn a_request_is_explained_down_to_the_server() {
         (&"az1".into(), &"az1".into(), &true.into())
     );
     assert_eq!(answer["servers"], serde_json::json!(["s1"]));
+    let flow = ok(&[&question[..], &["--source-port", "40000"]].concat());
+    assert!(flow.contains("the proxy of lb1"), "{flow}");
     let table = ok(&question);
     assert!(table.contains("client prefix 10.1.0.0/16"), "{table}");
     assert!(refused(&["explain", path(&dir), "[2001:db8::10]:80", "--source", "::1"]).contains("404"));
@@ -319,8 +321,16 @@ fn status_shows_every_daemon_and_fails_only_when_none_answers() {
 
 #[test]
 fn help_and_completions_are_there_for_every_verb() {
-    for verb in [&["lint"][..], &["status"], &["zone"], &["zone", "fail"], &["zone", "restore"], &["explain"]]
-    {
+    for verb in [
+        &["lint"][..],
+        &["status"],
+        &["zone"],
+        &["zone", "fail"],
+        &["zone", "restore"],
+        &["explain"],
+        &["lab"],
+        &["lab", "run"],
+    ] {
         assert!(ok(&[verb, &["--help"]].concat()).contains("Usage: weir"));
     }
     for shell in ["bash", "zsh", "fish"] {

@@ -1,5 +1,7 @@
 //! Every decision about one request, in order and in words, by the same code that decides in the proxy.
 
+mod balancer;
+
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +15,8 @@ use crate::{
     routing::{HomeTable, Mode, PoolAssessment, ZoneAssessment, assess},
     sticky,
 };
+
+pub use balancer::{Balanced, balance};
 
 /// A request to explain.
 #[derive(Clone, Debug)]
@@ -31,8 +35,8 @@ pub struct Question<'a> {
     pub cookie: Option<&'a str>,
     /// The zone of the proxy that receives it.
     pub zone: Option<&'a Name>,
-    /// What the balancer decides, when the caller knows.
-    pub balancer: Option<String>,
+    /// What the balancer decides, when the caller knows: see [`balance`].
+    pub balancer: Option<Balanced>,
     /// For the cookie's end, Unix seconds.
     pub now_unix: u64,
 }
@@ -203,7 +207,11 @@ impl Explanation {
             }
         }
         match (&question.balancer, vip.spread) {
-            (Some(decision), _) => self.step(Stage::Balancer, decision.clone(), "Maglev slot of the flow"),
+            (Some(Balanced { proxy, slot }), _) => self.step(
+                Stage::Balancer,
+                format!("the proxy of {proxy}"),
+                format!("it owns Maglev slot {slot}, the hash of the flow"),
+            ),
             (None, Spread::Zone) => self.step(
                 Stage::Balancer,
                 "a proxy of the balancer's own zone",

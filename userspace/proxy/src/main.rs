@@ -1,3 +1,93 @@
-//! The L7 proxy: terminates TLS and HTTP, picks a backend, relays.
+//! The L7 proxy: terminates TLS and HTTP, picks a server in the right zone, relays.
+//!
+//! ```text
+//!  control ──► tables (one Arc, swapped whole) ◄── request: route → pool → home → zone → server → relay
+//!     ▲  └───► listen (sockets by place) ──► connection ──► request / tcp
+//!  source, checks, steering, signals
+//! ```
+//!
+//! Every decision is `weir_core`'s; here are sockets, timers and bytes.
 
-fn main() {}
+mod access_log;
+mod body;
+mod checks;
+mod connection;
+mod control;
+mod errors;
+mod exchange;
+mod headers;
+mod limits;
+mod listen;
+mod live;
+mod options;
+mod report;
+mod request;
+mod tables;
+mod tcp;
+mod tls;
+mod upstream;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use weir_runtime::{
+    metrics::Registry,
+    shutdown,
+    source::Source,
+    status::{self, Site},
+    telemetry,
+};
+
+use crate::{access_log::AccessLog, control::Control, exchange::Ledger, options::Options};
+
+/// How long the access log may take to write what is left when the process ends.
+const LOG_FLUSH: Duration = Duration::from_secs(1);
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    telemetry::init(options.log.as_deref(), options.log_format).map_err(anyhow::Error::msg)?;
+    let registry = Registry::default();
+    let (log, writer) = AccessLog::open(&options.access_log, &registry)
+        .with_context(|| format!("access log {}", options.access_log))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start threads")?;
+    let result = runtime.block_on(run(options, registry, log));
+    // Connections that would not end in time are cut here, and accounted for.
+    runtime.shutdown_timeout(LOG_FLUSH);
+    if let Some(writer) = writer {
+        let begin = std::time::Instant::now();
+        while !writer.is_finished() && begin.elapsed() < LOG_FLUSH {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    result
+}
+
+async fn run(options: Options, registry: Registry, log: AccessLog) -> Result<()> {
+    let shutdown = shutdown::on_signals().context("listen for signals")?;
+    let mut source = Source::open(&options.config, &registry)
+        .with_context(|| format!("configuration in {}", options.config.display()))?;
+    let first = source.candidate().await;
+    let ledger = Arc::new(Ledger::new(log, registry.clone()));
+    let (control, feed) = Control::start(options.clone(), source, &first, ledger, &registry)
+        .with_context(|| format!("configuration in {}", options.config.display()))?;
+
+    let healthz = control.healthz();
+    let site = Site::new(feed, registry, move || healthz.now());
+    let _status = match &options.run_dir {
+        Some(run_dir) => {
+            let path = run_dir.join("proxy.sock");
+            let server = status::serve_unix(&path, site.clone()).await;
+            Some(server.with_context(|| format!("status socket {}", path.display()))?)
+        }
+        None => None,
+    };
+    if let Some(address) = options.metrics {
+        let listener =
+            tokio::net::TcpListener::bind(address).await.with_context(|| format!("metrics on {address}"))?;
+        tokio::spawn(status::serve_tcp(listener, site));
+    }
+    tracing::info!(pid = std::process::id(), "running");
+    control.run(shutdown).await;
+    Ok(())
+}

@@ -19,11 +19,19 @@ pub const SERIES_MAX: usize = 20_000;
 #[derive(Clone, Default)]
 pub struct Registry(Arc<Mutex<Families>>);
 
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Registry")
+    }
+}
+
 #[derive(Default)]
 struct Families {
     families: BTreeMap<&'static str, Family>,
-    collectors: Vec<Box<dyn Fn(&mut Text) + Send>>,
+    collectors: Vec<Collector>,
 }
+
+type Collector = Box<dyn Fn(&mut Text) + Send>;
 
 struct Family {
     help: &'static str,

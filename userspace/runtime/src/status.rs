@@ -4,7 +4,7 @@
 //!  GET /status                         the newest status as JSON, its revision as etag
 //!  GET /status?after=REV&timeout=MS    the same, but waits until the revision is another one, or MS have passed (304)
 //!  GET /metrics                        Prometheus text
-//!  GET /healthz                        200 "ok", or 503 "draining"
+//!  GET /healthz                        200 "ok", or 503 "starting" or "draining"
 //! ```
 //!
 //! Long polling makes followers see a change within milliseconds without a protocol of its own.

@@ -38,6 +38,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub enum Health {
     /// Yes.
     Ok,
+    /// Not yet: it cannot serve before something else has happened.
+    Starting,
     /// No: it finishes what it has.
     Draining,
 }
@@ -115,6 +117,7 @@ impl Site {
         match (request.uri().path(), &self.feed, &self.registry) {
             ("/healthz", ..) => match (self.health)() {
                 Health::Ok => plain(StatusCode::OK, "ok\n"),
+                Health::Starting => plain(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
                 Health::Draining => plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
             },
             ("/status", Some(feed), _) => feed.answer(request.uri().query().unwrap_or("")).await,

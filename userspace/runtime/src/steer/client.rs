@@ -119,7 +119,10 @@ impl Session<'_> {
                 let result = match timeout(ANSWER_TIMEOUT, register(&connection, entry)).await {
                     Err(_) => return io::Error::new(io::ErrorKind::TimedOut, "no answer"),
                     Ok(Err(error)) => return error,
-                    Ok(Ok(Reply::Ok)) => Ok(done.insert(key(entry))).map(drop),
+                    Ok(Ok(Reply::Ok)) => {
+                        done.insert(key(entry));
+                        Ok(())
+                    }
                     Ok(Ok(Reply::Error(what))) => Err(what),
                 };
                 refused |= result.is_err();

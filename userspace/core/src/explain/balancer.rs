@@ -1,0 +1,114 @@
+//! Which proxy a balancer sends a new flow to: the same image and the same flow hash as in the datapath.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use weir_abi::{
+    Address,
+    flow::Flow,
+    hop::{Backend, KIND_LOCAL},
+    limits::TABLE_LEN,
+    service::{PROTO_TCP, PROTO_UDP, Slot},
+};
+use weir_model::{Name, Protocol, Snapshot, status::Health};
+
+use crate::image::{Image, Lowering, lower};
+
+/// Where a new flow goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Balanced {
+    /// The node whose proxy gets it.
+    pub proxy: Name,
+    /// The slot of the Maglev table.
+    pub slot: u32,
+}
+
+/// What the balancer on `node` does with a new flow from `source` to `destination`; `health` is what it knows of the
+/// proxies. `None` when it does not serve the destination, or reaches no proxy.
+///
+/// Flows that exist already may still be with the slot's previous owner, which only the balancer's own table knows.
+pub fn balance(
+    snapshot: &Snapshot,
+    node: &Name,
+    health: &BTreeMap<Name, Health>,
+    protocol: Protocol,
+    source: SocketAddr,
+    destination: SocketAddr,
+) -> Option<Balanced> {
+    let (current, settled) = (Image::default(), BTreeSet::new());
+    let image = lower(Lowering { snapshot, node, health, current: &current, settled: &settled }).ok()?.image;
+    let flow = Flow {
+        source: Address::from(source.ip()),
+        destination: Address::from(destination.ip()),
+        source_port: source.port().to_be_bytes(),
+        destination_port: destination.port().to_be_bytes(),
+        protocol: match protocol {
+            Protocol::Tcp => PROTO_TCP,
+            Protocol::Udp => PROTO_UDP,
+        },
+    };
+    let service = image.service_at(flow.destination, flow.protocol, destination.port())?;
+    let table = image.tables.get(&image.services.get(&service)?.table)?;
+    let slot = flow.hash() % TABLE_LEN as u32;
+    let owner = Slot::unpack(*table.get(slot as usize)?).owner;
+    let proxy = proxy_of(snapshot, node, image.backends.get(&owner)?)?;
+    Some(Balanced { proxy, slot })
+}
+
+fn proxy_of(snapshot: &Snapshot, node: &Name, backend: &Backend) -> Option<Name> {
+    if backend.kind == KIND_LOCAL {
+        return Some(node.clone());
+    }
+    let has = |address: IpAddr| Address::from(address) == backend.address;
+    let found = snapshot.nodes.iter().find(|(_, node)| {
+        node.address.is_some_and(|v4| has(v4.into())) || node.address6.is_some_and(|v6| has(v6.into()))
+    });
+    found.map(|(name, _)| name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weir_model::SourceFile;
+
+    #[test]
+    fn every_balancer_of_a_zone_sends_a_flow_to_the_same_healthy_proxy() {
+        let text = r#"
+            [zone.a]
+            [node.n1]
+            zone = "a"
+            address = "192.0.2.1"
+            [node.n2]
+            zone = "a"
+            address = "192.0.2.2"
+            address6 = "2001:db8::2"
+            [group.g]
+            nodes = ["n1", "n2"]
+            [vip.web]
+            addresses = ["203.0.113.1"]
+            group = "g"
+            services = ["tcp/80", "tcp/8000-8099"]
+        "#;
+        let s = Snapshot::read(&[SourceFile { path: "t.toml".into(), text: text.into() }]).unwrap();
+        let name = |text: &str| text.parse::<Name>().unwrap();
+        let up = BTreeMap::from([(name("n1"), Health::Up), (name("n2"), Health::Up)]);
+        let n2_down = BTreeMap::from([(name("n1"), Health::Up), (name("n2"), Health::Down)]);
+        let ask = |node: &str, health: &BTreeMap<Name, Health>, source_port: u16, port: u16| {
+            let source = SocketAddr::new([10, 0, 0, 1].into(), source_port);
+            let destination = SocketAddr::new([203, 0, 113, 1].into(), port);
+            balance(&s, &name(node), health, Protocol::Tcp, source, destination)
+        };
+        let mut seen = BTreeSet::new();
+        for source_port in 40_000..40_020 {
+            let first = ask("n1", &up, source_port, 8_050).unwrap();
+            assert_eq!(ask("n2", &up, source_port, 8_050).unwrap(), first);
+            seen.insert(first.proxy);
+            assert_eq!(ask("n2", &n2_down, source_port, 80).unwrap().proxy, "n1");
+        }
+        assert_eq!(seen.len(), 2);
+        assert_eq!(ask("n1", &up, 40_000, 81), None);
+        assert_eq!(ask("n9", &up, 40_000, 80), None);
+    }
+}

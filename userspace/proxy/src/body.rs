@@ -1,0 +1,201 @@
+//! Bodies on their way: the client's towards the server, and the server's (or our own words) back.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::{exchange::Exchange, limits::STALL_MAX, upstream::Upstream};
+
+/// Boxed because the causes differ and nobody looks into them: they end the connection.
+pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How far a request body has come.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) bytes: AtomicU64,
+    pub(crate) done: AtomicBool,
+}
+
+/// The body sent to a server.
+#[derive(Debug)]
+pub(crate) enum RequestBody {
+    /// None: such a request can be sent again.
+    Empty,
+    /// The client's, as it comes.
+    Stream {
+        /// From the client.
+        incoming: Incoming,
+        /// Seen by the one who waits for the response.
+        progress: Arc<Progress>,
+        /// Gives up on a client that stopped sending.
+        stall: Stall,
+    },
+}
+
+impl RequestBody {
+    pub(crate) fn new(incoming: Incoming, progress: &Arc<Progress>) -> Self {
+        if incoming.is_end_stream() {
+            progress.done.store(true, Relaxed);
+            return Self::Empty;
+        }
+        Self::Stream { incoming, progress: Arc::clone(progress), stall: Stall::default() }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Self::Stream { incoming, progress, stall } = self.get_mut() else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
+            ready!(stall.poll(cx));
+            return Poll::Ready(Some(Err("the client stopped sending its request".into())));
+        };
+        stall.moved();
+        if let Some(Ok(frame)) = &frame {
+            progress.bytes.fetch_add(frame.data_ref().map_or(1, |data| data.len() as u64), Relaxed);
+        }
+        if frame.is_none() || incoming.is_end_stream() {
+            progress.done.store(true, Relaxed);
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Stream { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Stream { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}
+
+/// The body sent to a client. When it is dropped the exchange is over: it is logged, and the connection to the server
+/// kept if it can be.
+#[derive(Debug)]
+pub(crate) struct ResponseBody {
+    source: Source,
+    exchange: Exchange,
+    stall: Stall,
+}
+
+#[derive(Debug)]
+enum Source {
+    Words(Option<Bytes>),
+    Server { incoming: Incoming, upstream: Option<Upstream>, ended: bool },
+}
+
+impl ResponseBody {
+    /// Our own words.
+    pub(crate) fn words(words: Bytes, exchange: Exchange) -> Self {
+        let words = Some(words).filter(|words| !words.is_empty());
+        Self { source: Source::Words(words), exchange, stall: Stall::default() }
+    }
+
+    /// What the server says.
+    pub(crate) fn server(incoming: Incoming, upstream: Upstream, exchange: Exchange) -> Self {
+        let source = Source::Server { incoming, upstream: Some(upstream), ended: false };
+        Self { source, exchange, stall: Stall::default() }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let (incoming, ended) = match &mut this.source {
+            Source::Words(words) => {
+                let frame = words.take().map(|words| {
+                    this.exchange.bytes_out += words.len() as u64;
+                    Ok(Frame::data(words))
+                });
+                return Poll::Ready(frame);
+            }
+            Source::Server { incoming, ended, .. } => (incoming, ended),
+        };
+        let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
+            ready!(this.stall.poll(cx));
+            this.exchange.cause = "response-stalled";
+            return Poll::Ready(Some(Err("the server stopped sending its response".into())));
+        };
+        this.stall.moved();
+        match &frame {
+            None => *ended = true,
+            Some(Ok(frame)) => this.exchange.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Some(Err(_)) => {
+                this.exchange.cause = "response-broken";
+                if let Source::Server { upstream: Some(upstream), .. } = &this.source {
+                    upstream.slot.server.note_failure(false);
+                }
+            }
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Words(words) => words.is_none(),
+            Source::Server { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Words(words) => SizeHint::with_exact(words.as_ref().map_or(0, |words| words.len() as u64)),
+            Source::Server { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        let Source::Server { incoming, upstream, ended } = &mut self.source else { return };
+        // A reader that knows the length does not ask for the end.
+        if *ended || incoming.is_end_stream() {
+            if let Some(upstream) = upstream.take() {
+                upstream.keep();
+            }
+        } else if self.exchange.cause.is_empty() {
+            self.exchange.cause = "client-gone";
+        }
+    }
+}
+
+/// A deadline that moves with every movement; the timer is made only when somebody waits.
+#[derive(Debug, Default)]
+pub(crate) struct Stall(Option<Pin<Box<Sleep>>>, Option<Instant>);
+
+impl Stall {
+    fn moved(&mut self) {
+        self.1 = None;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self(timer, waiting_since) = self;
+        let timer = timer.get_or_insert_with(|| Box::pin(sleep(STALL_MAX)));
+        if waiting_since.is_none() {
+            let now = Instant::now();
+            *waiting_since = Some(now);
+            timer.as_mut().reset(now + STALL_MAX);
+        }
+        timer.as_mut().poll(cx)
+    }
+}

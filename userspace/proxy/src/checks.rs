@@ -1,0 +1,149 @@
+//! Active health checks: one task per server and pool drives `weir_core`'s machine with real probes.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::Instant,
+};
+
+use tokio::{sync::mpsc, task::JoinHandle, time::sleep_until};
+use weir_core::{
+    hash,
+    health::{HealthMachine, Outcome, Timing},
+};
+use weir_model::{Check, CheckKind, Name, Snapshot, status::Health};
+use weir_runtime::probe::{self, ProbeKind, ProbeResult, ProbeTarget};
+
+use crate::live::{Live, ServerLive, random};
+
+/// What a check has found out.
+#[derive(Clone, Debug)]
+pub(crate) struct HealthEvent {
+    pub(crate) pool: Name,
+    pub(crate) server: Name,
+    /// What was probed: an event of a target that has changed since is stale.
+    pub(crate) target: ProbeTarget,
+    pub(crate) health: Health,
+    pub(crate) reason: String,
+}
+
+/// The running checks.
+pub(crate) struct Checks {
+    running: BTreeMap<(Name, Name), Running>,
+    events: mpsc::Sender<HealthEvent>,
+}
+
+struct Running {
+    target: ProbeTarget,
+    timing: Timing,
+    live: Arc<ServerLive>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Checks {
+    pub(crate) fn new(events: mpsc::Sender<HealthEvent>) -> Self {
+        Self { running: BTreeMap::new(), events }
+    }
+
+    /// Starts what `snapshot` wants, stops what it does not, leaves alone what has not changed.
+    pub(crate) fn update(&mut self, snapshot: &Snapshot, live: &Live) {
+        let mut old = std::mem::take(&mut self.running);
+        for (key, live) in &live.servers {
+            let Some(check) = snapshot.pools.get(&key.0).and_then(|pool| pool.check.as_ref()) else { continue };
+            let (target, timing) = (target(check, live), Timing::from(check));
+            let same =
+                |r: &Running| r.target == target && r.timing == timing && Arc::ptr_eq(&r.live, live);
+            let running = old.remove(key).filter(same).unwrap_or_else(|| {
+                let checking = Checking {
+                    pool: key.0.clone(),
+                    live: Arc::clone(live),
+                    target: target.clone(),
+                    events: self.events.clone(),
+                };
+                let task = tokio::spawn(checking.run(timing));
+                Running { target, timing, live: Arc::clone(live), task }
+            });
+            self.running.insert(key.clone(), running);
+        }
+    }
+
+    /// Whether an event speaks of a check as it is now.
+    pub(crate) fn is_current(&self, event: &HealthEvent) -> bool {
+        let key = (event.pool.clone(), event.server.clone());
+        self.running.get(&key).is_some_and(|running| running.target == event.target)
+    }
+
+    /// Whether a server is checked at all.
+    pub(crate) fn has(&self, key: &(Name, Name)) -> bool {
+        self.running.contains_key(key)
+    }
+}
+
+fn target(check: &Check, server: &ServerLive) -> ProbeTarget {
+    let mut address = server.address;
+    if let Some(port) = check.port {
+        address.set_port(port);
+    }
+    let kind = match check.kind {
+        CheckKind::Tcp => ProbeKind::Tcp,
+        CheckKind::Http => ProbeKind::Http {
+            path: check.path.clone(),
+            host: check.host.clone().unwrap_or_else(|| address.to_string()),
+            expect: check.expect,
+        },
+    };
+    ProbeTarget { address, kind }
+}
+
+struct Checking {
+    pool: Name,
+    live: Arc<ServerLive>,
+    target: ProbeTarget,
+    events: mpsc::Sender<HealthEvent>,
+}
+
+impl Checking {
+    async fn run(self, timing: Timing) {
+        let seed = random() ^ hash::bytes(self.live.name.as_str().as_bytes());
+        let mut machine = HealthMachine::new(timing, seed, Instant::now());
+        loop {
+            let now = Instant::now();
+            machine.handle_timeout(now);
+            if let Some(due) = machine.poll_probe(now) {
+                let result = probe::run(&self.target, due.timeout).await;
+                let outcome = match result {
+                    ProbeResult::Up => Outcome::Pass,
+                    ProbeResult::Draining => Outcome::Drain,
+                    ProbeResult::Down(reason) => Outcome::Fail(reason),
+                };
+                if outcome == Outcome::Pass {
+                    self.live.clear_suspicion();
+                }
+                machine.handle_result(due.id, outcome, Instant::now());
+            }
+            if let Some(change) = machine.poll_event() {
+                let event = HealthEvent {
+                    pool: self.pool.clone(),
+                    server: self.live.name.clone(),
+                    target: self.target.clone(),
+                    health: change.to,
+                    reason: change.reason,
+                };
+                if self.events.send(event).await.is_err() {
+                    return;
+                }
+            }
+            let Some(next) = machine.poll_timeout() else { continue };
+            tokio::select! {
+                () = sleep_until(next.into()) => {}
+                () = self.live.failed.notified() => machine.report_failure(Instant::now()),
+            }
+        }
+    }
+}

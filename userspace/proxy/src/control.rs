@@ -1,0 +1,425 @@
+//! The controller: one task that owns everything that changes. Configuration, health, the clock and signals come in;
+//! tables, sockets, checks and the status follow.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use socket2::{Domain, Socket, Type};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, interval, sleep_until, timeout},
+};
+use weir_core::health::HealthView;
+use weir_model::{Name, Problem, Problems, Snapshot, status::ProxyStatus};
+use weir_runtime::{
+    metrics::Registry,
+    shutdown::Shutdown,
+    source::Source,
+    status::{Feed, Health, Publisher, Site},
+    steer::{self, Registered},
+};
+
+use crate::{
+    checks::{Checks, HealthEvent},
+    connection::{Phase, Proxy},
+    exchange::Ledger,
+    limits::HEALTH_QUEUE_MAX,
+    listen::Listeners,
+    live::Live,
+    options::Options,
+    report,
+    tables::Tables,
+    tls,
+};
+
+/// The status is looked over, idle connections are swept, and certificate files looked at this often.
+const TICK: Duration = Duration::from_secs(1);
+/// Between two publications of the status, so that a storm of changes is told in a few sentences.
+const PUBLISH_GAP: Duration = Duration::from_millis(20);
+
+pub(crate) struct Control {
+    options: Options,
+    source: Source,
+    proxy: Arc<Proxy>,
+    phase: watch::Sender<Phase>,
+    snapshot: Arc<Snapshot>,
+    tls: tls::Configs,
+    tls_seen: Vec<(std::path::PathBuf, Option<(SystemTime, u64)>)>,
+    live: Live,
+    health: HealthView,
+    /// Why a server has the health it has.
+    reasons: BTreeMap<(Name, Name), String>,
+    checks: Checks,
+    events: mpsc::Receiver<HealthEvent>,
+    listeners: Listeners,
+    /// Closed when the last connection is.
+    connections: mpsc::Receiver<Infallible>,
+    steering: Option<steer::Client>,
+    registered: Registered,
+    healthz: Healthz,
+    probe_ports: BTreeMap<SocketAddr, JoinHandle<()>>,
+    publisher: Publisher<ProxyStatus>,
+    /// The same for the metrics.
+    latest: Arc<ArcSwap<ProxyStatus>>,
+    publish_due: Option<Instant>,
+}
+
+/// What `/healthz` says.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Healthz(Arc<AtomicU8>);
+
+impl Healthz {
+    const STARTING: u8 = 0;
+    const OK: u8 = 1;
+    const DRAINING: u8 = 2;
+
+    pub(crate) fn now(&self) -> Health {
+        match self.0.load(Relaxed) {
+            Self::STARTING => Health::Starting,
+            Self::OK => Health::Ok,
+            _ => Health::Draining,
+        }
+    }
+}
+
+impl Control {
+    /// Everything, with the first configuration in force; or every reason why not.
+    pub(crate) fn start(
+        options: Options,
+        source: Source,
+        first: &Arc<Snapshot>,
+        ledger: Arc<Ledger>,
+        registry: &Registry,
+    ) -> Result<(Self, Feed), Problems> {
+        let (phase, phase_seen) = watch::channel(Phase::Running);
+        let proxy = Arc::new(Proxy { tables: ArcSwap::default(), ledger, phase: phase_seen });
+        let (alive, connections) = mpsc::channel(1);
+        let (health_events, events) = mpsc::channel(HEALTH_QUEUE_MAX);
+        let steering = match (&options.node, &options.run_dir) {
+            (Some(_), Some(run_dir)) => Some(steer::Client::start(&run_dir.join(steer::SOCKET))),
+            _ => None,
+        };
+        let (publisher, feed) = weir_runtime::status::publisher(&ProxyStatus::default());
+        let latest: Arc<ArcSwap<ProxyStatus>> = Arc::default();
+        let node = options.node.clone();
+        let mut control = Self {
+            listeners: Listeners::new(Arc::clone(&proxy), registry.clone(), alive, node),
+            options,
+            source,
+            proxy,
+            phase,
+            snapshot: Arc::default(),
+            tls: tls::Configs::new(),
+            tls_seen: Vec::new(),
+            live: Live::default(),
+            health: HealthView::default(),
+            reasons: BTreeMap::new(),
+            checks: Checks::new(health_events),
+            events,
+            connections,
+            steering,
+            registered: Registered::new(),
+            healthz: Healthz::default(),
+            probe_ports: BTreeMap::new(),
+            publisher,
+            latest: Arc::clone(&latest),
+            publish_due: None,
+        };
+        registry.collect(move |text| report::metrics(text, &latest.load()));
+        control.apply(first).map_err(Problems)?;
+        control.source.accept(first);
+        control.publish();
+        Ok((control, feed))
+    }
+
+    /// What `/healthz` answers, for the status socket.
+    pub(crate) fn healthz(&self) -> Healthz {
+        self.healthz.clone()
+    }
+
+    /// Runs until the shutdown is complete.
+    pub(crate) async fn run(mut self, shutdown: Shutdown) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut steered = self.steering.as_ref().map(steer::Client::registered);
+        let mut stop_at: Option<Instant> = None;
+        loop {
+            let publish_at = self.publish_due;
+            let expiry = self.next_expiry();
+            tokio::select! {
+                snapshot = self.source.candidate() => match self.apply(&snapshot) {
+                    Ok(()) => self.source.accept(&snapshot),
+                    Err(problems) => self.source.refuse(Problems(problems)),
+                },
+                Some(event) = self.events.recv() => self.note_health(event),
+                registered = changed(&mut steered) => {
+                    self.registered = registered;
+                    self.check_ready();
+                }
+                () = at(expiry) => {
+                    tracing::info!("a failover has ended");
+                    self.rebuild();
+                }
+                () = at(publish_at) => {
+                    self.publish();
+                    continue;
+                }
+                _ = tick.tick() => self.tick(),
+                () = shutdown.wait(), if stop_at.is_none() => {
+                    tracing::info!("draining for {:?}", self.options.drain_wait);
+                    self.phase.send_replace(Phase::Draining);
+                    self.healthz.0.store(Healthz::DRAINING, Relaxed);
+                    stop_at = Some(Instant::now() + self.options.drain_wait);
+                }
+                () = at(stop_at) => break,
+            }
+            // Whatever came in: followers hear of it soon, and only if it made a difference.
+            self.publish_due.get_or_insert_with(|| Instant::now() + PUBLISH_GAP);
+        }
+        self.stop().await;
+    }
+
+    async fn stop(mut self) {
+        self.phase.send_replace(Phase::Stopping);
+        self.publish();
+        if let Some(steering) = &self.steering {
+            steering.want(Vec::new());
+        }
+        self.listeners.close().await;
+        tracing::info!("accepting no more; open requests may take {:?}", self.options.stop_timeout);
+        match timeout(self.options.stop_timeout, self.connections.recv()).await {
+            Ok(_all_closed) => tracing::info!("stopped: every connection has ended"),
+            Err(_) => {
+                let open: u64 = self.listeners.states().values().map(|s| s.live.connections.load(Relaxed)).sum();
+                tracing::warn!("stopped with {open} connections open");
+            }
+        }
+        for task in self.probe_ports.values() {
+            task.abort();
+        }
+    }
+
+    /// Puts a snapshot in force, or says everything that speaks against it and changes nothing.
+    fn apply(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), Vec<Problem>> {
+        let mut problems = self.check_place(snapshot);
+        // Seen before loading: a change in between is noticed at the next tick.
+        let tls_seen = tls::fingerprint(self.source.dir(), snapshot);
+        let tls = tls::load(self.source.dir(), snapshot).map_err(|more| problems.extend(more));
+        let sockets = self.listeners.prepare(snapshot).map_err(|more| problems.extend(more));
+        let (Ok(tls), Ok(sockets), true) = (tls, sockets, problems.is_empty()) else { return Err(problems) };
+
+        self.forget_moved_servers(snapshot);
+        self.live.update(snapshot);
+        self.health.retain(snapshot);
+        self.checks.update(snapshot, &self.live);
+        let checks = &self.checks;
+        self.reasons.retain(|key, _| checks.has(key));
+        self.snapshot = Arc::clone(snapshot);
+        (self.tls, self.tls_seen) = (tls, tls_seen);
+        // New tables before new sockets: nobody asks for a listener the tables do not know.
+        self.rebuild();
+        self.listeners.commit(snapshot, sockets, &self.tls);
+        self.proxy.ledger.retain(|listener| snapshot.listeners.contains_key(listener));
+        if let Some(steering) = &self.steering {
+            steering.want(self.listeners.entries());
+        }
+        self.open_probe_ports();
+        self.check_ready();
+        Ok(())
+    }
+
+    /// A proxy that was told where it stands must find the place in the configuration.
+    fn check_place(&self, snapshot: &Snapshot) -> Vec<Problem> {
+        let problem = |path: String, what: &str| Problem {
+            file: "weir-proxy".into(),
+            line: 0,
+            path,
+            what: what.into(),
+            hint: "given on the command line".into(),
+        };
+        let node = self.options.node.iter().filter(|node| !snapshot.nodes.contains_key(*node));
+        let zone = self.options.zone.iter().filter(|zone| !snapshot.zones.contains_key(*zone));
+        node.map(|node| problem(format!("node.{node}"), "there is no such node"))
+            .chain(zone.map(|zone| problem(format!("zone.{zone}"), "there is no such zone")))
+            .collect()
+    }
+
+    fn zone(&self) -> Option<Name> {
+        let node = self.options.node.as_ref().and_then(|node| self.snapshot.nodes.get(node));
+        node.map(|node| node.zone.clone()).or_else(|| self.options.zone.clone())
+    }
+
+    /// What is known of a server at its old address says nothing of the new one.
+    fn forget_moved_servers(&mut self, snapshot: &Snapshot) {
+        for ((pool, name), live) in &self.live.servers {
+            if snapshot.servers.get(name).is_some_and(|server| server.address != live.address) {
+                self.health.set(pool, name, weir_model::status::Health::Unknown);
+            }
+        }
+        for (name, pool) in &snapshot.pools {
+            // A pool that is no longer checked takes its servers to be up.
+            if pool.check.is_none() {
+                for (server, _) in snapshot.servers_of(name) {
+                    self.health.set(name, server, weir_model::status::Health::Unknown);
+                }
+            }
+        }
+    }
+
+    fn rebuild(&mut self) {
+        let tables = Tables::build(&self.snapshot, &self.health, &self.live, self.zone(), SystemTime::now());
+        self.proxy.tables.store(Arc::new(tables));
+        // Those that wait may find a server now.
+        for pool in self.live.pools.values() {
+            pool.released.notify_waiters();
+        }
+    }
+
+    fn note_health(&mut self, event: HealthEvent) {
+        let mut next = Some(event);
+        // All that have come, then one rebuild: when a zone dies, many servers change at once.
+        while let Some(event) = next {
+            if self.checks.is_current(&event) {
+                let HealthEvent { pool, server, health, reason, .. } = event;
+                tracing::info!(%pool, %server, "{health:?}: {reason}");
+                self.health.set(&pool, &server, health);
+                self.reasons.insert((pool, server), reason);
+            }
+            next = self.events.try_recv().ok();
+        }
+        self.rebuild();
+    }
+
+    fn next_expiry(&self) -> Option<Instant> {
+        let now = SystemTime::now();
+        let left = |at: SystemTime| at.duration_since(now).ok();
+        let next = self.snapshot.failovers.values().filter_map(|failover| left(failover.expires.0)).min()?;
+        // A millisecond later it has surely ended, whatever the clocks' resolutions.
+        Instant::now().checked_add(next + Duration::from_millis(1))
+    }
+
+    fn tick(&mut self) {
+        for ((pool, _), server) in &self.live.servers {
+            if let Some(pool) = self.snapshot.pools.get(pool) {
+                server.sweep(pool.idle_timeout);
+            }
+        }
+        let seen = tls::fingerprint(self.source.dir(), &self.snapshot);
+        if seen != self.tls_seen {
+            self.tls_seen = seen;
+            match tls::load(self.source.dir(), &self.snapshot) {
+                Ok(tls) => {
+                    tracing::info!("certificates renewed");
+                    self.tls = tls;
+                    self.listeners.renew_tls(&self.snapshot, &self.tls);
+                }
+                Err(problems) => {
+                    for problem in problems {
+                        tracing::error!("certificates on disk changed, the old ones stay: {problem}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// With all VIP sockets steered once, the balancers may send traffic. A later loss of `weir-l4` changes nothing: the
+    /// kernel keeps the sockets.
+    fn check_ready(&self) {
+        let wanted = self.listeners.entries();
+        let steered = |entry: &steer::Entry| matches!(self.registered.get(&entry.registration), Some(Ok(())));
+        if self.healthz.now() == Health::Starting && wanted.iter().all(steered) {
+            self.healthz.0.store(Healthz::OK, Relaxed);
+        }
+    }
+
+    /// `/healthz` on the node's own addresses.
+    fn open_probe_ports(&mut self) {
+        let node = self.options.node.as_ref().and_then(|node| self.snapshot.nodes.get(node));
+        let wanted: Vec<SocketAddr> = node
+            .into_iter()
+            .flat_map(|node| {
+                let addresses = [node.address.map(IpAddr::V4), node.address6.map(IpAddr::V6)];
+                addresses.into_iter().flatten().map(|address| SocketAddr::new(address, node.probe_port))
+            })
+            .collect();
+        self.probe_ports.retain(|address, task| {
+            let keep = wanted.contains(address) && !task.is_finished();
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for address in wanted {
+            if self.probe_ports.contains_key(&address) {
+                continue;
+            }
+            let healthz = self.healthz.clone();
+            let site = Site { feed: None, registry: None, health: Arc::new(move || healthz.now()) };
+            match listen_free(address) {
+                Ok(listener) => {
+                    let task = tokio::spawn(weir_runtime::status::serve_tcp(listener, site));
+                    self.probe_ports.insert(address, task);
+                }
+                Err(error) => tracing::error!("probe port {address}: {error}"),
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        self.publish_due = None;
+        let tables = self.proxy.tables.load();
+        let config = self.source.status().borrow().clone();
+        let place = report::Place {
+            node: self.options.node.as_ref(),
+            zone: tables.zone.as_ref(),
+            draining: *self.phase.borrow() != Phase::Running,
+        };
+        let status = report::status(place, config, &tables, &self.listeners, &self.registered, &self.health, &self.reasons);
+        self.publisher.publish(&status);
+        self.latest.store(Arc::new(status));
+    }
+}
+
+/// Listens also while the address is not on this host yet.
+fn listen_free(address: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv4() {
+        socket.set_freebind_v4(true)?;
+    } else {
+        socket.set_only_v6(true)?;
+        socket.set_freebind_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(128)?;
+    tokio::net::TcpListener::from_std(socket.into())
+}
+
+/// Waits until then; for ever without a time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next state of the registrations; for ever the same without steering.
+async fn changed(steered: &mut Option<watch::Receiver<Registered>>) -> Registered {
+    if let Some(steered) = steered
+        && steered.changed().await.is_ok()
+    {
+        return steered.borrow_and_update().clone();
+    }
+    std::future::pending().await
+}

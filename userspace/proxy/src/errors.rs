@@ -1,0 +1,88 @@
+//! Why a request was not answered by a server: whose fault it was, and whether another server may be asked.
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, StatusCode};
+
+use crate::body::RequestBody;
+
+/// The response header that names the cause.
+pub(crate) const CAUSE_HEADER: &str = "weir-cause";
+
+/// An answer of our own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    /// A word for logs, metrics and the response header.
+    pub(crate) cause: &'static str,
+}
+
+impl Refusal {
+    pub(crate) const BAD_HOST: Self = Self { status: StatusCode::BAD_REQUEST, cause: "bad-host" };
+    pub(crate) const BAD_TARGET: Self = Self { status: StatusCode::BAD_REQUEST, cause: "bad-target" };
+    pub(crate) const NO_TUNNELS: Self = Self { status: StatusCode::NOT_IMPLEMENTED, cause: "connect-method" };
+    pub(crate) const NO_ROUTE: Self = Self { status: StatusCode::NOT_FOUND, cause: "no-route" };
+    pub(crate) const NO_SERVER: Self = Self { status: StatusCode::SERVICE_UNAVAILABLE, cause: "no-server" };
+    pub(crate) const QUEUE_FULL: Self = Self { status: StatusCode::SERVICE_UNAVAILABLE, cause: "queue-full" };
+    pub(crate) const QUEUE_TIMEOUT: Self = Self { status: StatusCode::SERVICE_UNAVAILABLE, cause: "queue-timeout" };
+
+    pub(crate) fn body(&self) -> Bytes {
+        format!("{} ({})\n", self.status, self.cause).into()
+    }
+
+    pub(crate) fn cause_value(&self) -> HeaderValue {
+        HeaderValue::from_static(self.cause)
+    }
+}
+
+/// One attempt at one server failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// No connection: the request was not sent.
+    Connect(std::io::Error),
+    /// No connection within the pool's `connect_timeout`.
+    ConnectTimeout,
+    /// A kept connection was closed before the request went out on it; here it is back.
+    NotSent(Box<Request<RequestBody>>),
+    /// The connection broke after the request was (perhaps partly) sent and before a response came.
+    Broken(hyper::Error),
+    /// No response within the pool's `response_timeout`.
+    ResponseTimeout,
+}
+
+impl Failure {
+    /// Whether the server itself could not be reached, rather than this one exchange having failed.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::ConnectTimeout => true,
+            Self::NotSent(_) | Self::Broken(_) | Self::ResponseTimeout => false,
+        }
+    }
+
+    /// What the client is told when nobody else can be asked.
+    pub(crate) fn refusal(&self) -> Refusal {
+        let (status, cause) = match self {
+            Self::Connect(_) => (StatusCode::BAD_GATEWAY, "connect-failed"),
+            Self::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "connect-timeout"),
+            Self::NotSent(_) => (StatusCode::BAD_GATEWAY, "connection-closed"),
+            Self::Broken(error) if error.is_user() || error.is_body_write_aborted() => {
+                (StatusCode::BAD_REQUEST, "request-body")
+            }
+            Self::Broken(error) if error.is_parse() => (StatusCode::BAD_GATEWAY, "bad-response"),
+            Self::Broken(_) => (StatusCode::BAD_GATEWAY, "connection-broken"),
+            Self::ResponseTimeout => (StatusCode::GATEWAY_TIMEOUT, "response-timeout"),
+        };
+        Refusal { status, cause }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Connect(error) => write!(f, "connect: {error}"),
+            Self::ConnectTimeout => f.write_str("connect: timed out"),
+            Self::NotSent(_) => f.write_str("kept connection was closed"),
+            Self::Broken(error) => write!(f, "before a response: {error}"),
+            Self::ResponseTimeout => f.write_str("no response in time"),
+        }
+    }
+}

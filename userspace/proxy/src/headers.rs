@@ -1,0 +1,198 @@
+//! What changes in the header fields on the way through: RFC 9110 §7.6, RFC 7239, and the X-Forwarded habit.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Uri, Version,
+    header::{self, Entry},
+    request::Parts,
+    uri::Authority,
+};
+
+use crate::{errors::Refusal, limits::COOKIE_FIELDS_MAX};
+
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// The host a request is for, as sent. Exactly one, and one that can be a host.
+///
+/// RFC 9112 §3.2: "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1 request message that lacks
+/// a Host header field and to any request message that contains more than one Host header field line or a Host header
+/// field with an invalid field value."
+pub(crate) fn host_of(parts: &Parts) -> Result<String, Refusal> {
+    let mut fields = parts.headers.get_all(header::HOST).iter();
+    let field = fields.next();
+    if fields.next().is_some() {
+        return Err(Refusal::BAD_HOST);
+    }
+    // RFC 9112 §3.2.2: the absolute-form's host goes before the field. HTTP/2 has it in :authority.
+    let host = match (parts.uri.authority(), field) {
+        (Some(authority), _) => authority.as_str(),
+        (None, Some(field)) => field.to_str().map_err(|_| Refusal::BAD_HOST)?,
+        (None, None) if parts.version < Version::HTTP_11 => return Ok(String::new()),
+        (None, None) => return Err(Refusal::BAD_HOST),
+    };
+    let valid = host.is_empty() || host.parse::<Authority>().is_ok_and(|a| !a.as_str().contains('@'));
+    if valid { Ok(host.to_owned()) } else { Err(Refusal::BAD_HOST) }
+}
+
+/// Makes a client's request one of ours: origin-form, HTTP/1.1, no hop-by-hop fields, who asked and how.
+pub(crate) fn to_server(parts: &mut Parts, host: &str, client: SocketAddr, tls: bool) -> Result<(), Refusal> {
+    let via = via(parts.version);
+    remove_hop_by_hop(&mut parts.headers);
+    // hyper has answered "100 Continue" itself, or will when the body is read.
+    parts.headers.remove(header::EXPECT);
+    parts.version = Version::HTTP_11;
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    parts.uri = Uri::try_from(if target.is_empty() { "/" } else { target }).map_err(|_| Refusal::BAD_TARGET)?;
+
+    let headers = &mut parts.headers;
+    let host_value = HeaderValue::from_str(host).map_err(|_| Refusal::BAD_HOST)?;
+    let client = client.ip().to_canonical();
+    let proto = if tls { "https" } else { "http" };
+    append_listed(headers, X_FORWARDED_FOR, &client.to_string());
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+    headers.insert(X_FORWARDED_HOST, host_value.clone());
+    append_listed(headers, FORWARDED, &forwarded(client, host, proto));
+    append_listed(headers, header::VIA, via);
+    headers.insert(header::HOST, host_value);
+    Ok(())
+}
+
+/// Makes a server's response one of ours.
+pub(crate) fn to_client(headers: &mut HeaderMap, version: Version) {
+    remove_hop_by_hop(headers);
+    append_listed(headers, header::VIA, via(version));
+}
+
+/// The values of a cookie, in the order sent.
+pub(crate) fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+    let fields = headers.get_all(header::COOKIE).iter().take(COOKIE_FIELDS_MAX);
+    let pairs = fields.filter_map(|field| field.to_str().ok()).flat_map(|field| field.split(';'));
+    pairs.filter_map(move |pair| pair.trim_start().strip_prefix(name)?.strip_prefix('=').map(str::trim_end))
+}
+
+/// RFC 9110 §7.6.1: "Intermediaries MUST parse a received Connection header field before a message is forwarded and, for
+/// each connection-option in this field, remove any header or trailer field(s) from the message with the same name".
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let nominated: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|option| option.trim().parse().ok())
+        // A sender has no right to remove what the message cannot do without.
+        .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH | header::CONTENT_TYPE))
+        .collect();
+    for name in nominated {
+        headers.remove(name);
+    }
+    for name in [
+        header::CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ] {
+        headers.remove(name);
+    }
+}
+
+fn via(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "2.0 weir",
+        Version::HTTP_10 => "1.0 weir",
+        _ => "1.1 weir",
+    }
+}
+
+/// RFC 7239 §4, §6: an IPv6 address stands in brackets and quotes, a host with a colon in quotes.
+fn forwarded(client: IpAddr, host: &str, proto: &str) -> String {
+    let by_whom = match client {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("\"[{v6}]\""),
+    };
+    match host {
+        "" => format!("for={by_whom};proto={proto}"),
+        _ => format!("for={by_whom};host=\"{}\";proto={proto}", host.replace(['"', '\\'], "")),
+    }
+}
+
+/// Adds an element to a list field, keeping it one field: some servers read only the first.
+fn append_listed(headers: &mut HeaderMap, name: HeaderName, element: &str) {
+    let mut list = String::new();
+    if let Entry::Occupied(entry) = headers.entry(name.clone()) {
+        for value in entry.iter().filter_map(|value| value.to_str().ok()) {
+            list.push_str(value);
+            list.push_str(", ");
+        }
+    }
+    list.push_str(element);
+    if let Ok(value) = HeaderValue::from_str(&list) {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn parts(build: impl FnOnce(http::request::Builder) -> http::request::Builder) -> Parts {
+        build(Request::builder()).body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn hop_by_hop_fields_and_those_nominated_are_removed() {
+        let mut parts = parts(|request| {
+            request
+                .uri("http://a.example/x?y")
+                .header("connection", "close, X-Secret, host")
+                .header("x-secret", "1")
+                .header("te", "trailers")
+                .header("upgrade", "h2c")
+                .header("x-forwarded-for", "198.51.100.1")
+                .header("x-forwarded-for", "198.51.100.2")
+                .header("accept", "*/*")
+        });
+        to_server(&mut parts, "a.example", "[2001:db8::1]:5".parse().unwrap(), true).unwrap();
+        let get = |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap());
+        assert_eq!(parts.uri, "/x?y");
+        for gone in ["connection", "x-secret", "te", "upgrade"] {
+            assert_eq!(get(gone), None, "{gone}");
+        }
+        assert_eq!(get("host"), Some("a.example"));
+        assert_eq!(get("x-forwarded-for"), Some("198.51.100.1, 198.51.100.2, 2001:db8::1"));
+        assert_eq!(get("forwarded"), Some("for=\"[2001:db8::1]\";host=\"a.example\";proto=https"));
+        assert_eq!(get("via"), Some("1.1 weir"));
+        assert_eq!(get("accept"), Some("*/*"));
+    }
+
+    #[test]
+    fn a_request_is_for_exactly_one_host() {
+        let host = |build: fn(http::request::Builder) -> http::request::Builder| host_of(&parts(build)).ok();
+        assert_eq!(host(|r| r.header("host", "a:80")).as_deref(), Some("a:80"));
+        assert_eq!(host(|r| r.uri("http://b/").header("host", "a")).as_deref(), Some("b"));
+        assert_eq!(host(|r| r.version(Version::HTTP_10)).as_deref(), Some(""));
+        assert_eq!(host(|r| r), None);
+        assert_eq!(host(|r| r.header("host", "a").header("host", "a")), None);
+        assert_eq!(host(|r| r.header("host", "a b")), None);
+        assert_eq!(host(|r| r.header("host", "user@a")), None);
+    }
+
+    #[test]
+    fn cookies_are_found_among_others() {
+        let mut headers = HeaderMap::new();
+        headers.append("cookie", HeaderValue::from_static("a=1; zone=x:1;zone2=no"));
+        headers.append("cookie", HeaderValue::from_static("zone=y"));
+        assert_eq!(cookies(&headers, "zone").collect::<Vec<_>>(), ["x:1", "y"]);
+    }
+}

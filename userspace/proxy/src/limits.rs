@@ -1,0 +1,38 @@
+//! Every bound of the proxy that is not an operator's setting.
+
+use std::time::Duration;
+
+/// Buffer for the head of a message, in bytes; a longer head is answered 431.
+pub(crate) const HEAD_LEN_MAX: usize = 64 << 10;
+/// Header fields of a message; hyper answers 431 beyond.
+pub(crate) const HEADERS_MAX: usize = 128;
+/// Streams a client may have open on one HTTP/2 connection.
+pub(crate) const STREAMS_MAX: u32 = 256;
+/// How long a client may take for a TLS handshake, and for its first request.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take for the head of a request, idle time on a kept connection included.
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// From one HTTP/2 ping to the next, and how long the answer may take: ends connections of clients that vanished.
+pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// How long nothing may move on a body in either direction before the exchange is given up.
+pub(crate) const STALL_MAX: Duration = Duration::from_secs(300);
+/// Connections the kernel completes before we accept them, per socket.
+pub(crate) const BACKLOG: i32 = 4096;
+/// Lines of the access log that wait for the writer; further ones are dropped and counted.
+pub(crate) const LOG_QUEUE_MAX: usize = 8192;
+/// Bytes of a request target or host that are logged.
+pub(crate) const LOGGED_LEN_MAX: usize = 1024;
+/// How long a server that refused a connection is avoided where no check says more.
+pub(crate) const SUSPECT_FOR: Duration = Duration::from_secs(1);
+/// How long a kept connection may take to become ready again; usually it is at once.
+pub(crate) const READY_TIMEOUT: Duration = Duration::from_millis(50);
+/// A queued request looks again this often, whatever wakes it: health changes free no slot.
+pub(crate) const QUEUE_RECHECK: Duration = Duration::from_millis(100);
+/// Health changes that wait for the controller; the checks then wait too.
+pub(crate) const HEALTH_QUEUE_MAX: usize = 1024;
+/// Pause after a failed accept (no descriptors left).
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// On a stop, a connection that has not sent its first request yet may still do so for this long.
+pub(crate) const LAST_CALL: Duration = Duration::from_millis(250);
+/// Cookie fields looked at; more are passed on unread.
+pub(crate) const COOKIE_FIELDS_MAX: usize = 16;

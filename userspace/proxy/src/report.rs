@@ -1,0 +1,157 @@
+//! What the proxy says of itself: [`ProxyStatus`] and the metrics derived from it.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
+
+use weir_core::health::HealthView;
+use weir_model::{
+    Name,
+    status::{ConfigStatus, Health, ListenerStatus, PoolStatus, ProxyStatus, ServerStatus, VipDelivery},
+};
+use weir_runtime::{metrics::Text, steer::Registered};
+
+use crate::{
+    listen::Listeners,
+    tables::{PoolTable, Tables},
+};
+
+/// Where the proxy stands and whether it is about to go.
+pub(crate) struct Place<'a> {
+    pub(crate) node: Option<&'a Name>,
+    pub(crate) zone: Option<&'a Name>,
+    pub(crate) draining: bool,
+}
+
+/// The status now.
+pub(crate) fn status(
+    place: Place<'_>,
+    config: ConfigStatus,
+    tables: &Tables,
+    listeners: &Listeners,
+    registered: &Registered,
+    health: &HealthView,
+    reasons: &BTreeMap<(Name, Name), String>,
+) -> ProxyStatus {
+    let text = |name: Option<&Name>| name.map_or(String::new(), Name::to_string);
+    let vips = place.node.into_iter().flat_map(|node| tables.snapshot.vips_of(node));
+    let pools = tables.pools.iter().map(|(name, pool)| (name.clone(), pool_status(name, pool, tables, health, reasons)));
+    ProxyStatus {
+        node: text(place.node),
+        zone: text(place.zone),
+        pid: std::process::id(),
+        config,
+        draining: place.draining,
+        vips: vips.map(|(name, _)| (name.clone(), delivery(name, tables))).collect(),
+        listeners: listener_status(listeners, registered),
+        pools: pools.collect(),
+    }
+}
+
+fn delivery(vip: &Name, tables: &Tables) -> VipDelivery {
+    let pools = tables.snapshot.pools_of_vip(vip);
+    if pools.is_empty() {
+        return VipDelivery { deliverable: false, reason: "no listener serves it".into() };
+    }
+    let deliverable = |pool: &Name| tables.pools.get(pool).is_some_and(|pool| pool.assessment.is_deliverable());
+    match pools.into_iter().find(|pool| !deliverable(pool)) {
+        None => VipDelivery { deliverable: true, reason: String::new() },
+        Some(pool) => VipDelivery { deliverable: false, reason: format!("pool {pool} has no server in any zone") },
+    }
+}
+
+fn listener_status(listeners: &Listeners, registered: &Registered) -> BTreeMap<Name, ListenerStatus> {
+    let status = |(name, state): (&Name, &std::sync::Arc<crate::listen::ListenerState>)| {
+        let mut status = ListenerStatus {
+            connections: state.live.connections.load(Relaxed),
+            requests: state.live.requests.load(Relaxed),
+            ..ListenerStatus::default()
+        };
+        let mut waiting = None;
+        for (place, local) in listeners.places_of(name) {
+            status.addresses.push(local.to_string());
+            if let Some(registration) = place.registration() {
+                match registered.get(&registration) {
+                    Some(Ok(())) => status.steered = true,
+                    Some(Err(what)) => waiting = Some(format!("{place} is not steered: {what}")),
+                    None => waiting = Some(format!("{place} is not steered yet")),
+                }
+            }
+        }
+        if let Some(waiting) = waiting {
+            (status.steered, status.error) = (false, waiting);
+        } else if status.addresses.is_empty() {
+            status.error = "its VIP is not served by this node".into();
+        }
+        (name.clone(), status)
+    };
+    listeners.states().iter().map(status).collect()
+}
+
+fn pool_status(
+    name: &Name,
+    pool: &PoolTable,
+    tables: &Tables,
+    health: &HealthView,
+    reasons: &BTreeMap<(Name, Name), String>,
+) -> PoolStatus {
+    let verdicts = pool.assessment.zones().iter().flat_map(|zone| &zone.servers);
+    let server = |verdict: &weir_core::routing::ServerVerdict| {
+        let live = pool.servers.get(&verdict.name)?;
+        let seen = match (health.get(name, &verdict.name), &pool.spec.check) {
+            (Health::Unknown, None) => Health::Up,
+            (health, _) => health,
+        };
+        let mut reason = verdict.reason.clone();
+        if let Some(why) = reasons.get(&(name.clone(), verdict.name.clone())) {
+            reason = format!("{reason}: {why}");
+        }
+        let status = ServerStatus {
+            health: seen,
+            reason,
+            active: live.active(),
+            requests: live.requests.load(Relaxed),
+            failures: live.failures.load(Relaxed),
+        };
+        Some((verdict.name.clone(), status))
+    };
+    let shares = tables.snapshot.zones.keys().map(|home| (home.clone(), pool.assessment.shares(Some(home))));
+    PoolStatus { servers: verdicts.filter_map(server).collect(), shares: shares.collect() }
+}
+
+/// What the status says, for those who read metrics only.
+pub(crate) fn metrics(text: &mut Text, status: &ProxyStatus) {
+    let name = "weir_proxy_connections";
+    text.family(name, "gauge", "Connections of clients that are open.");
+    for (listener, state) in &status.listeners {
+        text.value(name, &[("listener", listener.as_str())], state.connections as f64);
+    }
+    type Value = fn(&ServerStatus) -> f64;
+    let families: [(&str, &str, &str, Value); 4] = [
+        ("weir_proxy_server_up", "gauge", "Whether checks see the server up.", |s| {
+            f64::from(u8::from(s.health == Health::Up))
+        }),
+        ("weir_proxy_server_active", "gauge", "Requests in flight at the server.", |s| s.active as f64),
+        ("weir_proxy_server_requests_total", "counter", "Requests sent to the server.", |s| s.requests as f64),
+        ("weir_proxy_server_failures_total", "counter", "Requests to the server that failed.", |s| {
+            s.failures as f64
+        }),
+    ];
+    for (name, kind, help, value) in families {
+        text.family(name, kind, help);
+        for (pool, state) in &status.pools {
+            for (server, state) in &state.servers {
+                let labels = [("pool", pool.as_str()), ("server", server.as_str())];
+                text.value(name, &labels, value(state));
+            }
+        }
+    }
+    let name = "weir_proxy_zone_share";
+    text.family(name, "gauge", "Share of a home zone's traffic that a zone serves.");
+    for (pool, state) in &status.pools {
+        for (home, shares) in &state.shares {
+            for (zone, share) in shares {
+                let labels = [("pool", pool.as_str()), ("home", home.as_str()), ("zone", zone.as_str())];
+                text.value(name, &labels, *share);
+            }
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The life of one request, top to bottom: host → route → pool → home zone → zone → server → connection → response.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::Ordering::Relaxed,
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use http::{HeaderValue, Method, Request, Response, Version, header, request::Parts};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+use weir_core::{ClientKey, l7::normal_host, routing::HomeReason, sticky};
+use weir_model::{Name, Pool};
+
+use crate::{
+    body::{Progress, RequestBody, ResponseBody},
+    connection::Connection,
+    errors::{CAUSE_HEADER, Failure, Refusal},
+    exchange::Exchange,
+    headers,
+    limits::QUEUE_RECHECK,
+    live::Slot,
+    tables::{Asking, Choice, PoolTable, Tables},
+    upstream::Upstream,
+};
+
+/// Answers one request, by a server or with the reason why not.
+pub(crate) async fn serve(connection: &Connection, request: Request<Incoming>) -> Response<ResponseBody> {
+    let mut exchange = connection.begin(protocol(request.version()));
+    let is_http1 = request.version() < Version::HTTP_2;
+    let mut response = match relay(connection, request, &mut exchange).await {
+        Ok((response, upstream)) => {
+            exchange.status = response.status().as_u16();
+            response.map(|incoming| ResponseBody::server(incoming, upstream, exchange))
+        }
+        Err(refusal) => {
+            exchange.status = refusal.status.as_u16();
+            exchange.cause = refusal.cause;
+            let mut response = Response::new(ResponseBody::words(refusal.body(), exchange));
+            *response.status_mut() = refusal.status;
+            response.headers_mut().insert(CAUSE_HEADER, refusal.cause_value());
+            response
+        }
+    };
+    if is_http1 && connection.is_ending() {
+        // RFC 9112 §9.6: tells the client not to send another request into a connection about to be closed.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn relay(
+    connection: &Connection,
+    request: Request<Incoming>,
+    exchange: &mut Exchange,
+) -> Result<(Response<Incoming>, Upstream), Refusal> {
+    let (mut parts, body) = request.into_parts();
+    parts.method.as_str().clone_into(&mut exchange.method);
+    exchange.target = parts.uri.path_and_query().map_or(String::new(), |target| target.as_str().to_owned());
+    if parts.method == Method::CONNECT {
+        return Err(Refusal::NO_TUNNELS);
+    }
+    let host = headers::host_of(&parts)?;
+    exchange.host.clone_from(&host);
+
+    // Which pool?
+    let tables = connection.proxy.tables.load_full();
+    let routed = tables.routes.route(&connection.listener.name, &normal_host(&host), parts.uri.path());
+    let pool_name = routed.ok_or(Refusal::NO_ROUTE)?.pool;
+    exchange.pool = Some(pool_name.clone());
+    let pool = tables.pools.get(pool_name).ok_or(Refusal::NO_ROUTE)?;
+
+    // Which zone is the client's home, and must it be told to remember?
+    let cookie = zone_cookie(&parts, &pool.spec);
+    let vip_home = connection.vip_home(&tables);
+    let home = tables.homes.home(cookie.as_ref(), vip_home, connection.client.ip(), tables.zone.as_ref());
+    exchange.home = home.map(|(zone, _)| zone.clone());
+    let set_cookie = home.and_then(|(zone, why)| new_cookie(&pool.spec, zone, why, connection.tls));
+
+    headers::to_server(&mut parts, &host, connection.client, connection.tls)?;
+    let progress = Arc::new(Progress::default());
+    let message = Message::new(parts, RequestBody::new(body, &progress));
+    let (mut response, upstream) = ask_servers(pool, &tables, message, &progress, connection, exchange).await?;
+
+    let version = response.version();
+    headers::to_client(response.headers_mut(), version);
+    *response.version_mut() = Version::HTTP_11;
+    if let Some(cookie) = set_cookie {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    Ok((response, upstream))
+}
+
+/// Asks one server after the other until one answers, the retries are used up, or asking again could do harm.
+async fn ask_servers(
+    pool: &PoolTable,
+    tables: &Tables,
+    mut message: Message,
+    progress: &Arc<Progress>,
+    connection: &Connection,
+    exchange: &mut Exchange,
+) -> Result<(Response<Incoming>, Upstream), Refusal> {
+    let client = ClientKey::of_address(connection.client.ip());
+    let home = exchange.home.clone();
+    let mut tried: Vec<Name> = Vec::new();
+    let mut avoid: Option<Name> = None;
+    let mut last: Option<Refusal> = None;
+    for attempt in 0..=pool.spec.retries {
+        let asking = Asking { home: home.as_ref(), client, tried: &tried, avoid: avoid.as_ref() };
+        let slot = match wait_for_slot(pool, asking).await {
+            Ok(slot) => slot,
+            // What the servers that were tried had is more telling than that none is left.
+            Err(refusal) => return Err(last.unwrap_or(refusal)),
+        };
+        let server = Arc::clone(&slot.server);
+        exchange.server = Some(server.name.clone());
+        exchange.zone = Some(server.zone.clone());
+        exchange.retries = attempt;
+        server.requests.fetch_add(1, Relaxed);
+        let failure = match ask(slot, &pool.spec, &mut message, progress).await {
+            Ok(answer) => return Ok(answer),
+            Err(failure) => failure,
+        };
+        tracing::debug!(pool = ?exchange.pool, server = %server.name, "attempt {attempt}: {failure}");
+        server.note_failure(failure.is_unreachable());
+        last = Some(failure.refusal());
+        if !message.may_be_sent_again(failure) {
+            break;
+        }
+        tried.push(server.name.clone());
+        // The last attempt goes elsewhere: servers of one zone tend to fail together.
+        if attempt + 1 == pool.spec.retries && tables.snapshot.zones.len() > 1 {
+            avoid = Some(server.zone.clone());
+        }
+    }
+    Err(last.unwrap_or(Refusal::NO_SERVER))
+}
+
+/// Asks one server. A kept connection that turns out to be closed is no failure of the server: it is asked on another.
+async fn ask(
+    slot: Slot,
+    pool: &Pool,
+    message: &mut Message,
+    progress: &Arc<Progress>,
+) -> Result<(Response<Incoming>, Upstream), Failure> {
+    let mut upstream = Upstream::obtain(slot, pool, progress).await.map_err(|(_, failure)| failure)?;
+    loop {
+        let request = message.request();
+        match upstream.send(request, pool.response_timeout).await {
+            Ok(response) => return Ok((response, upstream)),
+            Err(failure) if upstream.reused => {
+                let Upstream { slot, .. } = upstream;
+                if !message.may_be_sent_again_quietly(&failure) {
+                    return Err(failure);
+                }
+                if let Failure::NotSent(request) = failure {
+                    message.take_back(*request);
+                }
+                upstream = Upstream::obtain(slot, pool, progress).await.map_err(|(_, failure)| failure)?;
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+/// A slot at a server; waits in the pool's queue while all servers are at their limit.
+pub(crate) async fn wait_for_slot(pool: &PoolTable, asking: Asking<'_>) -> Result<Slot, Refusal> {
+    match pool.choose(asking) {
+        Choice::Server(slot) => return Ok(slot),
+        Choice::Nobody => return Err(Refusal::NO_SERVER),
+        Choice::Full => {}
+    }
+    let live = &pool.live;
+    let place = QueuePlace(&live.waiting);
+    if live.waiting.fetch_add(1, Relaxed) >= u64::from(pool.spec.max_queue) {
+        return Err(Refusal::QUEUE_FULL);
+    }
+    let deadline = Instant::now() + pool.spec.queue_timeout;
+    loop {
+        let released = live.released.notified();
+        match pool.choose(asking) {
+            Choice::Server(slot) => {
+                drop(place);
+                return Ok(slot);
+            }
+            Choice::Nobody => return Err(Refusal::NO_SERVER),
+            Choice::Full => {}
+        }
+        let now = Instant::now();
+        if now >= deadline {
+            return Err(Refusal::QUEUE_TIMEOUT);
+        }
+        // Whether it was woken or not, it looks again.
+        let _woken = timeout_at(deadline.min(now + QUEUE_RECHECK), released).await;
+    }
+}
+
+/// A place in the queue; leaving it, also by a client that gave up, makes room.
+struct QueuePlace<'a>(&'a std::sync::atomic::AtomicU64);
+
+impl Drop for QueuePlace<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A request that may have to be sent more than once.
+struct Message {
+    parts: Parts,
+    body: Option<RequestBody>,
+    is_empty: bool,
+}
+
+impl Message {
+    fn new(parts: Parts, body: RequestBody) -> Self {
+        let is_empty = matches!(body, RequestBody::Empty);
+        Self { parts, body: Some(body), is_empty }
+    }
+
+    fn request(&mut self) -> Request<RequestBody> {
+        let body = self.body.take().unwrap_or(RequestBody::Empty);
+        Request::from_parts(self.parts.clone(), body)
+    }
+
+    fn take_back(&mut self, request: Request<RequestBody>) {
+        self.body = Some(request.into_body());
+    }
+
+    /// Whether another server may be asked after `failure`: the request was not sent, or is idempotent and complete.
+    fn may_be_sent_again(&mut self, failure: Failure) -> bool {
+        match failure {
+            Failure::Connect(_) | Failure::ConnectTimeout => true,
+            Failure::NotSent(request) => {
+                self.take_back(*request);
+                true
+            }
+            Failure::Broken(_) => self.is_empty && self.parts.method.is_idempotent(),
+            // It may be working on it still; a second one would make matters worse.
+            Failure::ResponseTimeout => false,
+        }
+    }
+
+    /// The same for another connection to the same server, after a kept one failed.
+    fn may_be_sent_again_quietly(&self, failure: &Failure) -> bool {
+        match failure {
+            Failure::NotSent(_) => true,
+            Failure::Broken(_) => self.is_empty && self.parts.method.is_idempotent(),
+            Failure::Connect(_) | Failure::ConnectTimeout | Failure::ResponseTimeout => false,
+        }
+    }
+}
+
+/// The home zone a browser brings along, when the signature is ours.
+fn zone_cookie(parts: &Parts, pool: &Pool) -> Option<Name> {
+    let sticky = pool.sticky.as_ref()?;
+    let now = unix_now();
+    headers::cookies(&parts.headers, &sticky.cookie)
+        .find_map(|value| sticky::decode(value, now, sticky.key.as_bytes()))
+}
+
+/// The cookie that makes a browser remember its home zone, unless it already does.
+fn new_cookie(pool: &Pool, home: &Name, why: HomeReason, tls: bool) -> Option<HeaderValue> {
+    let sticky = pool.sticky.as_ref().filter(|_| why != HomeReason::Cookie)?;
+    let lifetime = sticky.lifetime.as_secs();
+    let value = sticky::encode(home, unix_now() + lifetime, sticky.key.as_bytes());
+    let secure = if tls { "; Secure" } else { "" };
+    let cookie =
+        format!("{}={value}; Path=/; Max-Age={lifetime}; HttpOnly; SameSite=Lax{secure}", sticky.cookie);
+    HeaderValue::try_from(cookie).ok()
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "h2",
+        Version::HTTP_10 => "http/1.0",
+        _ => "http/1.1",
+    }
+}

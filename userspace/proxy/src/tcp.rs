@@ -1,0 +1,81 @@
+//! `protocol = "tcp"`: bytes, relayed as they come; the same choice of zone and server as for a request.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use tokio::{io::copy_bidirectional, net::TcpStream};
+use weir_core::ClientKey;
+use weir_model::Name;
+
+use crate::{
+    connection::Connection,
+    errors::Refusal,
+    exchange::Exchange,
+    live::Slot,
+    request::wait_for_slot,
+    tables::{Asking, PoolTable, Tables},
+    upstream::connect,
+};
+
+/// Relays one connection. Without a server it is closed: there is no way to say why.
+pub(crate) async fn relay(connection: &Connection, mut client: TcpStream) {
+    let mut exchange = connection.begin("tcp");
+    let tables = connection.proxy.tables.load_full();
+    let pool_name = tables.routes.default_pool(&connection.listener.name);
+    exchange.pool = pool_name.cloned();
+    let Some(pool) = pool_name.and_then(|name| tables.pools.get(name)) else {
+        exchange.cause = Refusal::NO_ROUTE.cause;
+        return;
+    };
+    let vip_home = connection.vip_home(&tables);
+    let home = tables.homes.home(None, vip_home, connection.client.ip(), tables.zone.as_ref());
+    exchange.home = home.map(|(zone, _)| zone.clone());
+    match find_server(connection, pool, &tables, &mut exchange).await {
+        Ok((slot, mut server)) => {
+            // An end of stream on one side is passed on as one; the other direction stays open.
+            match copy_bidirectional(&mut client, &mut server).await {
+                Ok((_, out)) => exchange.bytes_out = out,
+                Err(error) => {
+                    exchange.cause = "connection-broken";
+                    tracing::debug!(client = %connection.client, server = %slot.server.name, "relay: {error}");
+                }
+            }
+        }
+        Err(refusal) => exchange.cause = refusal.cause,
+    }
+}
+
+async fn find_server(
+    connection: &Connection,
+    pool: &PoolTable,
+    tables: &Tables,
+    exchange: &mut Exchange,
+) -> Result<(Slot, TcpStream), Refusal> {
+    let client = ClientKey::of_address(connection.client.ip());
+    let home = exchange.home.clone();
+    let mut tried: Vec<Name> = Vec::new();
+    let mut avoid: Option<Name> = None;
+    let mut last = Refusal::NO_SERVER;
+    for attempt in 0..=pool.spec.retries {
+        let asking = Asking { home: home.as_ref(), client, tried: &tried, avoid: avoid.as_ref() };
+        let slot = wait_for_slot(pool, asking).await?;
+        let server = &slot.server;
+        exchange.server = Some(server.name.clone());
+        exchange.zone = Some(server.zone.clone());
+        exchange.retries = attempt;
+        server.requests.fetch_add(1, Relaxed);
+        match connect(&slot, pool.spec.connect_timeout).await {
+            Ok(stream) => return Ok((slot, stream)),
+            Err(failure) => {
+                tracing::debug!(server = %server.name, "attempt {attempt}: {failure}");
+                server.note_failure(true);
+                last = failure.refusal();
+                tried.push(server.name.clone());
+                // The last attempt goes elsewhere: servers of one zone tend to fail together.
+                if attempt + 1 == pool.spec.retries && tables.snapshot.zones.len() > 1 {
+                    avoid = Some(server.zone.clone());
+                }
+            }
+        }
+    }
+    Err(last)
+}

@@ -1,0 +1,111 @@
+//! Connections to servers: HTTP/1.1, kept and used again.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::Ordering::Relaxed,
+    },
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::timeout};
+use weir_model::Pool;
+
+use crate::{
+    body::{Progress, RequestBody},
+    errors::Failure,
+    limits::{HEAD_LEN_MAX, HEADERS_MAX, READY_TIMEOUT},
+    live::Slot,
+};
+
+/// A connection in use.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    sender: http1::SendRequest<RequestBody>,
+    /// Whether it carried a request before: then the server may close it at any moment, which says nothing about the server.
+    pub(crate) reused: bool,
+    pub(crate) slot: Slot,
+    progress: Arc<Progress>,
+}
+
+impl Upstream {
+    /// A kept connection, or a new one.
+    pub(crate) async fn obtain(slot: Slot, pool: &Pool, progress: &Arc<Progress>) -> Result<Self, (Slot, Failure)> {
+        let progress = Arc::clone(progress);
+        while let Some(mut sender) = slot.server.take_idle(pool.idle_timeout) {
+            if sender.is_ready() || matches!(timeout(READY_TIMEOUT, sender.ready()).await, Ok(Ok(()))) {
+                return Ok(Self { sender, reused: true, slot, progress });
+            }
+        }
+        let stream = match connect(&slot, pool.connect_timeout).await {
+            Ok(stream) => stream,
+            Err(failure) => return Err((slot, failure)),
+        };
+        let handshake = http1::Builder::new()
+            .max_buf_size(HEAD_LEN_MAX)
+            .max_headers(HEADERS_MAX)
+            .handshake(TokioIo::new(stream))
+            .await;
+        match handshake {
+            Ok((sender, connection)) => {
+                // Ends when the sender is dropped or the server closes; errors reach whoever waits for a response.
+                tokio::spawn(async move { connection.with_upgrades().await });
+                Ok(Self { sender, reused: false, slot, progress })
+            }
+            Err(error) => Err((slot, Failure::Broken(error))),
+        }
+    }
+
+    /// Sends a request and waits for the head of the response.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+        response_timeout: Duration,
+    ) -> Result<Response<Incoming>, Failure> {
+        let sending = self.sender.try_send_request(request);
+        tokio::pin!(sending);
+        let mut sent = self.progress.bytes.load(Relaxed);
+        loop {
+            match timeout(response_timeout, &mut sending).await {
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(mut error)) => {
+                    return Err(match error.take_message() {
+                        Some(request) => Failure::NotSent(Box::new(request)),
+                        None => Failure::Broken(error.into_error()),
+                    });
+                }
+                Err(_) => {
+                    // The server's time runs only while it is not still being sent something.
+                    let now = self.progress.bytes.load(Relaxed);
+                    if now == sent {
+                        return Err(Failure::ResponseTimeout);
+                    }
+                    sent = now;
+                }
+            }
+        }
+    }
+
+    /// The response is complete: keeps the connection, unless the request is still on its way.
+    pub(crate) fn keep(self) {
+        let Self { sender, slot, progress, .. } = self;
+        if progress.done.load(Relaxed) {
+            slot.server.keep(sender);
+        }
+    }
+}
+
+/// A TCP connection to the server of a slot.
+pub(crate) async fn connect(slot: &Slot, limit: Duration) -> Result<TcpStream, Failure> {
+    let stream = match timeout(limit, TcpStream::connect(slot.server.address)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(Failure::Connect(error)),
+        Err(_) => return Err(Failure::ConnectTimeout),
+    };
+    // Small writes (the head of a request, then its body) must not wait for each other.
+    let _best_effort = stream.set_nodelay(true);
+    Ok(stream)
+}

@@ -1,0 +1,114 @@
+//! What a fresh machine lacks, installed once: every other command calls the part it needs.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context, Result, bail};
+
+use crate::run::{cargo, output, run};
+
+/// bpf-linker loads the LLVM of the pinned toolchain; versions from 0.11 on want a newer one.
+const BPF_LINKER: &str = "0.10.3";
+
+/// A Debian package, and a file that is there when it is installed.
+struct Package {
+    name: &'static str,
+    file: &'static str,
+}
+
+const fn package(name: &'static str, file: &'static str) -> Package {
+    Package { name, file }
+}
+
+/// The laboratory's routers.
+const LAB: &[Package] = &[package("bird2", "/usr/sbin/bird")];
+/// Other BGP speakers, for interoperation tests.
+const NET: &[Package] = &[package("bird2", "/usr/sbin/bird"), package("frr", "/usr/lib/frr/bgpd")];
+/// A virtual machine and what is put into it.
+const VM: &[Package] = &[
+    package("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
+    package("busybox-static", "/usr/share/doc/busybox-static"),
+    package("kmod", "/usr/sbin/depmod"),
+    package("iproute2", "/usr/bin/ss"),
+    package("bird2", "/usr/sbin/bird"),
+];
+/// rustls builds its cryptography from C.
+const BUILD: &[Package] = &[package("gcc", "/usr/bin/cc"), package("libc6-dev", "/usr/include/stdio.h")];
+
+/// Everything.
+pub(crate) fn all() -> Result<()> {
+    toolchain()?;
+    packages(BUILD)?;
+    net()?;
+    vm()
+}
+
+/// What building takes.
+pub(crate) fn toolchain() -> Result<()> {
+    packages(BUILD)?;
+    let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]))?;
+    let rust_src = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core");
+    if !rust_src.exists() {
+        say("adding the toolchain component rust-src");
+        run(Command::new("rustup").args(["component", "add", "rust-src"]))
+            .context("the kernel programs need the component rust-src")?;
+    }
+    let found = output(Command::new("bpf-linker").arg("--version")).unwrap_or_default();
+    if found.split_whitespace().last() != Some(BPF_LINKER) {
+        say(&format!("installing bpf-linker {BPF_LINKER} (about a minute)"));
+        run(cargo().args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--force"]))
+            .with_context(|| {
+                format!("install it by hand: cargo install bpf-linker --version {BPF_LINKER} --locked")
+            })?;
+    }
+    Ok(())
+}
+
+/// What the laboratory takes.
+pub(crate) fn lab() -> Result<()> {
+    packages(LAB)
+}
+
+/// What the tests in namespaces take.
+pub(crate) fn net() -> Result<()> {
+    packages(NET)
+}
+
+/// What the tests in virtual machines take.
+pub(crate) fn vm() -> Result<()> {
+    packages(VM)
+}
+
+fn packages(wanted: &[Package]) -> Result<()> {
+    let missing: Vec<&str> = wanted
+        .iter()
+        .filter(|package| !Path::new(package.file).exists())
+        .map(|package| package.name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let by_hand = format!("apt-get install --no-install-recommends {}", missing.join(" "));
+    let is_root = output(Command::new("id").arg("-u")).is_ok_and(|uid| uid.trim() == "0");
+    if !is_root || !Path::new("/usr/bin/apt-get").exists() {
+        bail!(
+            "Debian packages are missing, and this is not root on a machine with apt; install them: {by_hand}"
+        );
+    }
+    say(&format!("installing Debian packages: {}", missing.join(" ")));
+    // A package list that is only partly reachable still finds what it finds.
+    let _try_anyway = apt().args(["update", "--quiet"]).status();
+    run(apt().args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(&missing))
+        .with_context(|| format!("install them by hand: {by_hand}"))
+}
+
+fn apt() -> Command {
+    let mut command = Command::new("apt-get");
+    // With runlevel 1 no package starts its daemon: the laboratory runs its own routers.
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
+    command.stdout(std::process::Stdio::null());
+    command
+}
+
+fn say(what: &str) {
+    eprintln!("setup: {what}");
+}
