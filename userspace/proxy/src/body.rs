@@ -55,7 +55,10 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Self::Stream { incoming, progress, stall } = self.get_mut() else { return Poll::Ready(None) };
         let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
             ready!(stall.poll(cx));
@@ -119,7 +122,10 @@ impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let (incoming, ended) = match &mut this.source {
             Source::Words(words) => {
@@ -139,7 +145,9 @@ impl Body for ResponseBody {
         this.stall.moved();
         match &frame {
             None => *ended = true,
-            Some(Ok(frame)) => this.exchange.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Some(Ok(frame)) => {
+                this.exchange.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64)
+            }
             Some(Err(_)) => {
                 this.exchange.cause = "response-broken";
                 if let Source::Server { upstream: Some(upstream), .. } = &this.source {
@@ -159,7 +167,9 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Words(words) => SizeHint::with_exact(words.as_ref().map_or(0, |words| words.len() as u64)),
+            Source::Words(words) => {
+                SizeHint::with_exact(words.as_ref().map_or(0, |words| words.len() as u64))
+            }
             Source::Server { incoming, .. } => incoming.size_hint(),
         }
     }

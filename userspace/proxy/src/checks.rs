@@ -1,10 +1,6 @@
 //! Active health checks: one task per server and pool drives `weir_core`'s machine with real probes.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep_until};
 use weir_core::{
@@ -55,10 +51,11 @@ impl Checks {
     pub(crate) fn update(&mut self, snapshot: &Snapshot, live: &Live) {
         let mut old = std::mem::take(&mut self.running);
         for (key, live) in &live.servers {
-            let Some(check) = snapshot.pools.get(&key.0).and_then(|pool| pool.check.as_ref()) else { continue };
+            let Some(check) = snapshot.pools.get(&key.0).and_then(|pool| pool.check.as_ref()) else {
+                continue;
+            };
             let (target, timing) = (target(check, live), Timing::from(check));
-            let same =
-                |r: &Running| r.target == target && r.timing == timing && Arc::ptr_eq(&r.live, live);
+            let same = |r: &Running| r.target == target && r.timing == timing && Arc::ptr_eq(&r.live, live);
             let running = old.remove(key).filter(same).unwrap_or_else(|| {
                 let checking = Checking {
                     pool: key.0.clone(),

@@ -200,7 +200,8 @@ impl Control {
         match timeout(self.options.stop_timeout, self.connections.recv()).await {
             Ok(_all_closed) => tracing::info!("stopped: every connection has ended"),
             Err(_) => {
-                let open: u64 = self.listeners.states().values().map(|s| s.live.connections.load(Relaxed)).sum();
+                let open: u64 =
+                    self.listeners.states().values().map(|s| s.live.connections.load(Relaxed)).sum();
                 tracing::warn!("stopped with {open} connections open");
             }
         }
@@ -384,7 +385,15 @@ impl Control {
             zone: tables.zone.as_ref(),
             draining: *self.phase.borrow() != Phase::Running,
         };
-        let status = report::status(place, config, &tables, &self.listeners, &self.registered, &self.health, &self.reasons);
+        let status = report::status(
+            place,
+            config,
+            &tables,
+            &self.listeners,
+            &self.registered,
+            &self.health,
+            &self.reasons,
+        );
         self.publisher.publish(&status);
         self.latest.store(Arc::new(status));
     }

@@ -23,7 +23,8 @@ impl Refusal {
     pub(crate) const NO_ROUTE: Self = Self { status: StatusCode::NOT_FOUND, cause: "no-route" };
     pub(crate) const NO_SERVER: Self = Self { status: StatusCode::SERVICE_UNAVAILABLE, cause: "no-server" };
     pub(crate) const QUEUE_FULL: Self = Self { status: StatusCode::SERVICE_UNAVAILABLE, cause: "queue-full" };
-    pub(crate) const QUEUE_TIMEOUT: Self = Self { status: StatusCode::SERVICE_UNAVAILABLE, cause: "queue-timeout" };
+    pub(crate) const QUEUE_TIMEOUT: Self =
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, cause: "queue-timeout" };
 
     pub(crate) fn body(&self) -> Bytes {
         format!("{} ({})\n", self.status, self.cause).into()

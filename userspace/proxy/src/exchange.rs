@@ -18,8 +18,11 @@ use crate::{access_log::AccessLog, limits::LOGGED_LEN_MAX};
 pub(crate) struct Ledger {
     pub(crate) log: AccessLog,
     pub(crate) registry: Registry,
-    series: RwLock<HashMap<(Name, Option<Name>), Arc<Series>>>,
+    /// By listener and pool; the pool is absent for requests that found none.
+    series: RwLock<HashMap<SeriesKey, Arc<Series>>>,
 }
+
+type SeriesKey = (Name, Option<Name>);
 
 /// The metrics of one listener and pool.
 #[derive(Debug)]
@@ -88,7 +91,10 @@ impl Ledger {
 
     /// Forgets the metrics of listeners that are gone.
     pub(crate) fn retain(&self, wanted: impl Fn(&Name) -> bool) {
-        self.series.write().unwrap_or_else(PoisonError::into_inner).retain(|(listener, _), _| wanted(listener));
+        self.series
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(listener, _), _| wanted(listener));
     }
 
     fn series(&self, listener: &Name, pool: Option<&Name>) -> Arc<Series> {
@@ -100,11 +106,17 @@ impl Ledger {
         let at = [("listener", listener.as_str()), ("pool", pool)];
         let by_class = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| {
             let labels = [at[0], at[1], ("code", class)];
-            self.registry.counter("weir_proxy_requests_total", "Requests answered, or connections relayed.", &labels)
+            self.registry.counter(
+                "weir_proxy_requests_total",
+                "Requests answered, or connections relayed.",
+                &labels,
+            )
         });
         let help = "From the head of a request to the last byte of its response.";
-        let duration = self.registry.histogram("weir_proxy_request_duration_seconds", help, &at, LATENCY_SECONDS);
-        let retries = self.registry.counter("weir_proxy_retries_total", "Requests sent to another server.", &at);
+        let duration =
+            self.registry.histogram("weir_proxy_request_duration_seconds", help, &at, LATENCY_SECONDS);
+        let retries =
+            self.registry.counter("weir_proxy_retries_total", "Requests sent to another server.", &at);
         let series = Arc::new(Series { by_class, duration, retries });
         self.series.write().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&series));
         series

@@ -48,7 +48,8 @@ pub(crate) fn to_server(parts: &mut Parts, host: &str, client: SocketAddr, tls: 
     parts.headers.remove(header::EXPECT);
     parts.version = Version::HTTP_11;
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    parts.uri = Uri::try_from(if target.is_empty() { "/" } else { target }).map_err(|_| Refusal::BAD_TARGET)?;
+    parts.uri =
+        Uri::try_from(if target.is_empty() { "/" } else { target }).map_err(|_| Refusal::BAD_TARGET)?;
 
     let headers = &mut parts.headers;
     let host_value = HeaderValue::from_str(host).map_err(|_| Refusal::BAD_HOST)?;

@@ -66,10 +66,8 @@ pub(crate) struct ListenerLive {
 }
 
 impl ListenerLive {
-    /// Counts a connection as open while fewer than `max` are.
-    fn open_one(&self, max: u32) -> bool {
-        let more = |open| (open < u64::from(max)).then_some(open + 1);
-        self.connections.fetch_update(Relaxed, Relaxed, more).is_ok()
+    fn open_one(&self) {
+        self.connections.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn close_one(&self) {
@@ -200,7 +198,8 @@ impl Listeners {
     fn new_live(&self, name: &Name) -> Arc<ListenerLive> {
         let help = "TLS handshakes that failed.";
         let labels = [("listener", name.as_str())];
-        let handshake_failures = self.registry.counter("weir_proxy_tls_handshake_failures_total", help, &labels);
+        let handshake_failures =
+            self.registry.counter("weir_proxy_tls_handshake_failures_total", help, &labels);
         Arc::new(ListenerLive {
             connections: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -292,39 +291,32 @@ impl Accepting {
         }
         // Clients whose connection the kernel has completed were promised an answer.
         while let Some(accepted) = self.listener.accept().now_or_never() {
-            let state = self.state.load_full();
             if let Ok((stream, client)) = accepted {
-                state.live.connections.fetch_add(1, Relaxed);
-                self.spawn(state, stream, client);
+                self.spawn(stream, client);
             }
         }
     }
 
     async fn accept_forever(&self) {
         loop {
-            let state = self.room().await;
-            // Counted before it is there, so that the limit holds; a guard, because a stop may come in between.
-            let room = Room(&state);
+            self.room().await;
             match self.listener.accept().await {
-                Ok((stream, client)) => {
-                    std::mem::forget(room);
-                    self.spawn(state, stream, client);
-                }
+                Ok((stream, client)) => self.spawn(stream, client),
                 Err(error) => {
-                    drop(room);
-                    tracing::warn!(listener = %state.name, "accept: {error}");
+                    tracing::warn!(listener = %self.state.load().name, "accept: {error}");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
     }
 
-    /// Waits until the listener may have one more connection, and counts it.
-    async fn room(&self) -> Arc<ListenerState> {
+    /// Waits until the listener may have one more connection. A listener with several sockets may exceed its limit by
+    /// one for each further socket.
+    async fn room(&self) {
         loop {
             let state = self.state.load_full();
-            if state.live.open_one(state.spec.max_connections) {
-                return state;
+            if state.live.connections.load(Relaxed) < u64::from(state.spec.max_connections) {
+                return;
             }
             // Looks again after a while, since the limit may have been raised.
             tokio::select! {
@@ -334,31 +326,13 @@ impl Accepting {
         }
     }
 
-    fn spawn(&self, counted_on: Arc<ListenerState>, stream: tokio::net::TcpStream, client: SocketAddr) {
-        let local = match stream.local_addr() {
-            Ok(local) => local,
-            // The client has gone already.
-            Err(_) => return counted_on.live.close_one(),
-        };
-        // The listener may have changed while we waited for the client.
-        let now = self.state.load_full();
-        let state = if Arc::ptr_eq(&now.live, &counted_on.live) {
-            now
-        } else {
-            counted_on.live.close_one();
-            now.live.connections.fetch_add(1, Relaxed);
-            now
-        };
+    fn spawn(&self, stream: tokio::net::TcpStream, client: SocketAddr) {
+        // Without a local address the client has gone already.
+        let Ok(local) = stream.local_addr() else { return };
+        let state = self.state.load_full();
+        state.live.open_one();
         let connection = Connection::new(Arc::clone(&self.proxy), state, client, local, self.alive.clone());
         tokio::spawn(connection.run(stream));
-    }
-}
-
-struct Room<'a>(&'a ListenerState);
-
-impl Drop for Room<'_> {
-    fn drop(&mut self) {
-        self.0.live.close_one();
     }
 }
 

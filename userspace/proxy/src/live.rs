@@ -178,7 +178,8 @@ impl Live {
         for (name, server) in &snapshot.servers {
             for pool in &server.pools {
                 let key = (pool.clone(), name.clone());
-                let same = |live: &Arc<ServerLive>| live.address == server.address && live.zone == server.zone;
+                let same =
+                    |live: &Arc<ServerLive>| live.address == server.address && live.zone == server.zone;
                 let live = old
                     .remove(&key)
                     .filter(same)

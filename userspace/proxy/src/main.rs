@@ -50,7 +50,8 @@ fn main() -> Result<()> {
     let registry = Registry::default();
     let (log, writer) = AccessLog::open(&options.access_log, &registry)
         .with_context(|| format!("access log {}", options.access_log))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start threads")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start threads")?;
     let result = runtime.block_on(run(options, registry, log));
     // Connections that would not end in time are cut here, and accounted for.
     runtime.shutdown_timeout(LOG_FLUSH);

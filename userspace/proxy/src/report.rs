@@ -33,7 +33,10 @@ pub(crate) fn status(
 ) -> ProxyStatus {
     let text = |name: Option<&Name>| name.map_or(String::new(), Name::to_string);
     let vips = place.node.into_iter().flat_map(|node| tables.snapshot.vips_of(node));
-    let pools = tables.pools.iter().map(|(name, pool)| (name.clone(), pool_status(name, pool, tables, health, reasons)));
+    let pools = tables
+        .pools
+        .iter()
+        .map(|(name, pool)| (name.clone(), pool_status(name, pool, tables, health, reasons)));
     ProxyStatus {
         node: text(place.node),
         zone: text(place.zone),
@@ -51,10 +54,13 @@ fn delivery(vip: &Name, tables: &Tables) -> VipDelivery {
     if pools.is_empty() {
         return VipDelivery { deliverable: false, reason: "no listener serves it".into() };
     }
-    let deliverable = |pool: &Name| tables.pools.get(pool).is_some_and(|pool| pool.assessment.is_deliverable());
+    let deliverable =
+        |pool: &Name| tables.pools.get(pool).is_some_and(|pool| pool.assessment.is_deliverable());
     match pools.into_iter().find(|pool| !deliverable(pool)) {
         None => VipDelivery { deliverable: true, reason: String::new() },
-        Some(pool) => VipDelivery { deliverable: false, reason: format!("pool {pool} has no server in any zone") },
+        Some(pool) => {
+            VipDelivery { deliverable: false, reason: format!("pool {pool} has no server in any zone") }
+        }
     }
 }
 
@@ -130,7 +136,9 @@ pub(crate) fn metrics(text: &mut Text, status: &ProxyStatus) {
             f64::from(u8::from(s.health == Health::Up))
         }),
         ("weir_proxy_server_active", "gauge", "Requests in flight at the server.", |s| s.active as f64),
-        ("weir_proxy_server_requests_total", "counter", "Requests sent to the server.", |s| s.requests as f64),
+        ("weir_proxy_server_requests_total", "counter", "Requests sent to the server.", |s| {
+            s.requests as f64
+        }),
         ("weir_proxy_server_failures_total", "counter", "Requests to the server that failed.", |s| {
             s.failures as f64
         }),

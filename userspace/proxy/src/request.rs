@@ -1,10 +1,7 @@
 //! The life of one request, top to bottom: host → route → pool → home zone → zone → server → connection → response.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::Ordering::Relaxed,
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -82,7 +79,8 @@ async fn relay(
     headers::to_server(&mut parts, &host, connection.client, connection.tls)?;
     let progress = Arc::new(Progress::default());
     let message = Message::new(parts, RequestBody::new(body, &progress));
-    let (mut response, upstream) = ask_servers(pool, &tables, message, &progress, connection, exchange).await?;
+    let (mut response, upstream) =
+        ask_servers(pool, &tables, message, &progress, connection, exchange).await?;
 
     let version = response.version();
     headers::to_client(response.headers_mut(), version);

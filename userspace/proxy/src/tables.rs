@@ -91,9 +91,13 @@ impl PoolTable {
     fn build(name: &Name, spec: &Pool, assessment: PoolAssessment, live: &Live) -> Option<Self> {
         let pool = Arc::clone(live.pools.get(name)?);
         let zones = assessment.zones();
-        let balancers = zones.iter().map(|z| (z.zone.clone(), pool.balancer(&z.zone, spec.balance))).collect();
-        let server = |server: &Name| Some((server.clone(), Arc::clone(live.servers.get(&(name.clone(), server.clone()))?)));
-        let servers = zones.iter().flat_map(|z| &z.servers).filter_map(|verdict| server(&verdict.name)).collect();
+        let balancers =
+            zones.iter().map(|z| (z.zone.clone(), pool.balancer(&z.zone, spec.balance))).collect();
+        let server = |server: &Name| {
+            Some((server.clone(), Arc::clone(live.servers.get(&(name.clone(), server.clone()))?)))
+        };
+        let servers =
+            zones.iter().flat_map(|z| &z.servers).filter_map(|verdict| server(&verdict.name)).collect();
         Some(Self { spec: spec.clone(), assessment, live: pool, servers, balancers })
     }
 
@@ -117,7 +121,8 @@ impl PoolTable {
         if let Some(slot) = slot {
             return Choice::Server(slot);
         }
-        let untried = order.iter().flat_map(|zone| zone.candidates.servers()).any(|s| !asking.tried.contains(&s.name));
+        let untried =
+            order.iter().flat_map(|zone| zone.candidates.servers()).any(|s| !asking.tried.contains(&s.name));
         if untried { Choice::Full } else { Choice::Nobody }
     }
 

@@ -97,9 +97,11 @@ fn certified_key(dir: &Path, files: &CertificateFiles) -> Result<CertifiedKey, S
         return Err(format!("certificate {}: holds no certificate", path.display()));
     }
     let key_path = dir.join(&files.key);
-    let key = PrivateKeyDer::from_pem_file(&key_path).map_err(|error| format!("key {}: {error}", key_path.display()))?;
-    let certified = CertifiedKey::from_der(chain, key, &provider())
-        .map_err(|error| format!("certificate {} with key {}: {error}", path.display(), key_path.display()))?;
+    let key = PrivateKeyDer::from_pem_file(&key_path)
+        .map_err(|error| format!("key {}: {error}", key_path.display()))?;
+    let certified = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| {
+        format!("certificate {} with key {}: {error}", path.display(), key_path.display())
+    })?;
     // from_der passes over algorithms whose public key it cannot extract; then the pair is taken as it is.
     Ok(certified)
 }

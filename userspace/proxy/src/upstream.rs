@@ -1,10 +1,7 @@
 //! Connections to servers: HTTP/1.1, kept and used again.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::Ordering::Relaxed,
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -33,7 +30,11 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     /// A kept connection, or a new one.
-    pub(crate) async fn obtain(slot: Slot, pool: &Pool, progress: &Arc<Progress>) -> Result<Self, (Slot, Failure)> {
+    pub(crate) async fn obtain(
+        slot: Slot,
+        pool: &Pool,
+        progress: &Arc<Progress>,
+    ) -> Result<Self, (Slot, Failure)> {
         let progress = Arc::clone(progress);
         while let Some(mut sender) = slot.server.take_idle(pool.idle_timeout) {
             if sender.is_ready() || matches!(timeout(READY_TIMEOUT, sender.ready()).await, Ok(Ok(()))) {
