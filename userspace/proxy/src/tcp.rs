@@ -71,7 +71,9 @@ async fn find_server(
                 last = failure.refusal();
                 tried.push(server.name.clone());
                 // The last attempt goes elsewhere: servers of one zone tend to fail together.
-                if attempt + 1 == pool.spec.retries && tables.snapshot.zones.len() > 1 {
+                if (failure.is_silence() || attempt + 1 == pool.spec.retries)
+                    && tables.snapshot.zones.len() > 1
+                {
                     avoid = Some(server.zone.clone());
                 }
             }
