@@ -75,7 +75,7 @@ async fn relay(
     exchange.host.clone_from(&host);
 
     // Which pool?
-    let tables = connection.proxy.tables.load_full();
+    let tables = connection.listener.tables(&connection.proxy);
     let routed = tables.routes.route(&connection.listener.name, &normal_host(&host), parts.uri.path());
     let pool_name = routed.ok_or(Refusal::NO_ROUTE)?.pool;
     exchange.pool = Some(pool_name.clone());
