@@ -3,3 +3,4 @@
 
 pub mod packet;
 pub mod prog_run;
+pub mod programs;

@@ -101,6 +101,30 @@ impl Balancer {
         REASONS.iter().map(|(reason, _)| Ok(map.get(&(*reason as u32), 0)?.iter().sum())).collect()
     }
 
+    /// Nanoseconds the balancer takes for `packet`, over `repeat` runs; only for packets it leaves as they are.
+    pub fn time(&mut self, packet: &[u8], repeat: u32) -> Result<f64> {
+        self.time_program(programs::BALANCER, packet, repeat)
+    }
+
+    /// The same for the program that passes everything.
+    pub fn time_pass(&mut self, packet: &[u8], repeat: u32) -> Result<f64> {
+        let program: &mut Xdp = self.ebpf.program_mut(programs::PASS).context("no pass")?.try_into()?;
+        if program.fd().is_err() {
+            program.load()?;
+        }
+        self.time_program(programs::PASS, packet, repeat)
+    }
+
+    fn time_program(&mut self, name: &str, packet: &[u8], repeat: u32) -> Result<f64> {
+        let program: &Xdp = self.ebpf.program(name).context("no such program")?.try_into()?;
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(packet),
+            repeat,
+            ..TestRunOptions::default()
+        })?;
+        Ok(result.duration.as_nanos() as f64)
+    }
+
     /// Runs one packet through; panics unless it was counted under exactly one reason.
     pub fn run(&mut self, packet: &[u8]) -> Result<Seen> {
         let before = self.reasons()?;

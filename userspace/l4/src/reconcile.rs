@@ -218,8 +218,12 @@ impl Daemon {
     /// Applies a new snapshot; on refusal the old one stays in force.
     async fn put_in_force(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), String> {
         let lowered = self.lower(snapshot, &BTreeSet::new())?;
-        self.snapshot = Arc::clone(snapshot);
-        self.apply(lowered).await.map_err(|error| error.to_string())
+        let before = std::mem::replace(&mut self.snapshot, Arc::clone(snapshot));
+        let Err(error) = self.apply(lowered).await else { return Ok(()) };
+        // Half of the plan may be in the kernel: go back to what was good.
+        self.snapshot = before;
+        self.recompute().await;
+        Err(error.to_string())
     }
 
     /// The same snapshot with what is known now.

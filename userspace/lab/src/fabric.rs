@@ -122,7 +122,6 @@ impl Fabric {
     pub(crate) async fn join(&self, host: Host) -> Result<()> {
         self.configure(host).await
     }
-
 }
 
 impl Place {

@@ -1,0 +1,192 @@
+//! What is wrong with a configuration: said all at once, each with its place and a hint.
+
+use weir_model::{Problem, Snapshot, SourceFile};
+
+/// A small configuration that makes sense.
+const GOOD: &str = r#"
+[zone.az1]
+client_prefixes = ["10.1.0.0/16"]
+[zone.az2]
+[node.lb1]
+zone = "az1"
+address = "10.1.0.11"
+[group.edge]
+nodes = ["lb1"]
+[vip.web]
+addresses = ["198.51.100.10", "2001:db8::10"]
+group = "edge"
+services = ["tcp/80", "tcp/443", "tcp/8000-8099", "udp/any"]
+[pool.app]
+check = { kind = "http", path = "/healthz" }
+[server.app1]
+pools = ["app"]
+address = "10.1.1.1:8080"
+zone = "az1"
+[listener.web]
+protocol = "http"
+vip = "web"
+port = 80
+pool = "app"
+[peer.tor]
+node = "lb1"
+address = "10.1.0.1"
+asn = 65001
+local_asn = 65100
+[failover.f1]
+zone = "az1"
+created = "2026-01-01T00:00:00Z"
+expires = "2026-01-01T01:00:00Z"
+"#;
+
+fn read(text: &str) -> Result<Snapshot, Vec<Problem>> {
+    Snapshot::read(&[SourceFile { path: "a.toml".into(), text: text.into() }]).map_err(|problems| problems.0)
+}
+
+fn problems(text: &str) -> Vec<Problem> {
+    read(text).expect_err("this configuration is wrong")
+}
+
+#[test]
+fn a_configuration_that_makes_sense_is_read_whole() {
+    let snapshot = read(GOOD).expect("no problems");
+    assert_eq!(snapshot.vips["web"].services.len(), 4);
+    assert_eq!(snapshot.servers.len(), 1);
+    assert_eq!(
+        snapshot.generation,
+        read(GOOD).expect("no problems").generation,
+        "equal text, equal generation"
+    );
+    assert_ne!(snapshot.generation, read(&format!("{GOOD}\n")).expect("no problems").generation);
+}
+
+#[test]
+fn every_mistake_is_named_with_its_field_and_line() {
+    // (what stands there, what is written instead, field of the problem, part of what is said)
+    let cases = [
+        (
+            "zone = \"az1\"\naddress = \"10.1.0.11\"",
+            "zone = \"az9\"\naddress = \"10.1.0.11\"",
+            "node.lb1.zone",
+            "no zone \"az9\"",
+        ),
+        ("address = \"10.1.0.11\"", "", "node.lb1", "has no address"),
+        ("address = \"10.1.0.11\"", "address = \"10.1.0.300\"", "node.lb1.address", "IPv4"),
+        ("nodes = [\"lb1\"]", "nodes = [\"lb1\", \"lb1\"]", "group.edge.nodes.1", "named twice"),
+        ("\"2001:db8::10\"", "\"198.51.100.10\"", "vip.web.addresses.1", "already an address"),
+        ("\"2001:db8::10\"", "\"10.1.0.11\"", "vip.web.addresses.1", "own address of node"),
+        ("\"2001:db8::10\"", "\"224.0.0.1\"", "vip.web.addresses.1", "cannot be a VIP"),
+        ("\"tcp/443\"", "\"tcp/8080-8090\"", "vip.web.services.2", "overlaps"),
+        ("\"tcp/443\"", "\"tcp/https\"", "vip.web.services", "not a service"),
+        ("\"tcp/443\"", "\"tcp/90-80\"", "vip.web.services", "ends before it begins"),
+        ("group = \"edge\"", "group = \"edgy\"", "vip.web.group", "no group \"edgy\""),
+        ("port = 80", "port = 81", "listener.web.port", "does not serve tcp/81"),
+        ("port = 80", "port = 80\nbind = \"127.0.0.1:80\"", "listener.web", "either vip and port, or bind"),
+        ("protocol = \"http\"", "protocol = \"https\"", "listener.web.tls", "needs a certificate"),
+        ("protocol = \"http\"", "protocol = \"gopher\"", "listener.web.protocol", "gopher"),
+        ("path = \"/healthz\"", "path = \"healthz\"", "pool.app.check.path", "not a path"),
+        ("path = \"/healthz\"", "interval = \"5\"", "pool.app.check", "no unit"),
+        ("path = \"/healthz\"", "interval = \"1ms\"", "pool.app.check.interval", "out of range"),
+        ("[pool.app]", "[pool.app]\noverprovision = \"50%\"", "pool.app.overprovision", "out of range"),
+        ("[pool.app]", "[pool.app]\nretires = 3", "pool.app.retires", "unknown field"),
+        (
+            "[pool.app]",
+            "[pool.app]\nsticky = { cookie = \"a b\", key = \"short\" }",
+            "pool.app.sticky.cookie",
+            "cookie name",
+        ),
+        (
+            "address = \"10.1.1.1:8080\"",
+            "address = \"10.1.1.1:0\"",
+            "server.app1.address",
+            "cannot be connected to",
+        ),
+        (
+            "address = \"10.1.1.1:8080\"",
+            "address = \"app1.example.org:80\"",
+            "server.app1.address",
+            "socket address",
+        ),
+        ("pools = [\"app\"]", "pools = []", "server.app1.pools", "no pool"),
+        ("asn = 65001\n", "asn = 0\n", "peer.tor.asn", "out of range"),
+        ("asn = 65001\n", "asn = 65001\nhold_time = \"1s\"\n", "peer.tor.hold_time", "not a hold time"),
+        (
+            "asn = 65001\n",
+            "asn = 65001\ncommunities = [\"x\"]\n",
+            "peer.tor.communities.0",
+            "not a community",
+        ),
+        (
+            "expires = \"2026-01-01T01",
+            "expires = \"2025-01-01T01",
+            "failover.f1.expires",
+            "not after created",
+        ),
+        ("expires = \"2026-01-01T01:00:00Z\"", "expires = \"tomorrow\"", "failover.f1.expires", "not a time"),
+        ("[failover.f1]", "[failover.f1]\npercent = \"101%\"", "failover.f1.percent", "more than 100%"),
+        ("[failover.f1]", "[failover.f1]\npercent = 50", "failover.f1.percent", "expected a string"),
+        (
+            "client_prefixes = [\"10.1.0.0/16\"]",
+            "client_prefixes = [\"10.1.2.3/16\"]",
+            "zone.az1.client_prefixes.0",
+            "beyond its length",
+        ),
+        (
+            "[zone.az2]",
+            "[zone.az2]\nclient_prefixes = [\"10.1.0.0/16\"]",
+            "zone.az2.client_prefixes.0",
+            "already a prefix",
+        ),
+        ("[zone.az2]", "[zone.az2]\ndistance = { az3 = 1 }", "zone.az2.distance.az3", "no zone"),
+        ("[zone.az2]", "[zone.AZ2]", "zone.AZ2", "not 1 to 63"),
+        ("[zone.az2]", "[zona.az2]", "zona", "unknown kind"),
+    ];
+    for (from, to, path, what) in cases {
+        assert!(GOOD.contains(from), "{from:?} is not in the text");
+        let text = GOOD.replacen(from, to, 1);
+        let found = problems(&text);
+        let problem = found.iter().find(|p| p.path == path && p.what.contains(what));
+        let problem = problem.unwrap_or_else(|| panic!("{to:?}: no {what:?} at {path}, but {found:#?}"));
+        assert_eq!(problem.file, "a.toml");
+        assert!(problem.line > 0, "{problem} has no line");
+    }
+}
+
+#[test]
+fn all_problems_of_all_files_are_reported_at_once() {
+    let files = [
+        SourceFile {
+            path: "a.toml".into(),
+            text: "[node.a]\nzone = \"az1\"\n\n[group.g]\nnodes = [\"b\"]\n".into(),
+        },
+        SourceFile { path: "b.toml".into(), text: "[zone.az1]\nspill_weight = 0\n[vip.v]\n".into() },
+        SourceFile { path: "c.toml".into(), text: "[zone.az1]\n[broken\nx = [1,\n".into() },
+    ];
+    let found = Snapshot::read(&files).expect_err("wrong").0;
+    for (file, path) in [
+        ("a.toml", "node.a"),
+        ("a.toml", "group.g.nodes.0"),
+        ("b.toml", "zone.az1.spill_weight"),
+        ("b.toml", "vip.v"),
+        ("c.toml", ""),
+    ] {
+        assert!(
+            found.iter().any(|p| p.file == file && p.path == path),
+            "nothing about {file} {path:?}: {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_misspelt_name_is_answered_with_the_one_that_was_meant() {
+    let found = problems(&GOOD.replace("group = \"edge\"", "group = \"egde\""));
+    assert!(found.iter().any(|problem| problem.hint.contains("\"edge\"")), "{found:#?}");
+}
+
+#[test]
+fn text_cut_anywhere_is_read_or_refused_and_never_a_panic() {
+    for end in 0..GOOD.len() {
+        if let Err(found) = read(&GOOD[..end]) {
+            assert!(!found.is_empty());
+        }
+    }
+}
