@@ -120,7 +120,8 @@ async fn quiet(trial: &Trial) -> Result<BTreeMap<String, i64>> {
     let (counted, _) = trial
         .until("no packet is lost before the mission", Duration::from_secs(60), |lab| async move {
             let before = lost_packets(&lab)?;
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            // Longer than the longest pause between two attempts of a connection without an owner.
+            tokio::time::sleep(Duration::from_secs(2)).await;
             ensure!(lost_packets(&lab)? == before, "packets are still sent again");
             Ok(before)
         })
