@@ -9,7 +9,7 @@ use std::{
 use tokio::{task::JoinSet, time::sleep_until};
 use weir_core::{
     hash,
-    health::{HealthMachine, Outcome, Timing},
+    health::{HealthMachine, Timing},
 };
 use weir_model::{Name, Node, Snapshot, status::Health};
 use weir_runtime::probe::{self, ProbeResult, ProbeTarget};
@@ -92,12 +92,7 @@ impl Prober {
                         && let Some((probed, machine)) = self.machines.get_mut(&name)
                         && *probed == address
                     {
-                        let outcome = match result {
-                            ProbeResult::Up => Outcome::Pass,
-                            ProbeResult::Draining => Outcome::Drain,
-                            ProbeResult::Down(reason) => Outcome::Fail(reason),
-                        };
-                        machine.handle_result(id, outcome, Instant::now());
+                        machine.handle_result(id, result.into(), Instant::now());
                     }
                 }
             }

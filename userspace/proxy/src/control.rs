@@ -294,6 +294,12 @@ impl Control {
                 let HealthEvent { pool, server, health, reason, .. } = event;
                 tracing::info!(%pool, %server, "{health:?}: {reason}");
                 self.health.set(&pool, &server, health);
+                let key = (pool.clone(), server.clone());
+                if health == weir_model::status::Health::Down
+                    && let Some(live) = self.live.servers.get(&key)
+                {
+                    live.close_idle();
+                }
                 self.reasons.insert((pool, server), reason);
             }
             next = self.events.try_recv().ok();

@@ -25,6 +25,7 @@ mod request;
 mod tables;
 mod tcp;
 mod tls;
+mod upgrade;
 mod upstream;
 
 use std::{sync::Arc, time::Duration};

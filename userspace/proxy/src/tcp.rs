@@ -67,7 +67,7 @@ async fn find_server(
             Ok(stream) => return Ok((slot, stream)),
             Err(failure) => {
                 tracing::debug!(server = %server.name, "attempt {attempt}: {failure}");
-                server.note_failure(true);
+                server.note_failure(failure.avoid_for());
                 last = failure.refusal();
                 tried.push(server.name.clone());
                 // The last attempt goes elsewhere: servers of one zone tend to fail together.

@@ -7,6 +7,7 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
+use weir_core::health::Outcome;
 
 /// Bytes read of an answer; the status line and, of a 503, the beginning of the body lie within.
 const ANSWER_LEN_MAX: usize = 16 << 10;
@@ -53,6 +54,16 @@ pub enum ProbeResult {
     Draining,
     /// It did not, and why.
     Down(String),
+}
+
+impl From<ProbeResult> for Outcome {
+    fn from(result: ProbeResult) -> Self {
+        match result {
+            ProbeResult::Up => Self::Pass,
+            ProbeResult::Draining => Self::Drain,
+            ProbeResult::Down(reason) => Self::Fail(reason),
+        }
+    }
 }
 
 /// Probes once; takes at most `limit`.

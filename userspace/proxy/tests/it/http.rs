@@ -149,3 +149,53 @@ async fn what_is_not_http_is_refused_and_hurts_nobody() {
     }
     assert_eq!(get(web, "/only").await.status(), 200);
 }
+
+#[tokio::test]
+async fn an_upgraded_connection_is_a_tunnel() {
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = format!(
+        "[zone.az1]\n[pool.p]\n[listener.web]\nprotocol = \"http\"\nbind = \"127.0.0.1:0\"\npool = \"p\"\n\
+         [server.s]\npools = [\"p\"]\naddress = \"{}\"\nzone = \"az1\"\n",
+        server.local_addr().unwrap()
+    );
+    let proxy = Proxy::start(&config, &[]).await;
+    let mut client = TcpStream::connect(proxy.address("web").await).await.unwrap();
+    client
+        .write_all(
+            b"GET /chat HTTP/1.1\r\nhost: x\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n\r\n",
+        )
+        .await
+        .unwrap();
+    let (mut accepted, _) = server.accept().await.unwrap();
+    let head = read_head(&mut accepted).await;
+    assert!(head.contains("upgrade: websocket\r\n") && head.contains("connection: upgrade\r\n"), "{head}");
+    accepted
+        .write_all(
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhello",
+        )
+        .await
+        .unwrap();
+    let head = read_head(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 101") && head.contains("upgrade: websocket\r\n"), "{head}");
+    let mut buffer = [0; 5];
+    client.read_exact(&mut buffer).await.unwrap();
+    assert_eq!(&buffer, b"hello");
+    client.write_all(b"world").await.unwrap();
+    accepted.read_exact(&mut buffer).await.unwrap();
+    assert_eq!(&buffer, b"world");
+    drop(client);
+    assert_eq!(accepted.read(&mut buffer).await.unwrap(), 0);
+    drop(accepted);
+    proxy.until("the tunnel is over", |status| status.listeners["web"].connections == 0).await;
+    proxy.until("its slot is free", |status| status.pools["p"].servers["s"].active == 0).await;
+    let line = &proxy.access_log()[0];
+    assert_eq!((&line["status"], &line["bytes_out"]), (&101.into(), &5.into()));
+}
+
+async fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
