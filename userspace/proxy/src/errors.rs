@@ -67,6 +67,12 @@ impl Failure {
         }
     }
 
+    /// Whether nothing at all was heard of the server's host: likely its whole zone is in trouble, and asking a neighbour
+    /// would cost another timeout.
+    pub(crate) fn is_silence(&self) -> bool {
+        self.avoid_for() > SUSPECT_FOR
+    }
+
     /// What the client is told when nobody else can be asked.
     pub(crate) fn refusal(&self) -> Refusal {
         let (status, cause) = match self {

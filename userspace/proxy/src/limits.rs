@@ -31,7 +31,7 @@ pub(crate) const SILENT_SUSPECT_FOR: Duration = Duration::from_secs(5);
 pub(crate) const UNACKNOWLEDGED_FACTOR: u32 = 2;
 /// A connection on which nothing moves is probed after this time (and again at the same interval): finds hosts that
 /// vanished while a request waits for its response.
-pub(crate) const SERVER_KEEPALIVE: Duration = Duration::from_secs(2);
+pub(crate) const SERVER_KEEPALIVE: Duration = Duration::from_secs(1);
 /// The same for clients, who may sleep.
 pub(crate) const CLIENT_KEEPALIVE: Duration = Duration::from_secs(60);
 /// How long a kept connection may take to become ready again; usually it is at once.

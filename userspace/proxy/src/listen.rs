@@ -33,6 +33,7 @@ use weir_runtime::{
 use crate::{
     connection::{Connection, Proxy},
     limits::{ACCEPT_PAUSE, BACKLOG},
+    tables::Tables,
     tls,
 };
 
@@ -63,6 +64,16 @@ pub(crate) struct ListenerLive {
     pub(crate) requests: AtomicU64,
     pub(crate) handshake_failures: Counter,
     closed: Notify,
+    /// The tables of the last configuration that had this listener: for requests already on their way when it goes.
+    last_tables: ArcSwap<Tables>,
+}
+
+impl ListenerState {
+    /// The tables now, or the last that knew this listener.
+    pub(crate) fn tables(&self, proxy: &Proxy) -> Arc<Tables> {
+        let now = proxy.tables.load_full();
+        if now.snapshot.listeners.contains_key(&self.name) { now } else { self.live.last_tables.load_full() }
+    }
 }
 
 impl ListenerLive {
@@ -179,6 +190,7 @@ impl Listeners {
             let before = old.remove(name);
             let speaks_another = before.as_ref().is_some_and(|before| before.spec.protocol != spec.protocol);
             let live = before.as_ref().map_or_else(|| self.new_live(name), |before| Arc::clone(&before.live));
+            live.last_tables.store(self.proxy.tables.load_full());
             // Connections that stay follow the same retirement as new ones.
             let retired = match &before {
                 Some(before) if !speaks_another => before.retired.clone(),
@@ -205,6 +217,7 @@ impl Listeners {
             requests: AtomicU64::new(0),
             handshake_failures,
             closed: Notify::new(),
+            last_tables: ArcSwap::new(self.proxy.tables.load_full()),
         })
     }
 

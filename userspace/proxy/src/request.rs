@@ -75,7 +75,7 @@ async fn relay(
     exchange.host.clone_from(&host);
 
     // Which pool?
-    let tables = connection.proxy.tables.load_full();
+    let tables = connection.listener.tables(&connection.proxy);
     let routed = tables.routes.route(&connection.listener.name, &normal_host(&host), parts.uri.path());
     let pool_name = routed.ok_or(Refusal::NO_ROUTE)?.pool;
     exchange.pool = Some(pool_name.clone());
@@ -143,12 +143,13 @@ async fn ask_servers(
         tracing::debug!(pool = ?exchange.pool, server = %server.name, "attempt {attempt}: {failure}");
         server.note_failure(failure.avoid_for());
         last = Some(failure.refusal());
+        let silence = failure.is_silence();
         if !message.may_be_sent_again(failure) {
             break;
         }
         tried.push(server.name.clone());
         // The last attempt goes elsewhere: servers of one zone tend to fail together.
-        if attempt + 1 == pool.spec.retries && tables.snapshot.zones.len() > 1 {
+        if (silence || attempt + 1 == pool.spec.retries) && tables.snapshot.zones.len() > 1 {
             avoid = Some(server.zone.clone());
         }
     }
@@ -263,6 +264,8 @@ impl Message {
     fn may_be_sent_again_quietly(&self, failure: &Failure) -> bool {
         match failure {
             Failure::NotSent(_) => true,
+            // Its host is silent: no other connection to it will do better.
+            failure if failure.is_silence() => false,
             Failure::Broken(_) => self.is_empty && self.parts.method.is_idempotent(),
             Failure::Connect(_) | Failure::ConnectTimeout | Failure::ResponseTimeout => false,
         }

@@ -75,12 +75,12 @@ async fn requests_are_routed_by_host_and_path_and_tell_who_asked() {
     let answer = get(web, "/other").await;
     assert_eq!((answer.status().as_u16(), field(&answer, "weir-cause")), (404, "no-route"));
 
+    let log = proxy.logged(4).await;
     let metrics = proxy.metrics().await;
     assert!(
         metrics.contains("weir_proxy_requests_total{listener=\"web\",pool=\"b\",code=\"2xx\"} 2\n"),
         "{metrics}"
     );
-    let log = proxy.access_log();
     assert_eq!(log[0]["target"], "/api/x?y=1");
     assert_eq!((&log[0]["server"], &log[0]["status"]), (&"b".into(), &200.into()));
     assert_eq!(log.last().unwrap()["cause"], "no-route");
@@ -188,7 +188,7 @@ async fn an_upgraded_connection_is_a_tunnel() {
     drop(accepted);
     proxy.until("the tunnel is over", |status| status.listeners["web"].connections == 0).await;
     proxy.until("its slot is free", |status| status.pools["p"].servers["s"].active == 0).await;
-    let line = &proxy.access_log()[0];
+    let line = &proxy.logged(1).await[0];
     assert_eq!((&line["status"], &line["bytes_out"]), (&101.into(), &5.into()));
 }
 

@@ -40,7 +40,7 @@ async fn a_stop_drains_first_and_finishes_what_is_open() {
     assert!(proxy.exited().await.success(), "{}", proxy.log());
     assert!(!proxy.socket().exists());
     assert!(proxy.log().contains("every connection has ended"), "{}", proxy.log());
-    assert!(proxy.access_log().iter().any(|line| line["target"] == "/slow" && line["status"] == 200));
+    assert!(proxy.logged(1).await.iter().any(|line| line["target"] == "/slow" && line["status"] == 200));
 }
 
 #[tokio::test]

@@ -117,9 +117,19 @@ impl Proxy {
         read(&self.dir.path().join("log"))
     }
 
-    pub(crate) fn access_log(&self) -> Vec<serde_json::Value> {
-        let text = read(&self.dir.path().join("access.log"));
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    /// The access log, as soon as it has so many lines: they are written after the client has its answer.
+    pub(crate) async fn logged(&self, count: usize) -> Vec<serde_json::Value> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let text = read(&self.dir.path().join("access.log"));
+            let complete = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+            let lines: Vec<_> = complete.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            if lines.len() >= count {
+                return lines;
+            }
+            assert!(Instant::now() < deadline, "waited in vain for {count} lines: {lines:#?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     pub(crate) fn terminate(&self) {

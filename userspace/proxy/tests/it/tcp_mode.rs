@@ -34,6 +34,6 @@ async fn bytes_are_relayed_and_each_direction_ends_by_itself() {
         assert_eq!(answer, long);
     }
     proxy.until("the relays have ended", |status| status.listeners["raw"].connections == 0).await;
-    let log = proxy.access_log();
+    let log = proxy.logged(4).await;
     assert_eq!((&log[0]["server"], &log[0]["bytes_out"]), (&"s".into(), &(1 << 20).into()));
 }
