@@ -29,7 +29,7 @@ pub(super) async fn run(trial: &mut Trial) -> Result<()> {
     streams.open(&lab, 1, 16).await?;
     let before = owners(&lab).await?;
     let balancers: Vec<_> = lab.topology.of(Role::Balancer, None).collect();
-    let counted = lost_packets(&lab)?;
+    let counted = quiet(trial).await?;
     let watch = Watch::open(&lab);
 
     lab.kill(&lab.topology.select("l4")?).await?;
@@ -113,6 +113,20 @@ fn check_lost(trial: &mut Trial, what: &str, before: &BTreeMap<String, i64>) -> 
     let seen = if places.is_empty() { "0".into() } else { places.join(", ") };
     trial.check(what, 0, seen, lost.is_empty());
     Ok(())
+}
+
+/// Waits until connections that earlier missions cut have been given up, and returns the counters.
+async fn quiet(trial: &Trial) -> Result<BTreeMap<String, i64>> {
+    let (counted, _) = trial
+        .until("no packet is lost before the mission", Duration::from_secs(60), |lab| async move {
+            let before = lost_packets(&lab)?;
+            // Longer than the longest pause between two attempts of a connection without an owner.
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            ensure!(lost_packets(&lab)? == before, "packets are still sent again");
+            Ok(before)
+        })
+        .await?;
+    Ok(counted)
 }
 
 /// Segments that clients and balancer hosts sent again and that were not known to be there already (DSACK): a busy

@@ -115,6 +115,8 @@ pub(crate) const ALL: &[Mission] = &[
 pub(crate) struct Trial {
     /// The laboratory.
     pub(crate) lab: Arc<Lab>,
+    /// When the mission began.
+    pub(crate) begun: Instant,
     checks: Vec<Check>,
     progress: UnboundedSender<String>,
 }
@@ -123,7 +125,7 @@ impl Trial {
     /// Tells who watches what happens now.
     pub(crate) fn say(&self, text: impl fmt::Display) {
         // Nobody may be listening.
-        let _ = self.progress.send(format!("  {text}"));
+        let _ = self.progress.send(format!("{:7.2} s  {text}", self.begun.elapsed().as_secs_f64()));
     }
 
     /// Records an expectation and what came of it.
@@ -210,8 +212,8 @@ pub(crate) async fn run(
     let mut reports = Vec::new();
     for mission in names.iter().filter_map(|name| find(name)) {
         let _ = progress.send(format!("{}: {}", mission.name, mission.about));
-        let mut trial = Trial { lab: lab.clone(), checks: Vec::new(), progress: progress.clone() };
         let begun = Instant::now();
+        let mut trial = Trial { lab: lab.clone(), begun, checks: Vec::new(), progress: progress.clone() };
         if let Err(error) = attempt(mission, &mut trial).await {
             trial.check("the mission runs to its end", "no error", format!("{error:#}"), false);
         }
