@@ -31,7 +31,7 @@ pub(crate) const CASES: &[Case] = &[
         about: "a laboratory of one zone: BGP, XDP, GUE, TLS, HTTP over IPv4 and IPv6",
         test_program: None,
         limit_s: 420,
-        command: "/target/debug/weir lab run baseline --zones 1 --rate 10",
+        command: "sh /lab.sh",
     },
 ];
 

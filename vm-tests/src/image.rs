@@ -30,6 +30,7 @@ pub(crate) fn build(kernel: &Unpacked, cases: &[&Case], target: &Path, path: &Pa
     }
     image.archive.character_device("dev/console", (5, 1));
     image.archive.file("init", include_bytes!("init.sh"));
+    image.archive.file("lab.sh", include_bytes!("lab.sh"));
     image.archive.file("cases", Case::table(cases).as_bytes());
     image.copy(Path::new("/bin/busybox"), "bin/busybox").context("Debian: apt-get install busybox-static")?;
     let debug = target.join("debug");
