@@ -13,9 +13,9 @@ use anyhow::{Context, Result};
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use weir_model::{
-    AddressFamily, Admin, Announce, Balance, CertificateFiles, Check, CheckKind, Failover, FailoverScope,
-    Group, GroupMode, Listener, ListenerProtocol, Name, Node, Objects, Peer, Percent, Pool, Server, Snapshot,
-    SourceFile, Spread, Tls, Vip, Zone,
+    AddressFamily, Admin, Announce, Balance, CertificateFiles, Check, CheckKind, Group, GroupMode, Listener,
+    ListenerProtocol, Name, Node, Objects, Peer, Percent, Pool, Server, Snapshot, SourceFile, Spread, Tls,
+    Vip, Zone,
 };
 
 use crate::topology::{self, BALANCER_ASN, CORE_ASN, HOST_NAME, Host, Role, Topology, VIP4, VIP6, zone_name};
