@@ -9,8 +9,8 @@ use weir_abi::{
     counters::{REASON_COUNT, Reason},
     flow::Flow,
     hop::Backend,
-    limits::{BACKENDS_MAX, PEERS_MAX, SERVICES_MAX, TABLES_MAX, VIP_RANGES_MAX},
-    service::{Service, Slot, Table, Traffic, VipKey, VipRanges},
+    limits::{BACKENDS_MAX, PEERS_MAX, SERVICES_MAX, TABLE_LEN, TABLES_MAX, VIP_RANGES_MAX},
+    service::{Service, Slot, Traffic, VipKey, VipRanges},
 };
 
 const BPF_F_NO_PREALLOC: usize = 1;
@@ -24,8 +24,10 @@ static VIP_RANGES: HashMap<VipKey, VipRanges, { VIP_RANGES_MAX as usize }, BPF_F
     HashMap::new();
 #[btf_map]
 static SERVICES: Array<Service, { SERVICES_MAX as usize }> = Array::new();
+/// Values are [`weir_abi::service::Table`]s, written as the array they are: kernels 5.15 to 6.1 tell inner maps whose
+/// value is a struct in BTF from those made without BTF, as user space makes them, and refuse the latter with EINVAL.
 #[btf_map]
-static TABLES: ArrayOfMaps<Array<Table, 1>, { TABLES_MAX as usize }> = ArrayOfMaps::new();
+static TABLES: ArrayOfMaps<Array<[u32; TABLE_LEN], 1>, { TABLES_MAX as usize }> = ArrayOfMaps::new();
 #[btf_map]
 static BACKENDS: Array<Backend, { BACKENDS_MAX as usize }> = Array::new();
 #[btf_map]
@@ -74,7 +76,7 @@ pub(crate) fn slot(service: u32, flow: &Flow) -> Result<(Slot, u32), Reason> {
     let service = SERVICES.get(service).ok_or(Reason::DropInternal)?;
     let hash = flow.hash();
     let table = TABLES.get_value(service.table, &0).ok_or(Reason::DropNoBackend)?;
-    Ok((Slot::unpack(table.0[(hash & 0xffff) as usize]), hash))
+    Ok((Slot::unpack(table[(hash & 0xffff) as usize]), hash))
 }
 
 /// The backend of a slot number.

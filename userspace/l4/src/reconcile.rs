@@ -11,7 +11,7 @@ use anyhow::Context;
 use tokio::time::{MissedTickBehavior, interval};
 use weir_abi::{Address, gue::OVERHEAD_V4_LEN_BYTES, service::Slot};
 use weir_core::{
-    image::{Image, Lowered, Lowering, lower},
+    image::{Image, Lowered, Lowering, VIP_LINGER, lower},
     plan::{Op, diff},
 };
 use weir_model::{
@@ -38,9 +38,6 @@ use crate::{
 
 /// How long the first apply waits for the first answers of the proxies.
 const FIRST_PROBES_MAX: Duration = Duration::from_secs(1);
-/// How long a VIP stays in the datapath after it was taken from this node: the withdrawal must reach every router, and the
-/// other nodes must have read the same configuration. Long for both, and short for an operator.
-const LINGER: Duration = Duration::from_secs(5);
 /// Counters in the status are at most this old.
 const TICK: Duration = Duration::from_secs(1);
 /// How often everything is read back and compared, whether or not anything happened.
@@ -243,7 +240,7 @@ impl Daemon {
 
     /// What `snapshot` takes from this node stays until routers and peers know.
     fn linger(&mut self, snapshot: &Snapshot) {
-        let until = Instant::now() + LINGER;
+        let until = Instant::now() + VIP_LINGER;
         for (name, vip) in self.snapshot.vips_of(&self.node) {
             self.lingering.insert(name.clone(), (vip.clone(), until));
         }

@@ -24,6 +24,7 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::control;
 use crate::netns;
 
 /// Where laboratories keep their directories.
@@ -102,9 +103,10 @@ pub(crate) fn directory(name: &str) -> PathBuf {
     Path::new(LABS_DIR).join(name)
 }
 
-/// The names of the laboratories that are up.
+/// The names of the laboratories that are up and can be asked: one made for a single run answers nobody else.
 pub(crate) fn running() -> Vec<String> {
-    all().into_iter().filter(|name| matches!(lock(&directory(name), false), Ok(None))).collect()
+    let answers = |dir: &Path| matches!(lock(dir, false), Ok(None)) && dir.join(control::SOCKET).exists();
+    all().into_iter().filter(|name| answers(&directory(name))).collect()
 }
 
 fn all() -> Vec<String> {

@@ -13,6 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -24,6 +25,7 @@ use tokio::{
     sync::{Notify, mpsc, watch},
     time::sleep,
 };
+use weir_core::image::VIP_LINGER;
 use weir_model::{Listener, Name, PortRange, Problem, Service, Snapshot};
 use weir_runtime::{
     metrics::{Counter, Registry},
@@ -105,6 +107,8 @@ struct OpenSocket {
     state: Arc<ArcSwap<ListenerState>>,
     stop: watch::Sender<bool>,
     task: tokio::task::JoinHandle<()>,
+    /// No longer wanted, but routers and balancers may not know yet: when it closes.
+    lingers_until: Option<Instant>,
 }
 
 /// New sockets, bound but not listening for anybody yet.
@@ -148,14 +152,17 @@ impl Listeners {
     pub(crate) fn commit(&mut self, snapshot: &Snapshot, prepared: Prepared, tls: &tls::Configs) {
         let Prepared { wanted, new } = prepared;
         self.update_states(snapshot, tls);
-        self.sockets.retain(|place, socket| {
-            let keep = wanted.contains_key(place);
-            if !keep {
-                tracing::info!("no longer listening at {place}");
-                socket.stop.send_replace(true);
-            }
-            keep
-        });
+        let now = Instant::now();
+        for (place, socket) in &mut self.sockets {
+            // A plain address is nobody's but ours: it closes at once.
+            let grace = if place.registration().is_some() { VIP_LINGER } else { Duration::ZERO };
+            socket.lingers_until = match socket.lingers_until {
+                _ if wanted.contains_key(place) => None,
+                None => Some(now + grace),
+                since => since,
+            };
+        }
+        self.sweep(now);
         for (place, name) in &wanted {
             if let (Some(socket), Some(state)) = (self.sockets.get(place), self.states.get(name)) {
                 socket.state.store(Arc::clone(state));
@@ -171,6 +178,18 @@ impl Listeners {
                 Err(error) => tracing::error!(listener = %state.name, "listen at {place}: {error}"),
             }
         }
+    }
+
+    /// Closes the sockets that have lingered.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        self.sockets.retain(|place, socket| {
+            let keep = socket.lingers_until.is_none_or(|until| until > now);
+            if !keep {
+                tracing::info!("no longer listening at {place}");
+                socket.stop.send_replace(true);
+            }
+            keep
+        });
     }
 
     /// New certificates for the same listeners.
@@ -227,7 +246,7 @@ impl Listeners {
             let registration = place.registration()?;
             Some(Entry { registration, socket: Arc::clone(&socket.handed_over) })
         };
-        self.sockets.iter().filter_map(entry).collect()
+        self.sockets.iter().filter(|(_, socket)| socket.lingers_until.is_none()).filter_map(entry).collect()
     }
 
     /// Listeners by name.
@@ -285,7 +304,7 @@ impl Listeners {
             alive: self.alive.clone(),
         };
         let task = tokio::spawn(accepting.run(stopped));
-        Ok(OpenSocket { local, handed_over, state, stop, task })
+        Ok(OpenSocket { local, handed_over, state, stop, task, lingers_until: None })
     }
 }
 

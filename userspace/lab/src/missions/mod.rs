@@ -53,13 +53,16 @@ pub(crate) struct Check {
     pub(crate) passed: bool,
 }
 
+/// A mission under way.
+type Run<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+
 /// A mission.
 pub(crate) struct Mission {
     /// Its name on the command line.
     pub(crate) name: &'static str,
     /// What it does, in a line.
     pub(crate) about: &'static str,
-    run: for<'a> fn(&'a mut Trial) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>,
+    run: for<'a> fn(&'a mut Trial) -> Run<'a>,
 }
 
 /// All missions, in the order they run.
@@ -175,7 +178,7 @@ impl Trial {
     /// Mends everything and waits until it is healthy again.
     pub(crate) async fn heal(&mut self) -> Result<Duration> {
         self.lab.restore_all().await?;
-        let healed = self.until("healthy again", Duration::from_secs(60), |lab| observe::healthy(lab)).await;
+        let healed = self.until("healthy again", Duration::from_secs(60), observe::healthy).await;
         Ok(healed?.1)
     }
 }

@@ -48,8 +48,12 @@ async fn vip_sockets_are_handed_over_and_only_then_the_node_is_healthy() {
     let mut server = Server::start("s").await;
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let proxy = Proxy::start(&config(&server, port), &["--node", "lb1"]).await;
-    let healthz =
-        |address: &str| ProbeTarget::healthz(SocketAddr::new(address.parse::<IpAddr>().unwrap(), port));
+    let group: weir_model::Name = "g".parse().unwrap();
+    let healthz = |address: &str| {
+        ProbeTarget::readiness(SocketAddr::new(address.parse::<IpAddr>().unwrap(), port), &[&group])
+    };
+    let foreign =
+        ProbeTarget::readiness(SocketAddr::new([127, 0, 0, 1].into(), port), &[&"other".parse().unwrap()]);
     assert_eq!(probe::run(&healthz("127.0.0.1"), LIMIT).await, ProbeResult::Down("status 503".into()));
 
     let mut listener = steer::Listener::bind(&proxy.run_dir().join(steer::SOCKET)).unwrap();
@@ -66,6 +70,11 @@ async fn vip_sockets_are_handed_over_and_only_then_the_node_is_healthy() {
     for address in ["127.0.0.1", "::1"] {
         assert_eq!(probe::run(&healthz(address), LIMIT).await, ProbeResult::Up);
     }
+    assert_eq!(
+        probe::run(&foreign, LIMIT).await,
+        ProbeResult::Down("status 503".into()),
+        "not of this group"
+    );
     for (vip, socket) in &sockets {
         let local = socket.local_addr().unwrap();
         assert_eq!(vip.is_ipv4(), local.is_ipv4());
