@@ -6,16 +6,16 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use weir_model::{
-    AddressFamily, Admin, Announce, Balance, CertificateFiles, Check, CheckKind, Failover, FailoverScope,
-    Group, GroupMode, Listener, ListenerProtocol, Name, Node, Objects, Peer, Percent, Pool, Server, Snapshot,
-    SourceFile, Spread, Timestamp, Tls, Vip, Zone,
+    AddressFamily, Admin, Announce, Balance, CertificateFiles, Check, CheckKind, Group, GroupMode, Listener,
+    ListenerProtocol, Name, Node, Objects, Peer, Percent, Pool, Server, Snapshot, SourceFile, Spread, Tls,
+    Vip, Zone,
 };
 
 use crate::topology::{self, BALANCER_ASN, CORE_ASN, HOST_NAME, Host, Role, Topology, VIP4, VIP6, zone_name};
@@ -106,31 +106,6 @@ impl Config {
             _ => Ok(()),
         }
     }
-
-    /// Writes the file of a failover of a whole zone, as `weir zone fail` does.
-    pub(crate) fn fail_zone(&self, zone: u8, percent: Percent, lasts: Duration) -> Result<()> {
-        let now = SystemTime::now();
-        let failover = Failover {
-            zone: name(&zone_name(zone))?,
-            scope: FailoverScope::Everything,
-            percent,
-            created: Timestamp(now),
-            expires: Timestamp(now + lasts),
-            reason: "mission".into(),
-            author: "weir-lab".into(),
-        };
-        let text = table("failover", &BTreeMap::from([(zone_name(zone), failover)]))?;
-        self.put(&failover_file(zone), &text)
-    }
-
-    /// Removes it.
-    pub(crate) fn restore_zone(&self, zone: u8) -> Result<()> {
-        self.remove(&failover_file(zone))
-    }
-}
-
-fn failover_file(zone: u8) -> String {
-    format!("failover-{}.toml", zone_name(zone))
 }
 
 /// Parses a name the laboratory made up itself.

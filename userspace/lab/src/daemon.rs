@@ -22,6 +22,11 @@ use crate::{fabric::UPLINK, netns::NetNs, sys};
 /// How long a daemon may take to stop when asked; then it is killed.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long the operator's command may take.
+const OPERATE_WITHIN: Duration = Duration::from_secs(10);
+/// The operator's command.
+const OPERATOR: &str = "weir";
+
 /// What runs on a balancer host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
@@ -78,12 +83,25 @@ impl Programs {
             (None, None) => bail!("the running program has no directory"),
         };
         let ebpf = std::env::var_os("WEIR_EBPF").map_or_else(|| dir.join("../ebpf/weir"), PathBuf::from);
-        for path in Kind::ALL.iter().map(|kind| dir.join(kind.program())).chain([ebpf.clone()]) {
+        let programs = Kind::ALL.iter().map(|kind| kind.program()).chain([OPERATOR]);
+        for path in programs.map(|name| dir.join(name)).chain([ebpf.clone()]) {
             if !path.is_file() {
                 bail!("{} is missing: run `cargo xtask lab`, or build it first", path.display());
             }
         }
         Ok(Self { dir, ebpf })
+    }
+}
+
+impl Programs {
+    /// Runs the operator's command; what it printed, and whether it said yes.
+    pub(crate) async fn operate(&self, arguments: &[&std::ffi::OsStr]) -> Result<(bool, String)> {
+        let mut command = Command::new(self.dir.join(OPERATOR));
+        let output = command.args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+        let output =
+            timeout(OPERATE_WITHIN, output).await.context("the operator's command does not end")??;
+        let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        Ok((output.status.success(), text.concat()))
     }
 }
 

@@ -57,6 +57,7 @@ pub(crate) struct Lab {
     pub(crate) name: String,
     pub(crate) topology: Topology,
     pub(crate) times: Times,
+    pub(crate) programs: Programs,
     pub(crate) config: Config,
     pub(crate) load: Load,
     pub(crate) trust: Trust,
@@ -184,8 +185,20 @@ impl Lab {
         let (balancers, backends, routers) =
             (Mutex::new(balancers), Mutex::new(backends), Mutex::new(routers));
         let name = plan.name.clone();
-        let mut lab =
-            Self { name, topology, times, config, load, trust, balancers, backends, routers, fabric, claim };
+        let mut lab = Self {
+            name,
+            topology,
+            times,
+            programs,
+            config,
+            load,
+            trust,
+            balancers,
+            backends,
+            routers,
+            fabric,
+            claim,
+        };
         if let Err(error) = lab.wait_until_ready(begun).await {
             eprintln!("{}", lab.hints().await);
             lab.stop_processes().await;
@@ -211,6 +224,9 @@ impl Lab {
                         Ok(served) => last = format!("{} was served by {}", record.client, served.server),
                         Err(error) => last = format!("{}: {error}", record.client),
                     }
+                    if let Some(ended) = self.ended_daemon().await {
+                        bail!("{ended}");
+                    }
                     if Instant::now() > deadline {
                         bail!("not ready after {} s: {last}", READY_WITHIN.as_secs());
                     }
@@ -220,6 +236,16 @@ impl Lab {
         }
         self.times.ready = begun.elapsed().as_secs_f64();
         Ok(())
+    }
+
+    /// A daemon that should run and does not.
+    async fn ended_daemon(&self) -> Option<String> {
+        let mut balancers = self.balancers.lock().await;
+        balancers.iter_mut().find_map(|(host, balancer)| {
+            let running = balancer.running();
+            let kind = Kind::ALL.into_iter().find(|kind| !running.contains(kind))?;
+            Some(format!("{} of {host} ended at once", kind.program()))
+        })
     }
 
     /// One request now, as logical client `number` of `zone`.
@@ -314,7 +340,7 @@ impl Lab {
         Ok(routers.get(router).ok_or_else(|| anyhow!("there is no router {router:?}"))?.console())
     }
 
-    /// The ends of the logs of everything that does not run, and of the daemons of the first host.
+    /// The ends of the logs of the daemons of the first host, and of those that do not run.
     pub(crate) async fn hints(&self) -> String {
         let mut text = String::new();
         let mut balancers = self.balancers.lock().await;

@@ -212,6 +212,9 @@ pub(crate) async fn run(
     progress: UnboundedSender<String>,
 ) -> Result<Vec<Report>> {
     check_names(names)?;
+    if lab.topology.zones < 2 {
+        bail!("missions need a second zone for the traffic to go to: --zones 2 or more");
+    }
     let mut reports = Vec::new();
     for mission in names.iter().filter_map(|name| find(name)) {
         let _ = progress.send(format!("{}: {}", mission.name, mission.about));
