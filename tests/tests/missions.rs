@@ -8,7 +8,7 @@ use weir_tests::programs;
 /// Runs one mission in a laboratory of its own and checks every line of its report.
 fn mission(name: &str) {
     let output = Command::new(programs::path("weir"))
-        .args(["lab", "run", name, "-o", "json"])
+        .args(["lab", "run", name, "--fresh", "-o", "json"])
         .env("WEIR_EBPF", weir_tests::prog_run::object_path())
         .output()
         .expect("start weir");

@@ -26,7 +26,7 @@ pub(crate) fn prepare() -> Result<Command> {
 /// Runs `weir lab` in place of this process, so that Ctrl-C reaches it alone.
 pub(crate) fn run_lab(mut arguments: Vec<OsString>) -> Result<ExitCode> {
     if arguments.iter().any(|argument| argument == "--check") {
-        arguments = ["run", "--all", "-o", "json"].map(OsString::from).into();
+        arguments = ["run", "--all", "--fresh", "-o", "json"].map(OsString::from).into();
     } else if arguments.first().is_none_or(|first| first.to_string_lossy().starts_with("--name")) {
         arguments.insert(0, "up".into());
     }

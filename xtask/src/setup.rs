@@ -4,7 +4,7 @@ use std::{path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
 
-use crate::run::{cargo, output, run};
+use crate::run::{cargo, output, root, run};
 
 /// bpf-linker loads the LLVM of the pinned toolchain; versions from 0.11 on want a newer one.
 const BPF_LINKER: &str = "0.10.3";
@@ -45,11 +45,11 @@ pub(crate) fn all() -> Result<()> {
 /// What building takes.
 pub(crate) fn toolchain() -> Result<()> {
     packages(BUILD)?;
-    let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]))?;
+    let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()))?;
     let rust_src = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core");
     if !rust_src.exists() {
         say("adding the toolchain component rust-src");
-        run(Command::new("rustup").args(["component", "add", "rust-src"]))
+        run(Command::new("rustup").args(["component", "add", "rust-src"]).current_dir(root()))
             .context("the kernel programs need the component rust-src")?;
     }
     let found = output(Command::new("bpf-linker").arg("--version")).unwrap_or_default();

@@ -8,6 +8,7 @@ mod lower;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use weir_abi::{
@@ -20,6 +21,10 @@ pub use lower::{LowerError, Lowered, Lowering, lower};
 
 /// Words of a Maglev table as `weir_abi::service::Slot` packs them; shared, because a table is 256 KiB.
 pub type TableWords = Arc<Vec<u32>>;
+
+/// How long a VIP taken from a node stays in its datapath, and its proxy's sockets open: the withdrawal must reach every
+/// router, and the other nodes must have read the same configuration. Long for both, and short for an operator.
+pub const VIP_LINGER: Duration = Duration::from_secs(5);
 
 /// Content of the datapath. Numbers are stable: what stays keeps its number, what comes takes the lowest that is free.
 #[derive(Clone, Debug, Default, PartialEq)]

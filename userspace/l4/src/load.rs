@@ -31,11 +31,11 @@ pub(crate) enum LoadError {
     #[error("read the kernel programs {0}: {1} (cargo xtask build-ebpf makes them)")]
     Read(PathBuf, io::Error),
     #[error("load the maps of {0}: {1}")]
-    Maps(PathBuf, aya::EbpfError),
+    Maps(PathBuf, Box<aya::EbpfError>),
     #[error("{0} has no program {1}: it is of another version of weir")]
     NoProgram(PathBuf, &'static str),
     #[error("load program {0}: {1}")]
-    Program(&'static str, ProgramError),
+    Program(&'static str, Box<ProgramError>),
 }
 
 /// Programs in the kernel, attached nowhere by us yet, on pinned maps.
@@ -69,13 +69,13 @@ pub(crate) fn load(object: &Path, pin_dir: &Path) -> Result<Loaded, LoadError> {
     for name in MAPS {
         loader.map_pin_path(name, dir.join(name));
     }
-    let mut ebpf = loader.load(&data).map_err(|error| LoadError::Maps(object.to_owned(), error))?;
+    let mut ebpf = loader.load(&data).map_err(|error| LoadError::Maps(object.to_owned(), error.into()))?;
     let missing = |name| LoadError::NoProgram(object.to_owned(), name);
     let balancer = ebpf.program_mut(programs::BALANCER).ok_or_else(|| missing(programs::BALANCER))?;
-    let failed = |error| LoadError::Program(programs::BALANCER, error);
+    let failed = |error: ProgramError| LoadError::Program(programs::BALANCER, error.into());
     <&mut aya::programs::Xdp>::try_from(balancer).map_err(failed)?.load().map_err(failed)?;
     let steer = ebpf.program_mut(programs::STEER).ok_or_else(|| missing(programs::STEER))?;
-    let failed = |error| LoadError::Program(programs::STEER, error);
+    let failed = |error: ProgramError| LoadError::Program(programs::STEER, error.into());
     <&mut aya::programs::SkLookup>::try_from(steer).map_err(failed)?.load().map_err(failed)?;
     Ok(Loaded { ebpf, adopted })
 }

@@ -136,7 +136,9 @@ impl Kernel {
         let mut inner: Array<MapData, Table> = Array::create(1, 0).map_err(at(names::TABLES))?;
         let mut table = Box::new(Table([0; TABLE_LEN]));
         table.0.copy_from_slice(words);
-        inner.set(0, &*table, 0).map_err(at(names::TABLES))?;
+        // By reference: a table on the stack would take a quarter of a megabyte of it.
+        let table: &Table = &table;
+        inner.set(0, table, 0).map_err(at(names::TABLES))?;
         self.tables.set(index, &inner, 0).map_err(at(names::TABLES))
     }
 

@@ -9,15 +9,15 @@ use std::{
 use tokio::{task::JoinSet, time::sleep_until};
 use weir_core::{
     hash,
-    health::{HealthMachine, Outcome, Timing},
+    health::{HealthMachine, Timing},
 };
 use weir_model::{Name, Node, Snapshot, status::Health};
 use weir_runtime::probe::{self, ProbeResult, ProbeTarget};
 
 /// Probes of all proxies.
 pub(crate) struct Prober {
-    machines: BTreeMap<Name, (SocketAddr, HealthMachine)>,
-    running: JoinSet<(Name, SocketAddr, u64, ProbeResult)>,
+    machines: BTreeMap<Name, (ProbeTarget, HealthMachine)>,
+    running: JoinSet<(Name, ProbeTarget, u64, ProbeResult)>,
     seed: u64,
 }
 
@@ -33,23 +33,30 @@ impl Prober {
 
     /// Probes the nodes that share a group with `node`; what is known of those that stay is kept.
     pub(crate) fn set_targets(&mut self, snapshot: &Snapshot, node: &Name) {
+        // A proxy is asked for the groups it shares with this node: it is up when it serves all their VIPs, which a proxy
+        // that has not read the same configuration yet does not.
+        let mut shared: BTreeMap<&Name, Vec<&Name>> = BTreeMap::new();
+        for (group, spec) in snapshot.groups.iter().filter(|(_, spec)| spec.nodes.contains(node)) {
+            for member in &spec.nodes {
+                shared.entry(member).or_default().push(group);
+            }
+        }
         let mut targets = BTreeMap::new();
-        for group in snapshot.groups.values().filter(|group| group.nodes.contains(node)) {
-            for member in &group.nodes {
-                if let Some(spec) = snapshot.nodes.get(member)
-                    && let Some(address) = spec.tunnel_address()
-                {
-                    targets.insert(member.clone(), (SocketAddr::new(address, spec.probe_port), timing(spec)));
-                }
+        for (member, groups) in shared {
+            if let Some(spec) = snapshot.nodes.get(member)
+                && let Some(address) = spec.tunnel_address()
+            {
+                let target = ProbeTarget::readiness(SocketAddr::new(address, spec.probe_port), &groups);
+                targets.insert(member.clone(), (target, timing(spec)));
             }
         }
         let now = Instant::now();
         self.machines
-            .retain(|name, (address, _)| targets.get(name).is_some_and(|(wanted, _)| wanted == address));
-        for (name, (address, timing)) in targets {
+            .retain(|name, (target, _)| targets.get(name).is_some_and(|(wanted, _)| wanted == target));
+        for (name, (target, timing)) in targets {
             let seed = self.seed ^ hash::bytes(name.as_str().as_bytes());
             let (_, machine) =
-                self.machines.entry(name).or_insert_with(|| (address, HealthMachine::new(timing, seed, now)));
+                self.machines.entry(name).or_insert_with(|| (target, HealthMachine::new(timing, seed, now)));
             machine.set_timing(timing, now);
         }
     }
@@ -64,13 +71,13 @@ impl Prober {
         loop {
             let now = Instant::now();
             let mut changed = false;
-            for (name, (address, machine)) in &mut self.machines {
+            for (name, (target, machine)) in &mut self.machines {
                 machine.handle_timeout(now);
                 if let Some(probe) = machine.poll_probe(now) {
-                    let (name, address) = (name.clone(), *address);
+                    let (name, target) = (name.clone(), target.clone());
                     self.running.spawn(async move {
-                        let result = probe::run(&ProbeTarget::healthz(address), probe.timeout).await;
-                        (name, address, probe.id, result)
+                        let result = probe::run(&target, probe.timeout).await;
+                        (name, target, probe.id, result)
                     });
                 }
                 if let Some(change) = machine.poll_event() {
@@ -88,16 +95,11 @@ impl Prober {
             tokio::select! {
                 () = sleep_until(next.into()) => {}
                 Some(done) = self.running.join_next() => {
-                    if let Ok((name, address, id, result)) = done
+                    if let Ok((name, target, id, result)) = done
                         && let Some((probed, machine)) = self.machines.get_mut(&name)
-                        && *probed == address
+                        && *probed == target
                     {
-                        let outcome = match result {
-                            ProbeResult::Up => Outcome::Pass,
-                            ProbeResult::Draining => Outcome::Drain,
-                            ProbeResult::Down(reason) => Outcome::Fail(reason),
-                        };
-                        machine.handle_result(id, outcome, Instant::now());
+                        machine.handle_result(id, result.into(), Instant::now());
                     }
                 }
             }

@@ -11,11 +11,11 @@ use anyhow::Context;
 use tokio::time::{MissedTickBehavior, interval};
 use weir_abi::{Address, gue::OVERHEAD_V4_LEN_BYTES, service::Slot};
 use weir_core::{
-    image::{Image, Lowered, Lowering, lower},
+    image::{Image, Lowered, Lowering, VIP_LINGER, lower},
     plan::{Op, diff},
 };
 use weir_model::{
-    Generation, Name, Problem, Problems, Protocol, Snapshot,
+    Generation, Name, Problem, Problems, Protocol, Snapshot, Vip,
     status::{ConfigStatus, InterfaceStatus, L4Status, L4VipStatus},
 };
 use weir_runtime::{
@@ -67,6 +67,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         snapshot: Arc::new(Snapshot::default()),
         current,
         changed_at: BTreeMap::new(),
+        lingering: BTreeMap::new(),
         confirmed: BTreeMap::new(),
         last: None,
         counters,
@@ -202,6 +203,8 @@ struct Daemon {
     current: Image,
     /// When the owners of a table last changed: from then on previous owners are held.
     changed_at: BTreeMap<u32, Instant>,
+    /// VIPs this node had until lately, and until when they stay in the datapath.
+    lingering: BTreeMap<Name, (Vip, Instant)>,
     /// VIPs in the kernel, with the generation that was confirmed.
     confirmed: BTreeMap<Name, (Generation, Vec<IpAddr>)>,
     last: Option<Lowered>,
@@ -217,9 +220,32 @@ struct Daemon {
 impl Daemon {
     /// Applies a new snapshot; on refusal the old one stays in force.
     async fn put_in_force(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), String> {
-        let lowered = self.lower(snapshot, &BTreeSet::new())?;
-        self.snapshot = Arc::clone(snapshot);
-        self.apply(lowered).await.map_err(|error| error.to_string())
+        let lingering = self.lingering.clone();
+        self.linger(snapshot);
+        let lowered = match self.lower(snapshot, &BTreeSet::new()) {
+            Ok(lowered) => lowered,
+            Err(what) => {
+                self.lingering = lingering;
+                return Err(what);
+            }
+        };
+        let before = std::mem::replace(&mut self.snapshot, Arc::clone(snapshot));
+        let Err(error) = self.apply(lowered).await else { return Ok(()) };
+        // Half of the plan may be in the kernel: go back to what was good.
+        self.snapshot = before;
+        self.lingering = lingering;
+        self.recompute().await;
+        Err(error.to_string())
+    }
+
+    /// What `snapshot` takes from this node stays until routers and peers know.
+    fn linger(&mut self, snapshot: &Snapshot) {
+        let until = Instant::now() + VIP_LINGER;
+        for (name, vip) in self.snapshot.vips_of(&self.node) {
+            self.lingering.insert(name.clone(), (vip.clone(), until));
+        }
+        let has: BTreeSet<&Name> = snapshot.vips_of(&self.node).map(|(name, _)| name).collect();
+        self.lingering.retain(|name, _| !has.contains(name));
     }
 
     /// The same snapshot with what is known now.
@@ -239,7 +265,15 @@ impl Daemon {
 
     fn lower(&self, snapshot: &Snapshot, settled: &BTreeSet<u32>) -> Result<Lowered, String> {
         let health = self.prober.health();
-        let input = Lowering { snapshot, node: &self.node, health: &health, current: &self.current, settled };
+        let lingering = self.lingering.iter().map(|(name, (vip, _))| (name.clone(), vip.clone())).collect();
+        let input = Lowering {
+            snapshot,
+            node: &self.node,
+            health: &health,
+            current: &self.current,
+            settled,
+            lingering: &lingering,
+        };
         lower(input).map_err(|error| error.to_string())
     }
 
@@ -284,7 +318,7 @@ impl Daemon {
         }
     }
 
-    /// Forgets previous owners that have been held long enough.
+    /// Forgets previous owners that have been held long enough, and VIPs that have lingered.
     async fn settle(&mut self) {
         let mut hold: BTreeMap<u32, Duration> = BTreeMap::new();
         for (_, vip) in self.snapshot.vips_of(&self.node) {
@@ -313,7 +347,10 @@ impl Daemon {
             .filter(|(index, since)| since.elapsed() >= hold.get(index).copied().unwrap_or_default())
             .map(|(index, _)| *index)
             .collect();
-        if !settled.is_empty() {
+        let now = Instant::now();
+        let lingering = self.lingering.len();
+        self.lingering.retain(|_, (_, until)| *until > now);
+        if !settled.is_empty() || self.lingering.len() < lingering {
             self.recompute_settled(&settled).await;
         }
     }

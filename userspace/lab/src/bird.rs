@@ -185,8 +185,7 @@ fn parse_sessions(lines: &[String]) -> Vec<Session> {
 fn parse_announcers(lines: &[String]) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for line in lines {
-        let name =
-            line.split_once("unicast [").and_then(|(_, rest)| rest.split(|c| c == ' ' || c == ']').next());
+        let name = line.split_once("unicast [").and_then(|(_, rest)| rest.split([' ', ']']).next());
         if let Some(name) = name
             && !found.iter().any(|known| known == name)
         {

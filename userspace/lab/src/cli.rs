@@ -326,7 +326,8 @@ async fn up_detached(plan: &Plan) -> Result<ExitCode> {
 async fn down(name: &str) -> Result<ExitCode> {
     control::ask(&sweep::directory(name), &Request::Down, |_| ()).await?;
     let deadline = Instant::now() + DETACH_WITHIN;
-    while sweep::running().iter().any(|running| running == name) {
+    // The directory goes last.
+    while sweep::directory(name).exists() {
         if Instant::now() > deadline {
             bail!("laboratory {name} does not end");
         }

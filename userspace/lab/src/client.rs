@@ -79,12 +79,12 @@ async fn dial(source: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
     if source.is_ipv6() {
         socket.set_freebind_v6(true)?;
     }
-    socket.bind(&source.into()).with_context(|| format!("bind {source}"))?;
     if source.port() != 0 {
         // A flow that is opened again and again: a reset at the end leaves no TIME-WAIT in the way.
         socket.set_reuse_address(true)?;
         socket.set_linger(Some(Duration::ZERO))?;
     }
+    socket.bind(&source.into()).with_context(|| format!("bind {source}"))?;
     socket.set_tcp_nodelay(true)?;
     TcpSocket::from_std_stream(socket.into()).connect(to).await.with_context(|| format!("connect {to}"))
 }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The socket in the laboratory's directory.
-const SOCKET: &str = "control.sock";
+pub(crate) const SOCKET: &str = "control.sock";
 /// The longest request or reply, in bytes.
 const LINE_LEN_MAX: u64 = 4 << 20;
 

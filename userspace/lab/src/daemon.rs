@@ -68,9 +68,10 @@ impl Programs {
     /// directory (or at `WEIR_EBPF`); says what is missing.
     pub(crate) fn find() -> Result<Self> {
         let own = std::env::current_exe().context("find the running program")?;
-        // Test binaries stand one directory deeper.
-        let own =
-            own.parent().map(|dir| if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir });
+        // Test binaries and examples stand one directory deeper.
+        let own = own.parent().map(|dir| {
+            if dir.ends_with("deps") || dir.ends_with("examples") { dir.parent().unwrap_or(dir) } else { dir }
+        });
         let dir = match (std::env::var_os("WEIR_BIN"), own) {
             (Some(dir), _) => dir.into(),
             (None, Some(dir)) => dir.to_owned(),
@@ -184,10 +185,10 @@ impl Daemon {
     }
 }
 
-/// The last lines of a log, for somebody who wonders why.
+/// The last lines of a log, for somebody who wonders why; access log lines say nothing about that.
 pub(crate) fn tail(path: &Path, lines: usize) -> String {
     let text = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let all: Vec<&str> = text.lines().collect();
+    let all: Vec<&str> = text.lines().filter(|line| !line.starts_with('{')).collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }

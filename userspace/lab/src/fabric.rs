@@ -253,7 +253,9 @@ const HOST: &[(&str, &str)] = &[
     ("ipv6/conf/default/keep_addr_on_down", "1"),
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
-    ("ipv4/ping_group_range", "0 2147483647"),
+    // Connections to the dead are forgotten in seconds: what one mission killed must not show up as loss in the next.
+    ("ipv4/tcp_orphan_retries", "2"),
+    ("ipv4/tcp_retries2", "6"),
 ];
 
 /// Hosts' settings, forwarding, and ECMP over the 5-tuple; a next hop without carrier takes no packet even before the

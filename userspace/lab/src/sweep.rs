@@ -24,6 +24,7 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::control;
 use crate::netns;
 
 /// Where laboratories keep their directories.
@@ -60,7 +61,7 @@ impl Claim {
         let deadline = Instant::now() + CLAIM_WITHIN;
         let lock = loop {
             fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-            match lock(&dir) {
+            match lock(&dir, true) {
                 Ok(Some(lock)) => break lock,
                 // Another laboratory that starts now may be sweeping: it holds locks for a moment.
                 Ok(None) | Err(_) if Instant::now() < deadline => {
@@ -102,9 +103,10 @@ pub(crate) fn directory(name: &str) -> PathBuf {
     Path::new(LABS_DIR).join(name)
 }
 
-/// The names of the laboratories that are up.
+/// The names of the laboratories that are up and can be asked: one made for a single run answers nobody else.
 pub(crate) fn running() -> Vec<String> {
-    all().into_iter().filter(|name| matches!(lock(&directory(name)), Ok(None))).collect()
+    let answers = |dir: &Path| matches!(lock(dir, false), Ok(None)) && dir.join(control::SOCKET).exists();
+    all().into_iter().filter(|name| answers(&directory(name))).collect()
 }
 
 fn all() -> Vec<String> {
@@ -119,11 +121,12 @@ fn prefix(name: &str) -> String {
     format!("weir-{name}-")
 }
 
-/// The lock of a laboratory's directory, unless somebody holds it.
-fn lock(dir: &Path) -> Result<Option<Flock<File>>> {
+/// The lock of a laboratory's directory, unless somebody holds it. Only who claims the name makes the file: a look must
+/// not leave one behind in a directory that is being removed.
+fn lock(dir: &Path, create: bool) -> Result<Option<Flock<File>>> {
     let path = dir.join("lock");
     let file = File::options()
-        .create(true)
+        .create(create)
         .truncate(false)
         .write(true)
         .open(&path)
@@ -143,8 +146,11 @@ fn lock(dir: &Path) -> Result<Option<Flock<File>>> {
 /// Takes away everything of laboratories whose owner is gone.
 fn sweep() {
     for name in all() {
-        if let Ok(Some(_held)) = lock(&directory(&name)) {
-            take_away(&name);
+        match lock(&directory(&name), false) {
+            Ok(Some(_held)) => take_away(&name),
+            Ok(None) => {}
+            // A directory without a lock was left by a crash between the two; an empty one can go.
+            Err(_) => drop(fs::remove_dir(directory(&name))),
         }
     }
 }

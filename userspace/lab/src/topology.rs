@@ -245,7 +245,7 @@ pub(crate) fn client_prefix4(zone: u8) -> Ipv4Net {
 
 /// The same for IPv6.
 pub(crate) fn client_prefix6(zone: u8) -> Ipv6Net {
-    Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, zone.into(), 0x200, 0, 0, 0, 0, 0), 112)
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, zone.into(), 0x200, 0, 0, 0, 0, 0), 48)
 }
 
 /// Both client prefixes of a zone.
@@ -256,7 +256,8 @@ pub(crate) fn client_prefixes(zone: u8) -> Vec<IpNet> {
 /// The source address of logical client `number` (from 1).
 pub(crate) fn client_address(zone: u8, number: u16, v6: bool) -> IpAddr {
     if v6 {
-        Ipv6Addr::new(0xfd00, zone.into(), 0x200, 0, 0, 0, 0, number).into()
+        // Each in a /64 of its own, as at home: an address within it changes daily and says nothing.
+        Ipv6Addr::new(0xfd00, zone.into(), 0x200, number, 0, 0, 0, 1).into()
     } else {
         Ipv4Addr::new(10, zone, 200, number as u8).into()
     }

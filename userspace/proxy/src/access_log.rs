@@ -55,10 +55,9 @@ fn write_lines(mut out: BufWriter<Box<dyn Write + Send>>, lines: &Receiver<Strin
     let mut failed = false;
     while let Ok(line) = lines.recv() {
         // Write what there is, then flush once.
-        let written = std::iter::once(line).chain(lines.try_iter().take(LOG_QUEUE_MAX));
+        let mut written = std::iter::once(line).chain(lines.try_iter().take(LOG_QUEUE_MAX));
         let result = written
-            .map(|line| out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n")))
-            .collect::<io::Result<()>>()
+            .try_for_each(|line| out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n")))
             .and_then(|()| out.flush());
         if let (Err(error), false) = (&result, failed) {
             tracing::error!("access log: {error}");

@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -94,7 +95,8 @@ impl Body for RequestBody {
 #[derive(Debug)]
 pub(crate) struct ResponseBody {
     source: Source,
-    exchange: Exchange,
+    /// Absent when the exchange goes on beside this body, in a tunnel.
+    exchange: Option<Exchange>,
     stall: Stall,
 }
 
@@ -108,13 +110,30 @@ impl ResponseBody {
     /// Our own words.
     pub(crate) fn words(words: Bytes, exchange: Exchange) -> Self {
         let words = Some(words).filter(|words| !words.is_empty());
-        Self { source: Source::Words(words), exchange, stall: Stall::default() }
+        Self { source: Source::Words(words), exchange: Some(exchange), stall: Stall::default() }
     }
 
     /// What the server says.
     pub(crate) fn server(incoming: Incoming, upstream: Upstream, exchange: Exchange) -> Self {
         let source = Source::Server { incoming, upstream: Some(upstream), ended: false };
-        Self { source, exchange, stall: Stall::default() }
+        Self { source, exchange: Some(exchange), stall: Stall::default() }
+    }
+
+    /// Nothing at all.
+    pub(crate) fn none() -> Self {
+        Self { source: Source::Words(None), exchange: None, stall: Stall::default() }
+    }
+
+    fn count(&mut self, len: usize) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.bytes_out += len as u64;
+        }
+    }
+
+    fn blame(&mut self, cause: &'static str) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.cause = cause;
+        }
     }
 }
 
@@ -127,33 +146,28 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let (incoming, ended) = match &mut this.source {
+        let incoming = match &mut this.source {
             Source::Words(words) => {
-                let frame = words.take().map(|words| {
-                    this.exchange.bytes_out += words.len() as u64;
-                    Ok(Frame::data(words))
-                });
-                return Poll::Ready(frame);
+                let words = words.take();
+                this.count(words.as_ref().map_or(0, Bytes::len));
+                return Poll::Ready(words.map(|words| Ok(Frame::data(words))));
             }
-            Source::Server { incoming, ended, .. } => (incoming, ended),
+            Source::Server { incoming, .. } => incoming,
         };
         let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
             ready!(this.stall.poll(cx));
-            this.exchange.cause = "response-stalled";
+            this.blame("response-stalled");
             return Poll::Ready(Some(Err("the server stopped sending its response".into())));
         };
         this.stall.moved();
-        match &frame {
-            None => *ended = true,
-            Some(Ok(frame)) => {
-                this.exchange.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64)
+        match (&frame, &mut this.source) {
+            (None, Source::Server { ended, .. }) => *ended = true,
+            (Some(Ok(frame)), _) => this.count(frame.data_ref().map_or(0, Bytes::len)),
+            (Some(Err(_)), Source::Server { upstream: Some(upstream), .. }) => {
+                upstream.slot.server.note_failure(Duration::ZERO);
+                this.blame("response-broken");
             }
-            Some(Err(_)) => {
-                this.exchange.cause = "response-broken";
-                if let Source::Server { upstream: Some(upstream), .. } = &this.source {
-                    upstream.slot.server.note_failure(false);
-                }
-            }
+            (None | Some(Err(_)), _) => {}
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
@@ -183,8 +197,8 @@ impl Drop for ResponseBody {
             if let Some(upstream) = upstream.take() {
                 upstream.keep();
             }
-        } else if self.exchange.cause.is_empty() {
-            self.exchange.cause = "client-gone";
+        } else if self.exchange.as_ref().is_some_and(|exchange| exchange.cause.is_empty()) {
+            self.blame("client-gone");
         }
     }
 }

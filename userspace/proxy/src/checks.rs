@@ -8,7 +8,7 @@ use weir_core::{
     health::{HealthMachine, Outcome, Timing},
 };
 use weir_model::{Check, CheckKind, Name, Snapshot, status::Health};
-use weir_runtime::probe::{self, ProbeKind, ProbeResult, ProbeTarget};
+use weir_runtime::probe::{self, ProbeKind, ProbeTarget};
 
 use crate::live::{Live, ServerLive, random};
 
@@ -113,12 +113,7 @@ impl Checking {
             let now = Instant::now();
             machine.handle_timeout(now);
             if let Some(due) = machine.poll_probe(now) {
-                let result = probe::run(&self.target, due.timeout).await;
-                let outcome = match result {
-                    ProbeResult::Up => Outcome::Pass,
-                    ProbeResult::Draining => Outcome::Drain,
-                    ProbeResult::Down(reason) => Outcome::Fail(reason),
-                };
+                let outcome = Outcome::from(probe::run(&self.target, due.timeout).await);
                 if outcome == Outcome::Pass {
                     self.live.clear_suspicion();
                 }

@@ -27,12 +27,14 @@ use weir_model::{ListenerProtocol, Name};
 use crate::{
     exchange::{Exchange, Ledger},
     limits::{
-        HANDSHAKE_TIMEOUT, HEAD_LEN_MAX, HEAD_TIMEOUT, HEADERS_MAX, LAST_CALL, PING_INTERVAL, STREAMS_MAX,
+        CLIENT_KEEPALIVE, HANDSHAKE_TIMEOUT, HEAD_LEN_MAX, HEAD_TIMEOUT, HEADERS_MAX, LAST_CALL,
+        PING_INTERVAL, STREAMS_MAX,
     },
     listen::ListenerState,
     request,
     tables::Tables,
     tcp,
+    upstream::keep_alive,
 };
 
 /// What every connection needs.
@@ -119,6 +121,7 @@ impl Connection {
     /// Serves until the end.
     pub(crate) async fn run(self, stream: TcpStream) {
         let _best_effort = stream.set_nodelay(true);
+        let _best_effort = keep_alive(&stream, CLIENT_KEEPALIVE);
         match (self.listener.spec.protocol, &self.listener.tls) {
             (ListenerProtocol::Tcp, _) => tcp::relay(&self, stream).await,
             (ListenerProtocol::Https, Some(config)) => {
@@ -173,7 +176,7 @@ impl Connection {
                 async move { Ok::<_, Infallible>(request::serve(&this, request).await) }
             })
         };
-        let served = builder.serve_connection(TokioIo::new(stream), service);
+        let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::pin!(served);
         let began = Instant::now();
         let silent = || this.requests.load(Relaxed) == 0;

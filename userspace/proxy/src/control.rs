@@ -2,7 +2,7 @@
 //! tables, sockets, checks and the status follow.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     net::{IpAddr, SocketAddr},
     sync::{
@@ -66,6 +66,8 @@ pub(crate) struct Control {
     connections: mpsc::Receiver<Infallible>,
     steering: Option<steer::Client>,
     registered: Registered,
+    /// Registrations that have been in force since they were wanted.
+    steered: BTreeSet<steer::Registration>,
     healthz: Healthz,
     probe_ports: BTreeMap<SocketAddr, JoinHandle<()>>,
     publisher: Publisher<ProxyStatus>,
@@ -76,7 +78,11 @@ pub(crate) struct Control {
 
 /// What `/healthz` says.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Healthz(Arc<AtomicU8>);
+pub(crate) struct Healthz {
+    state: Arc<AtomicU8>,
+    /// Groups all of whose VIPs are served here.
+    groups: Arc<ArcSwap<BTreeSet<Name>>>,
+}
 
 impl Healthz {
     const STARTING: u8 = 0;
@@ -84,10 +90,20 @@ impl Healthz {
     const DRAINING: u8 = 2;
 
     pub(crate) fn now(&self) -> Health {
-        match self.0.load(Relaxed) {
+        match self.state.load(Relaxed) {
             Self::STARTING => Health::Starting,
             Self::OK => Health::Ok,
             _ => Health::Draining,
+        }
+    }
+
+    /// The answer to a balancer that asks for groups, as in `group=edge&group=internal`.
+    fn of_groups(&self, query: &str) -> Health {
+        let groups = self.groups.load();
+        let serves = |pair: &str| pair.strip_prefix("group=").is_none_or(|group| groups.contains(group));
+        match self.now() {
+            Health::Ok if !query.split('&').all(serves) => Health::Starting,
+            health => health,
         }
     }
 }
@@ -129,6 +145,7 @@ impl Control {
             connections,
             steering,
             registered: Registered::new(),
+            steered: BTreeSet::new(),
             healthz: Healthz::default(),
             probe_ports: BTreeMap::new(),
             publisher,
@@ -178,7 +195,7 @@ impl Control {
                 () = shutdown.wait(), if stop_at.is_none() => {
                     tracing::info!("draining for {:?}", self.options.drain_wait);
                     self.phase.send_replace(Phase::Draining);
-                    self.healthz.0.store(Healthz::DRAINING, Relaxed);
+                    self.healthz.state.store(Healthz::DRAINING, Relaxed);
                     stop_at = Some(Instant::now() + self.options.drain_wait);
                 }
                 () = at(stop_at) => break,
@@ -294,6 +311,12 @@ impl Control {
                 let HealthEvent { pool, server, health, reason, .. } = event;
                 tracing::info!(%pool, %server, "{health:?}: {reason}");
                 self.health.set(&pool, &server, health);
+                let key = (pool.clone(), server.clone());
+                if health == weir_model::status::Health::Down
+                    && let Some(live) = self.live.servers.get(&key)
+                {
+                    live.close_idle();
+                }
                 self.reasons.insert((pool, server), reason);
             }
             next = self.events.try_recv().ok();
@@ -310,6 +333,7 @@ impl Control {
     }
 
     fn tick(&mut self) {
+        self.listeners.sweep(std::time::Instant::now());
         for ((pool, _), server) in &self.live.servers {
             if let Some(pool) = self.snapshot.pools.get(pool) {
                 server.sweep(pool.idle_timeout);
@@ -333,13 +357,25 @@ impl Control {
         }
     }
 
-    /// With all VIP sockets steered once, the balancers may send traffic. A later loss of `weir-l4` changes nothing: the
-    /// kernel keeps the sockets.
-    fn check_ready(&self) {
-        let wanted = self.listeners.entries();
-        let steered = |entry: &steer::Entry| matches!(self.registered.get(&entry.registration), Some(Ok(())));
-        if self.healthz.now() == Health::Starting && wanted.iter().all(steered) {
-            self.healthz.0.store(Healthz::OK, Relaxed);
+    /// With all VIP sockets of a group steered once, the balancers of the group may send traffic. A later loss of
+    /// `weir-l4` changes nothing: the kernel keeps the sockets.
+    fn check_ready(&mut self) {
+        let wanted: BTreeSet<_> =
+            self.listeners.entries().into_iter().map(|entry| entry.registration).collect();
+        self.steered.retain(|registration| wanted.contains(registration));
+        let fresh = self.registered.iter().filter(|(_, result)| result.is_ok()).map(|(known, _)| known);
+        self.steered.extend(fresh.filter(|known| wanted.contains(*known)).cloned());
+        let missing: BTreeSet<&Name> = wanted
+            .difference(&self.steered)
+            .filter_map(|registration| self.snapshot.vip_at(registration.address))
+            .map(|(_, vip)| &vip.group)
+            .collect();
+        let node = self.options.node.as_ref();
+        let has = |group: &weir_model::Group| node.is_some_and(|node| group.nodes.contains(node));
+        let ready = self.snapshot.groups.iter().filter(|(name, group)| has(group) && !missing.contains(name));
+        self.healthz.groups.store(Arc::new(ready.map(|(name, _)| name.clone()).collect()));
+        if self.healthz.now() == Health::Starting && missing.is_empty() {
+            self.healthz.state.store(Healthz::OK, Relaxed);
         }
     }
 
@@ -365,7 +401,8 @@ impl Control {
                 continue;
             }
             let healthz = self.healthz.clone();
-            let site = Site { feed: None, registry: None, health: Arc::new(move || healthz.now()) };
+            let site =
+                Site { feed: None, registry: None, health: Arc::new(move |query| healthz.of_groups(query)) };
             match listen_free(address) {
                 Ok(listener) => {
                     let task = tokio::spawn(weir_runtime::status::serve_tcp(listener, site));

@@ -1,9 +1,14 @@
 //! Why a request was not answered by a server: whose fault it was, and whether another server may be asked.
 
+use std::{io::ErrorKind, time::Duration};
+
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode};
 
-use crate::body::RequestBody;
+use crate::{
+    body::RequestBody,
+    limits::{SILENT_SUSPECT_FOR, SUSPECT_FOR},
+};
 
 /// The response header that names the cause.
 pub(crate) const CAUSE_HEADER: &str = "weir-cause";
@@ -51,12 +56,21 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Whether the server itself could not be reached, rather than this one exchange having failed.
-    pub(crate) fn is_unreachable(&self) -> bool {
+    /// How long the server should be avoided: not at all when only this one exchange failed.
+    pub(crate) fn avoid_for(&self) -> Duration {
         match self {
-            Self::Connect(_) | Self::ConnectTimeout => true,
-            Self::NotSent(_) | Self::Broken(_) | Self::ResponseTimeout => false,
+            Self::Connect(error) if error.kind() == ErrorKind::ConnectionRefused => SUSPECT_FOR,
+            Self::Connect(_) | Self::ConnectTimeout => SILENT_SUSPECT_FOR,
+            // ETIMEDOUT: its host acknowledges nothing any more.
+            Self::Broken(error) if is_timed_out(error) => SILENT_SUSPECT_FOR,
+            Self::NotSent(_) | Self::Broken(_) | Self::ResponseTimeout => Duration::ZERO,
         }
+    }
+
+    /// Whether nothing at all was heard of the server's host: likely its whole zone is in trouble, and asking a neighbour
+    /// would cost another timeout.
+    pub(crate) fn is_silence(&self) -> bool {
+        self.avoid_for() > SUSPECT_FOR
     }
 
     /// What the client is told when nobody else can be asked.
@@ -86,4 +100,9 @@ impl std::fmt::Display for Failure {
             Self::ResponseTimeout => f.write_str("no response in time"),
         }
     }
+}
+
+fn is_timed_out(error: &hyper::Error) -> bool {
+    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| io.kind() == ErrorKind::TimedOut)
 }

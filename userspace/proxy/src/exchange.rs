@@ -18,8 +18,11 @@ use crate::{access_log::AccessLog, limits::LOGGED_LEN_MAX};
 pub(crate) struct Ledger {
     pub(crate) log: AccessLog,
     pub(crate) registry: Registry,
-    series: RwLock<HashMap<(Name, Option<Name>), Arc<Series>>>,
+    /// By listener and pool; the pool is absent for requests that found none.
+    series: RwLock<HashMap<SeriesKey, Arc<Series>>>,
 }
+
+type SeriesKey = (Name, Option<Name>);
 
 /// The metrics of one listener and pool.
 #[derive(Debug)]

@@ -44,6 +44,7 @@ pub(crate) fn host_of(parts: &Parts) -> Result<String, Refusal> {
 pub(crate) fn to_server(parts: &mut Parts, host: &str, client: SocketAddr, tls: bool) -> Result<(), Refusal> {
     let via = via(parts.version);
     remove_hop_by_hop(&mut parts.headers);
+    join_cookies(&mut parts.headers);
     // hyper has answered "100 Continue" itself, or will when the body is read.
     parts.headers.remove(header::EXPECT);
     parts.version = Version::HTTP_11;
@@ -107,6 +108,19 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// RFC 9113 §8.2.3: "If there are multiple Cookie header fields after decompression, these MUST be concatenated into a
+/// single octet string using the two-octet delimiter of 0x3b, 0x20 (the ASCII string "; ") before being passed into a
+/// non-HTTP/2 context".
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut fields = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
+    if let (Some(first), Some(second)) = (fields.next(), fields.next()) {
+        let joined = [first, second].into_iter().chain(fields).collect::<Vec<_>>().join(&b"; "[..]);
+        if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+            headers.insert(header::COOKIE, joined);
+        }
+    }
+}
+
 fn via(version: Version) -> &'static str {
     match version {
         Version::HTTP_2 => "2.0 weir",
@@ -162,6 +176,8 @@ mod tests {
                 .header("upgrade", "h2c")
                 .header("x-forwarded-for", "198.51.100.1")
                 .header("x-forwarded-for", "198.51.100.2")
+                .header("cookie", "a=1")
+                .header("cookie", "b=2")
                 .header("accept", "*/*")
         });
         to_server(&mut parts, "a.example", "[2001:db8::1]:5".parse().unwrap(), true).unwrap();
@@ -175,6 +191,8 @@ mod tests {
         assert_eq!(get("forwarded"), Some("for=\"[2001:db8::1]\";host=\"a.example\";proto=https"));
         assert_eq!(get("via"), Some("1.1 weir"));
         assert_eq!(get("accept"), Some("*/*"));
+        assert_eq!(get("cookie"), Some("a=1; b=2"));
+        assert_eq!(parts.headers.get_all("cookie").iter().count(), 1);
     }
 
     #[test]

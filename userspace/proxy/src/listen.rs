@@ -13,6 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -24,6 +25,7 @@ use tokio::{
     sync::{Notify, mpsc, watch},
     time::sleep,
 };
+use weir_core::image::VIP_LINGER;
 use weir_model::{Listener, Name, PortRange, Problem, Service, Snapshot};
 use weir_runtime::{
     metrics::{Counter, Registry},
@@ -33,6 +35,7 @@ use weir_runtime::{
 use crate::{
     connection::{Connection, Proxy},
     limits::{ACCEPT_PAUSE, BACKLOG},
+    tables::Tables,
     tls,
 };
 
@@ -63,13 +66,21 @@ pub(crate) struct ListenerLive {
     pub(crate) requests: AtomicU64,
     pub(crate) handshake_failures: Counter,
     closed: Notify,
+    /// The tables of the last configuration that had this listener: for requests already on their way when it goes.
+    last_tables: ArcSwap<Tables>,
+}
+
+impl ListenerState {
+    /// The tables now, or the last that knew this listener.
+    pub(crate) fn tables(&self, proxy: &Proxy) -> Arc<Tables> {
+        let now = proxy.tables.load_full();
+        if now.snapshot.listeners.contains_key(&self.name) { now } else { self.live.last_tables.load_full() }
+    }
 }
 
 impl ListenerLive {
-    /// Counts a connection as open while fewer than `max` are.
-    fn open_one(&self, max: u32) -> bool {
-        let more = |open| (open < u64::from(max)).then_some(open + 1);
-        self.connections.fetch_update(Relaxed, Relaxed, more).is_ok()
+    fn open_one(&self) {
+        self.connections.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn close_one(&self) {
@@ -96,6 +107,8 @@ struct OpenSocket {
     state: Arc<ArcSwap<ListenerState>>,
     stop: watch::Sender<bool>,
     task: tokio::task::JoinHandle<()>,
+    /// No longer wanted, but routers and balancers may not know yet: when it closes.
+    lingers_until: Option<Instant>,
 }
 
 /// New sockets, bound but not listening for anybody yet.
@@ -139,14 +152,17 @@ impl Listeners {
     pub(crate) fn commit(&mut self, snapshot: &Snapshot, prepared: Prepared, tls: &tls::Configs) {
         let Prepared { wanted, new } = prepared;
         self.update_states(snapshot, tls);
-        self.sockets.retain(|place, socket| {
-            let keep = wanted.contains_key(place);
-            if !keep {
-                tracing::info!("no longer listening at {place}");
-                socket.stop.send_replace(true);
-            }
-            keep
-        });
+        let now = Instant::now();
+        for (place, socket) in &mut self.sockets {
+            // A plain address is nobody's but ours: it closes at once.
+            let grace = if place.registration().is_some() { VIP_LINGER } else { Duration::ZERO };
+            socket.lingers_until = match socket.lingers_until {
+                _ if wanted.contains_key(place) => None,
+                None => Some(now + grace),
+                since => since,
+            };
+        }
+        self.sweep(now);
         for (place, name) in &wanted {
             if let (Some(socket), Some(state)) = (self.sockets.get(place), self.states.get(name)) {
                 socket.state.store(Arc::clone(state));
@@ -162,6 +178,18 @@ impl Listeners {
                 Err(error) => tracing::error!(listener = %state.name, "listen at {place}: {error}"),
             }
         }
+    }
+
+    /// Closes the sockets that have lingered.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        self.sockets.retain(|place, socket| {
+            let keep = socket.lingers_until.is_none_or(|until| until > now);
+            if !keep {
+                tracing::info!("no longer listening at {place}");
+                socket.stop.send_replace(true);
+            }
+            keep
+        });
     }
 
     /// New certificates for the same listeners.
@@ -181,6 +209,7 @@ impl Listeners {
             let before = old.remove(name);
             let speaks_another = before.as_ref().is_some_and(|before| before.spec.protocol != spec.protocol);
             let live = before.as_ref().map_or_else(|| self.new_live(name), |before| Arc::clone(&before.live));
+            live.last_tables.store(self.proxy.tables.load_full());
             // Connections that stay follow the same retirement as new ones.
             let retired = match &before {
                 Some(before) if !speaks_another => before.retired.clone(),
@@ -207,6 +236,7 @@ impl Listeners {
             requests: AtomicU64::new(0),
             handshake_failures,
             closed: Notify::new(),
+            last_tables: ArcSwap::new(self.proxy.tables.load_full()),
         })
     }
 
@@ -216,7 +246,7 @@ impl Listeners {
             let registration = place.registration()?;
             Some(Entry { registration, socket: Arc::clone(&socket.handed_over) })
         };
-        self.sockets.iter().filter_map(entry).collect()
+        self.sockets.iter().filter(|(_, socket)| socket.lingers_until.is_none()).filter_map(entry).collect()
     }
 
     /// Listeners by name.
@@ -274,7 +304,7 @@ impl Listeners {
             alive: self.alive.clone(),
         };
         let task = tokio::spawn(accepting.run(stopped));
-        Ok(OpenSocket { local, handed_over, state, stop, task })
+        Ok(OpenSocket { local, handed_over, state, stop, task, lingers_until: None })
     }
 }
 
@@ -293,39 +323,32 @@ impl Accepting {
         }
         // Clients whose connection the kernel has completed were promised an answer.
         while let Some(accepted) = self.listener.accept().now_or_never() {
-            let state = self.state.load_full();
             if let Ok((stream, client)) = accepted {
-                state.live.connections.fetch_add(1, Relaxed);
-                self.spawn(state, stream, client);
+                self.spawn(stream, client);
             }
         }
     }
 
     async fn accept_forever(&self) {
         loop {
-            let state = self.room().await;
-            // Counted before it is there, so that the limit holds; a guard, because a stop may come in between.
-            let room = Room(&state);
+            self.room().await;
             match self.listener.accept().await {
-                Ok((stream, client)) => {
-                    std::mem::forget(room);
-                    self.spawn(state, stream, client);
-                }
+                Ok((stream, client)) => self.spawn(stream, client),
                 Err(error) => {
-                    drop(room);
-                    tracing::warn!(listener = %state.name, "accept: {error}");
+                    tracing::warn!(listener = %self.state.load().name, "accept: {error}");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
     }
 
-    /// Waits until the listener may have one more connection, and counts it.
-    async fn room(&self) -> Arc<ListenerState> {
+    /// Waits until the listener may have one more connection. A listener with several sockets may exceed its limit by
+    /// one for each further socket.
+    async fn room(&self) {
         loop {
             let state = self.state.load_full();
-            if state.live.open_one(state.spec.max_connections) {
-                return state;
+            if state.live.connections.load(Relaxed) < u64::from(state.spec.max_connections) {
+                return;
             }
             // Looks again after a while, since the limit may have been raised.
             tokio::select! {
@@ -335,31 +358,13 @@ impl Accepting {
         }
     }
 
-    fn spawn(&self, counted_on: Arc<ListenerState>, stream: tokio::net::TcpStream, client: SocketAddr) {
-        let local = match stream.local_addr() {
-            Ok(local) => local,
-            // The client has gone already.
-            Err(_) => return counted_on.live.close_one(),
-        };
-        // The listener may have changed while we waited for the client.
-        let now = self.state.load_full();
-        let state = if Arc::ptr_eq(&now.live, &counted_on.live) {
-            now
-        } else {
-            counted_on.live.close_one();
-            now.live.connections.fetch_add(1, Relaxed);
-            now
-        };
+    fn spawn(&self, stream: tokio::net::TcpStream, client: SocketAddr) {
+        // Without a local address the client has gone already.
+        let Ok(local) = stream.local_addr() else { return };
+        let state = self.state.load_full();
+        state.live.open_one();
         let connection = Connection::new(Arc::clone(&self.proxy), state, client, local, self.alive.clone());
         tokio::spawn(connection.run(stream));
-    }
-}
-
-struct Room<'a>(&'a ListenerState);
-
-impl Drop for Room<'_> {
-    fn drop(&mut self) {
-        self.0.live.close_one();
     }
 }
 

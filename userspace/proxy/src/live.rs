@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use weir_core::{balance::Balancer, hash};
 use weir_model::{Balance, Name, Snapshot};
 
-use crate::{body::RequestBody, limits::SUSPECT_FOR};
+use crate::body::RequestBody;
 
 /// One server in one pool.
 #[derive(Debug)]
@@ -94,11 +94,13 @@ impl ServerLive {
         self.active.load(Relaxed)
     }
 
-    /// A request could not be sent, or broke before its answer.
-    pub(crate) fn note_failure(&self, unreachable: bool) {
+    /// A request could not be sent, or broke before its answer. `avoid_for`: how long others should keep away.
+    pub(crate) fn note_failure(&self, avoid_for: Duration) {
         self.failures.fetch_add(1, Relaxed);
-        if unreachable {
-            self.suspect_until_ms.store(now_ms() + SUSPECT_FOR.as_millis() as u64, Relaxed);
+        if !avoid_for.is_zero() {
+            self.suspect_until_ms.fetch_max(now_ms() + avoid_for.as_millis() as u64, Relaxed);
+            // Connections to where nobody listens any more are not worth a request.
+            self.close_idle();
         }
         self.failed.notify_one();
     }

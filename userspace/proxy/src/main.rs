@@ -25,9 +25,10 @@ mod request;
 mod tables;
 mod tcp;
 mod tls;
+mod upgrade;
 mod upstream;
 
-use std::{sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -44,8 +45,25 @@ use crate::{access_log::AccessLog, control::Control, exchange::Ledger, options::
 /// How long the access log may take to write what is left when the process ends.
 const LOG_FLUSH: Duration = Duration::from_secs(1);
 
-fn main() -> Result<()> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    match start(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The chain in words; where in our code it came about helps no operator.
+            eprintln!("weir-proxy: {error}");
+            for line in error
+                .chain()
+                .skip(1)
+                .flat_map(|cause| cause.to_string().lines().map(str::to_owned).collect::<Vec<_>>())
+            {
+                eprintln!("  {line}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(options: Options) -> Result<()> {
     telemetry::init(options.log.as_deref(), options.log_format).map_err(anyhow::Error::msg)?;
     let registry = Registry::default();
     let (log, writer) = AccessLog::open(&options.access_log, &registry)
@@ -67,11 +85,11 @@ fn main() -> Result<()> {
 async fn run(options: Options, registry: Registry, log: AccessLog) -> Result<()> {
     let shutdown = shutdown::on_signals().context("listen for signals")?;
     let mut source = Source::open(&options.config, &registry)
-        .with_context(|| format!("configuration in {}", options.config.display()))?;
+        .with_context(|| format!("configuration in {} cannot be used", options.config.display()))?;
     let first = source.candidate().await;
     let ledger = Arc::new(Ledger::new(log, registry.clone()));
     let (control, feed) = Control::start(options.clone(), source, &first, ledger, &registry)
-        .with_context(|| format!("configuration in {}", options.config.display()))?;
+        .with_context(|| format!("configuration in {} cannot be used", options.config.display()))?;
 
     let healthz = control.healthz();
     let site = Site::new(feed, registry, move || healthz.now());

@@ -13,7 +13,7 @@ pub(crate) struct Options {
     /// Directory of *.toml files.
     pub(crate) config: PathBuf,
     /// The node this proxy runs on: serves the node's VIPs and its probe port, and stands in its zone.
-    #[arg(long, env = "WEIR_NODE", conflicts_with = "zone")]
+    #[arg(long, env = "WEIR_NODE", conflicts_with = "zone", requires = "run_dir")]
     pub(crate) node: Option<Name>,
     /// The zone this proxy stands in, for a proxy that is no node.
     #[arg(long)]

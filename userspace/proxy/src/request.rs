@@ -5,7 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use http::{HeaderValue, Method, Request, Response, Version, header, request::Parts};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 use weir_core::{ClientKey, l7::normal_host, routing::HomeReason, sticky};
@@ -20,14 +20,25 @@ use crate::{
     limits::QUEUE_RECHECK,
     live::Slot,
     tables::{Asking, Choice, PoolTable, Tables},
+    upgrade,
     upstream::Upstream,
 };
 
 /// Answers one request, by a server or with the reason why not.
-pub(crate) async fn serve(connection: &Connection, request: Request<Incoming>) -> Response<ResponseBody> {
-    let mut exchange = connection.begin(protocol(request.version()));
+pub(crate) async fn serve(
+    connection: &Arc<Connection>,
+    mut request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let wish = upgrade::Wish::of(&mut request);
+    let protocol = wish.as_ref().map(|wish| wish.protocol.clone());
+    let mut exchange = connection.begin(version_name(request.version()));
     let is_http1 = request.version() < Version::HTTP_2;
-    let mut response = match relay(connection, request, &mut exchange).await {
+    let mut response = match relay(connection, request, protocol, &mut exchange).await {
+        Ok((response, upstream)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            exchange.status = response.status().as_u16();
+            // RFC 9110 §7.8: a server may not switch to what was not asked for; then there is nobody to tunnel to.
+            return upgrade::tunnel(wish, response, upstream, exchange, connection);
+        }
         Ok((response, upstream)) => {
             exchange.status = response.status().as_u16();
             response.map(|incoming| ResponseBody::server(incoming, upstream, exchange))
@@ -51,6 +62,7 @@ pub(crate) async fn serve(connection: &Connection, request: Request<Incoming>) -
 async fn relay(
     connection: &Connection,
     request: Request<Incoming>,
+    upgrade_to: Option<HeaderValue>,
     exchange: &mut Exchange,
 ) -> Result<(Response<Incoming>, Upstream), Refusal> {
     let (mut parts, body) = request.into_parts();
@@ -63,7 +75,7 @@ async fn relay(
     exchange.host.clone_from(&host);
 
     // Which pool?
-    let tables = connection.proxy.tables.load_full();
+    let tables = connection.listener.tables(&connection.proxy);
     let routed = tables.routes.route(&connection.listener.name, &normal_host(&host), parts.uri.path());
     let pool_name = routed.ok_or(Refusal::NO_ROUTE)?.pool;
     exchange.pool = Some(pool_name.clone());
@@ -77,14 +89,21 @@ async fn relay(
     let set_cookie = home.and_then(|(zone, why)| new_cookie(&pool.spec, zone, why, connection.tls));
 
     headers::to_server(&mut parts, &host, connection.client, connection.tls)?;
+    if let Some(protocol) = upgrade_to {
+        upgrade::announce(&mut parts.headers, protocol);
+    }
     let progress = Arc::new(Progress::default());
     let message = Message::new(parts, RequestBody::new(body, &progress));
     let (mut response, upstream) =
         ask_servers(pool, &tables, message, &progress, connection, exchange).await?;
 
     let version = response.version();
+    let switched_to = response.headers_mut().remove(header::UPGRADE);
     headers::to_client(response.headers_mut(), version);
     *response.version_mut() = Version::HTTP_11;
+    if let (StatusCode::SWITCHING_PROTOCOLS, Some(protocol)) = (response.status(), switched_to) {
+        upgrade::announce(response.headers_mut(), protocol);
+    }
     if let Some(cookie) = set_cookie {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
@@ -122,14 +141,15 @@ async fn ask_servers(
             Err(failure) => failure,
         };
         tracing::debug!(pool = ?exchange.pool, server = %server.name, "attempt {attempt}: {failure}");
-        server.note_failure(failure.is_unreachable());
+        server.note_failure(failure.avoid_for());
         last = Some(failure.refusal());
+        let silence = failure.is_silence();
         if !message.may_be_sent_again(failure) {
             break;
         }
         tried.push(server.name.clone());
         // The last attempt goes elsewhere: servers of one zone tend to fail together.
-        if attempt + 1 == pool.spec.retries && tables.snapshot.zones.len() > 1 {
+        if (silence || attempt + 1 == pool.spec.retries) && tables.snapshot.zones.len() > 1 {
             avoid = Some(server.zone.clone());
         }
     }
@@ -244,6 +264,8 @@ impl Message {
     fn may_be_sent_again_quietly(&self, failure: &Failure) -> bool {
         match failure {
             Failure::NotSent(_) => true,
+            // Its host is silent: no other connection to it will do better.
+            failure if failure.is_silence() => false,
             Failure::Broken(_) => self.is_empty && self.parts.method.is_idempotent(),
             Failure::Connect(_) | Failure::ConnectTimeout | Failure::ResponseTimeout => false,
         }
@@ -273,7 +295,7 @@ fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-fn protocol(version: Version) -> &'static str {
+fn version_name(version: Version) -> &'static str {
     match version {
         Version::HTTP_2 => "h2",
         Version::HTTP_10 => "http/1.0",

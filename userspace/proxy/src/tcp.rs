@@ -19,7 +19,7 @@ use crate::{
 /// Relays one connection. Without a server it is closed: there is no way to say why.
 pub(crate) async fn relay(connection: &Connection, mut client: TcpStream) {
     let mut exchange = connection.begin("tcp");
-    let tables = connection.proxy.tables.load_full();
+    let tables = connection.listener.tables(&connection.proxy);
     let pool_name = tables.routes.default_pool(&connection.listener.name);
     exchange.pool = pool_name.cloned();
     let Some(pool) = pool_name.and_then(|name| tables.pools.get(name)) else {
@@ -67,11 +67,13 @@ async fn find_server(
             Ok(stream) => return Ok((slot, stream)),
             Err(failure) => {
                 tracing::debug!(server = %server.name, "attempt {attempt}: {failure}");
-                server.note_failure(true);
+                server.note_failure(failure.avoid_for());
                 last = failure.refusal();
                 tried.push(server.name.clone());
                 // The last attempt goes elsewhere: servers of one zone tend to fail together.
-                if attempt + 1 == pool.spec.retries && tables.snapshot.zones.len() > 1 {
+                if (failure.is_silence() || attempt + 1 == pool.spec.retries)
+                    && tables.snapshot.zones.len() > 1
+                {
                     avoid = Some(server.zone.clone());
                 }
             }

@@ -8,13 +8,14 @@ use std::{
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpStream, time::timeout};
 use weir_model::Pool;
 
 use crate::{
     body::{Progress, RequestBody},
     errors::Failure,
-    limits::{HEAD_LEN_MAX, HEADERS_MAX, READY_TIMEOUT},
+    limits::{HEAD_LEN_MAX, HEADERS_MAX, READY_TIMEOUT, SERVER_KEEPALIVE, UNACKNOWLEDGED_FACTOR},
     live::Slot,
 };
 
@@ -90,6 +91,11 @@ impl Upstream {
         }
     }
 
+    /// The connection speaks another protocol now: only the right to it remains.
+    pub(crate) fn into_slot(self) -> Slot {
+        self.slot
+    }
+
     /// The response is complete: keeps the connection, unless the request is still on its way.
     pub(crate) fn keep(self) {
         let Self { sender, slot, progress, .. } = self;
@@ -108,5 +114,14 @@ pub(crate) async fn connect(slot: &Slot, limit: Duration) -> Result<TcpStream, F
     };
     // Small writes (the head of a request, then its body) must not wait for each other.
     let _best_effort = stream.set_nodelay(true);
+    let socket = SockRef::from(&stream);
+    let _best_effort = socket.set_tcp_user_timeout(Some(limit * UNACKNOWLEDGED_FACTOR));
+    let _best_effort = keep_alive(&stream, SERVER_KEEPALIVE);
     Ok(stream)
+}
+
+/// Has the kernel probe a silent connection.
+pub(crate) fn keep_alive(stream: &TcpStream, interval: Duration) -> std::io::Result<()> {
+    let probes = TcpKeepalive::new().with_time(interval).with_interval(interval).with_retries(3);
+    SockRef::from(stream).set_tcp_keepalive(&probes)
 }

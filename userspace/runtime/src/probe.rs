@@ -7,6 +7,8 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
+use weir_core::health::Outcome;
+use weir_model::Name;
 
 /// Bytes read of an answer; the status line and, of a 503, the beginning of the body lie within.
 const ANSWER_LEN_MAX: usize = 16 << 10;
@@ -37,10 +39,11 @@ pub enum ProbeKind {
 }
 
 impl ProbeTarget {
-    /// The `/healthz` of a weir daemon.
-    pub fn healthz(address: SocketAddr) -> Self {
-        let kind = ProbeKind::Http { path: "/healthz".into(), host: address.to_string(), expect: (200, 299) };
-        Self { address, kind }
+    /// The `/healthz` of a proxy: does it serve every VIP of these groups?
+    pub fn readiness(address: SocketAddr, groups: &[&Name]) -> Self {
+        let query: Vec<String> = groups.iter().map(|group| format!("group={group}")).collect();
+        let path = format!("/healthz?{}", query.join("&"));
+        Self { address, kind: ProbeKind::Http { path, host: address.to_string(), expect: (200, 299) } }
     }
 }
 
@@ -53,6 +56,16 @@ pub enum ProbeResult {
     Draining,
     /// It did not, and why.
     Down(String),
+}
+
+impl From<ProbeResult> for Outcome {
+    fn from(result: ProbeResult) -> Self {
+        match result {
+            ProbeResult::Up => Self::Pass,
+            ProbeResult::Draining => Self::Drain,
+            ProbeResult::Down(reason) => Self::Fail(reason),
+        }
+    }
 }
 
 /// Probes once; takes at most `limit`.
@@ -127,7 +140,7 @@ mod tests {
             let _ = stream.read(&mut request).await.unwrap();
             stream.write_all(answer).await.unwrap();
         });
-        let result = run(&ProbeTarget::healthz(address), LIMIT).await;
+        let result = run(&ProbeTarget::readiness(address, &[]), LIMIT).await;
         server.await.unwrap();
         result
     }
@@ -151,7 +164,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let tcp = ProbeTarget { address, kind: ProbeKind::Tcp };
         assert_eq!(run(&tcp, LIMIT).await, ProbeResult::Up);
-        let silent = run(&ProbeTarget::healthz(address), Duration::from_millis(20)).await;
+        let silent = run(&ProbeTarget::readiness(address, &[]), Duration::from_millis(20)).await;
         assert_eq!(silent, ProbeResult::Down("no answer within 20ms".into()));
         drop(listener);
         assert!(matches!(run(&tcp, LIMIT).await, ProbeResult::Down(_)));

@@ -61,6 +61,11 @@ impl Source {
         let watcher = watch_directory(dir, &changed);
         let files = read_directory(dir).map_err(Problems)?;
         let first = Snapshot::read(&files)?;
+        let watcher = watcher
+            .inspect_err(|error| {
+                tracing::warn!("{} is read every {REREAD:?}, it cannot be watched: {error}", dir.display());
+            })
+            .ok();
         let refused_total = registry.counter(
             "weir_config_refused_total",
             "Configuration changes that were refused; the last good one stayed in force.",
@@ -211,20 +216,15 @@ async fn read_settled(dir: &Path, before: &Reading) -> Reading {
     }
 }
 
-fn watch_directory(dir: &Path, changed: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {
+fn watch_directory(dir: &Path, changed: &Arc<Notify>) -> notify::Result<notify::RecommendedWatcher> {
     let notify = Arc::clone(changed);
-    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+    notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Our own reading of the files is an event too.
         if !event.is_ok_and(|event| event.kind.is_access()) {
             notify.notify_one();
         }
     })
-    .and_then(|mut watcher| watcher.watch(dir, RecursiveMode::Recursive).map(|()| watcher));
-    watcher
-        .inspect_err(|error| {
-            tracing::warn!("{} is read every {REREAD:?}, it cannot be watched: {error}", dir.display());
-        })
-        .ok()
+    .and_then(|mut watcher| watcher.watch(dir, RecursiveMode::Recursive).map(|()| watcher))
 }
 
 async fn read_in_background(dir: &Path) -> Reading {

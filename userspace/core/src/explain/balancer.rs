@@ -38,7 +38,17 @@ pub fn balance(
     destination: SocketAddr,
 ) -> Option<Balanced> {
     let (current, settled) = (Image::default(), BTreeSet::new());
-    let image = lower(Lowering { snapshot, node, health, current: &current, settled: &settled }).ok()?.image;
+    let lingering = BTreeMap::new();
+    let image = lower(Lowering {
+        snapshot,
+        node,
+        health,
+        current: &current,
+        settled: &settled,
+        lingering: &lingering,
+    })
+    .ok()?
+    .image;
     let flow = Flow {
         source: Address::from(source.ip()),
         destination: Address::from(destination.ip()),

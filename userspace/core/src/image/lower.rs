@@ -33,6 +33,9 @@ pub struct Lowering<'a> {
     pub current: &'a Image,
     /// Tables whose previous owners have no flows left.
     pub settled: &'a BTreeSet<u32>,
+    /// VIPs this node no longer has, still routed to it until its withdrawal has reached every router: their new flows
+    /// go to the nodes that have them, the old ones stay.
+    pub lingering: &'a BTreeMap<Name, Vip>,
 }
 
 /// An image, and what it says about the proxies.
@@ -77,8 +80,20 @@ pub fn lower(input: Lowering<'_>) -> Result<Lowered, LowerError> {
             panicking: BTreeSet::new(),
         },
     };
+    // Any node of the platform may be a balancer of a flow: groups change one host after the other.
+    for node in snapshot.nodes.values() {
+        let addresses = node.address.map(|a| Address::v4(a.octets())).into_iter();
+        builder.out.image.peers.extend(addresses.chain(node.address6.map(|a| Address::v6(a.octets()))));
+    }
+    bound("tunnel peers", builder.out.image.peers.len(), PEERS_MAX)?;
     for (name, vip) in snapshot.vips_of(input.node) {
         builder.vip(name, vip)?;
+    }
+    let taken: BTreeSet<_> = snapshot.vips_of(input.node).flat_map(|(_, vip)| &vip.addresses).collect();
+    for (name, vip) in input.lingering {
+        if !vip.addresses.iter().any(|address| taken.contains(address)) {
+            builder.vip(name, vip)?;
+        }
     }
     Ok(builder.out)
 }
@@ -106,12 +121,6 @@ struct Builder<'a> {
 impl<'a> Builder<'a> {
     fn vip(&mut self, name: &'a Name, vip: &'a Vip) -> Result<(), LowerError> {
         let members = self.members(vip);
-        for (_, member) in &members {
-            let addresses = member.address.map(|a| Address::v4(a.octets())).into_iter();
-            let addresses = addresses.chain(member.address6.map(|a| Address::v6(a.octets())));
-            self.out.image.peers.extend(addresses);
-        }
-        bound("tunnel peers", self.out.image.peers.len(), PEERS_MAX)?;
         let owners = self.owners(&members);
         if owners.iter().any(|(name, _)| !self.is_up(name)) {
             self.out.panicking.insert(name.clone());
@@ -210,6 +219,10 @@ impl<'a> Builder<'a> {
             if self.input.health.get(*name) != Some(&Health::Down) {
                 may_be_previous.insert(self.slot(name, node)?);
             }
+        }
+        if !members.iter().any(|(name, _)| *name == self.input.node) {
+            // A node that was taken out of the group finishes the flows it has.
+            may_be_previous.insert(self.slot(self.input.node, self.node)?);
         }
         let weighted: Vec<_> = owners
             .iter()

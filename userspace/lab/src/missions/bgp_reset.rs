@@ -76,6 +76,7 @@ pub(super) async fn run(trial: &mut Trial) -> Result<()> {
             announced(&lab, false).await
         })
         .await?;
+    reboot.requests(trial, 60).await?;
     trial.check_no_failures("requests of all zones through the withdrawal", &reboot.records(&lab));
     if let Some(balancer) = lab.balancers.lock().await.get_mut(&HOST) {
         balancer.kill(Kind::L4).await?;

@@ -43,6 +43,8 @@ pub(super) async fn run(trial: &mut Trial) -> Result<()> {
     proxies_used(trial, &[SECOND]).await?;
     streams.check_alive(trial, "streams broken by draining z1lb1").await;
 
+    // What is drained to its end can be removed without anybody noticing.
+    streams.close("z1lb1");
     set_member(trial, FIRST, false)?;
     announced(trial, FIRST, false).await?;
     proxies_used(trial, &[SECOND]).await?;

@@ -53,13 +53,16 @@ pub(crate) struct Check {
     pub(crate) passed: bool,
 }
 
+/// A mission under way.
+type Run<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+
 /// A mission.
 pub(crate) struct Mission {
     /// Its name on the command line.
     pub(crate) name: &'static str,
     /// What it does, in a line.
     pub(crate) about: &'static str,
-    run: for<'a> fn(&'a mut Trial) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>,
+    run: for<'a> fn(&'a mut Trial) -> Run<'a>,
 }
 
 /// All missions, in the order they run.
@@ -115,6 +118,8 @@ pub(crate) const ALL: &[Mission] = &[
 pub(crate) struct Trial {
     /// The laboratory.
     pub(crate) lab: Arc<Lab>,
+    /// When the mission began.
+    pub(crate) begun: Instant,
     checks: Vec<Check>,
     progress: UnboundedSender<String>,
 }
@@ -123,7 +128,7 @@ impl Trial {
     /// Tells who watches what happens now.
     pub(crate) fn say(&self, text: impl fmt::Display) {
         // Nobody may be listening.
-        let _ = self.progress.send(format!("  {text}"));
+        let _ = self.progress.send(format!("{:7.2} s  {text}", self.begun.elapsed().as_secs_f64()));
     }
 
     /// Records an expectation and what came of it.
@@ -173,7 +178,7 @@ impl Trial {
     /// Mends everything and waits until it is healthy again.
     pub(crate) async fn heal(&mut self) -> Result<Duration> {
         self.lab.restore_all().await?;
-        let healed = self.until("healthy again", Duration::from_secs(60), |lab| observe::healthy(lab)).await;
+        let healed = self.until("healthy again", Duration::from_secs(60), observe::healthy).await;
         Ok(healed?.1)
     }
 }
@@ -210,8 +215,8 @@ pub(crate) async fn run(
     let mut reports = Vec::new();
     for mission in names.iter().filter_map(|name| find(name)) {
         let _ = progress.send(format!("{}: {}", mission.name, mission.about));
-        let mut trial = Trial { lab: lab.clone(), checks: Vec::new(), progress: progress.clone() };
         let begun = Instant::now();
+        let mut trial = Trial { lab: lab.clone(), begun, checks: Vec::new(), progress: progress.clone() };
         if let Err(error) = attempt(mission, &mut trial).await {
             trial.check("the mission runs to its end", "no error", format!("{error:#}"), false);
         }

@@ -145,19 +145,19 @@ impl Watch {
     }
 }
 
-/// Failed requests among `records`, with the first reasons.
-pub(crate) fn failures(records: &[Record]) -> (usize, String) {
+/// Failed requests among `records`, with the first reasons and when, since `begun`, they began.
+fn failures(records: &[Record], begun: Instant) -> (usize, String) {
     let failed: Vec<&Record> = records.iter().filter(|record| record.outcome.is_err()).collect();
-    let reasons: BTreeSet<String> = failed
+    let reasons: Vec<String> = failed
         .iter()
         .filter_map(|record| {
             let error = record.outcome.as_ref().err()?;
             let kind = if record.tls { "https" } else { "http" };
-            Some(format!("{} {kind}: {error}", zone_name(record.zone)))
+            let at = record.began.saturating_duration_since(begun).as_secs_f64();
+            Some(format!("{} {kind} at {at:.2} s: {error}", zone_name(record.zone)))
         })
-        .take(20)
+        .take(3)
         .collect();
-    let reasons: Vec<String> = reasons.into_iter().take(3).collect();
     let text = match failed.len() {
         0 => format!("0 of {}", records.len()),
         count => format!("{count} of {}: {}", records.len(), reasons.join("; ")),
@@ -196,7 +196,7 @@ pub(crate) fn placement(records: &[Record]) -> BTreeMap<IpAddr, BTreeSet<u8>> {
 impl Trial {
     /// No request of `records` may have failed.
     pub(crate) fn check_no_failures(&mut self, what: &str, records: &[Record]) {
-        let (failed, text) = failures(records);
+        let (failed, text) = failures(records, self.begun);
         self.check(what, "0 failed", text, failed == 0 && !records.is_empty());
     }
 

@@ -72,6 +72,16 @@ impl Streams {
         self.0.iter().filter(|(stream, _)| stream.balancer == balancer).count()
     }
 
+    /// Ends the streams through the proxy of `balancer`, as their clients would some day.
+    pub(super) fn close(&mut self, balancer: &str) {
+        for (stream, reader) in &self.0 {
+            if stream.balancer == balancer {
+                reader.abort();
+            }
+        }
+        self.0.retain(|(stream, _)| stream.balancer != balancer);
+    }
+
     /// Checks that each stream still delivers lines, in order, after what just happened.
     pub(super) async fn check_alive(&self, trial: &mut Trial, what: &str) {
         let lines = |stream: &Stream| stream.lines.load(Ordering::Relaxed);

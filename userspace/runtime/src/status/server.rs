@@ -100,14 +100,14 @@ pub struct Site {
     pub feed: Option<Feed>,
     /// `/metrics`.
     pub registry: Option<Registry>,
-    /// `/healthz`.
-    pub health: Arc<dyn Fn() -> Health + Send + Sync>,
+    /// `/healthz`, given the request's query.
+    pub health: Arc<dyn Fn(&str) -> Health + Send + Sync>,
 }
 
 impl Site {
     /// Everything.
     pub fn new(feed: Feed, registry: Registry, health: impl Fn() -> Health + Send + Sync + 'static) -> Self {
-        Self { feed: Some(feed), registry: Some(registry), health: Arc::new(health) }
+        Self { feed: Some(feed), registry: Some(registry), health: Arc::new(move |_| health()) }
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -115,7 +115,7 @@ impl Site {
             return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is served\n");
         }
         match (request.uri().path(), &self.feed, &self.registry) {
-            ("/healthz", ..) => match (self.health)() {
+            ("/healthz", ..) => match (self.health)(request.uri().query().unwrap_or("")) {
                 Health::Ok => plain(StatusCode::OK, "ok\n"),
                 Health::Starting => plain(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
                 Health::Draining => plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),

@@ -47,7 +47,43 @@ fn health(up: &[&str], down: &[&str]) -> BTreeMap<Name, Health> {
 fn run(text: &str, health: &BTreeMap<Name, Health>, current: &Image, settled: &[u32]) -> Lowered {
     let (snapshot, node) = (snapshot(text), name("a"));
     let settled = settled.iter().copied().collect();
-    lower(Lowering { snapshot: &snapshot, node: &node, health, current, settled: &settled }).expect("lowered")
+    let lingering = BTreeMap::new();
+    let input = Lowering {
+        snapshot: &snapshot,
+        node: &node,
+        health,
+        current,
+        settled: &settled,
+        lingering: &lingering,
+    };
+    lower(input).expect("lowered")
+}
+
+#[test]
+fn a_vip_taken_from_this_node_lingers_with_its_old_flows() {
+    let up = health(&["a", "b", "c"], &[]);
+    let before = run(TEXT, &up, &Image::default(), &[]).image;
+    let (left, node) = (snapshot(&TEXT.replace("nodes = [\"a\", ", "nodes = [")), name("a"));
+    let lingering = snapshot(TEXT).vips;
+    let input = Lowering {
+        snapshot: &left,
+        node: &node,
+        health: &up,
+        current: &before,
+        settled: &BTreeSet::new(),
+        lingering: &lingering,
+    };
+    let image = lower(input).expect("lowered").image;
+    let a = slot_of(&before, "10.1.1.2");
+    for (old, new) in slots(&before).iter().zip(slots(&image)) {
+        assert!(new.owner != 0 && new.owner != a);
+        assert_eq!(new.previous == a, old.owner == a);
+    }
+    let gone =
+        lower(Lowering { current: &image, lingering: &BTreeMap::new(), ..input }).expect("lowered").image;
+    assert!(
+        gone.vips.is_empty() && gone.ranges.is_empty() && gone.routes.is_empty() && gone.tables.is_empty()
+    );
 }
 
 fn slots(image: &Image) -> Vec<Slot> {
@@ -162,7 +198,13 @@ fn too_many_services_are_refused() {
     text += "]\n";
     let (snapshot, node, health) = (snapshot(&text), name("a"), health(&["a"], &[]));
     let (current, settled) = (Image::default(), BTreeSet::new());
-    let input =
-        Lowering { snapshot: &snapshot, node: &node, health: &health, current: &current, settled: &settled };
+    let input = Lowering {
+        snapshot: &snapshot,
+        node: &node,
+        health: &health,
+        current: &current,
+        settled: &settled,
+        lingering: &BTreeMap::new(),
+    };
     assert!(matches!(lower(input), Err(LowerError::Full { what: "services", .. })));
 }

@@ -1,0 +1,15 @@
+//! The real binary between real clients and real servers, on the loopback interface, unprivileged.
+
+mod clients;
+mod servers;
+mod subject;
+
+mod config_changes;
+mod failures;
+mod http;
+mod limits;
+mod stopping;
+mod tcp_mode;
+mod tls;
+mod vips;
+mod zones;
