@@ -4,3 +4,4 @@
 pub mod packet;
 pub mod prog_run;
 pub mod programs;
+pub mod rig;

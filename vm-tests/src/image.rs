@@ -45,7 +45,10 @@ pub(crate) fn build(kernel: &Unpacked, cases: &[&Case], target: &Path, path: &Pa
     image.copy(&target.join("ebpf/weir"), &format!("{DIR}/ebpf/weir"))?;
     image.program(Path::new("/usr/sbin/bird"), "usr/sbin/bird")?;
     image.modules(kernel)?;
-    fs::write(path, image.archive.finish()).with_context(|| format!("write {}", path.display()))
+    // By rename: another run may be reading the one of before.
+    let fresh = path.with_extension(format!("{}", std::process::id()));
+    fs::write(&fresh, image.archive.finish()).with_context(|| format!("write {}", fresh.display()))?;
+    fs::rename(&fresh, path).with_context(|| format!("move {} into its place", path.display()))
 }
 
 struct Image {

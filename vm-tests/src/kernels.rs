@@ -186,18 +186,25 @@ fn unpack(packages: &[PathBuf], root: &Path) -> Result<()> {
     fs::rename(&fresh, root).with_context(|| format!("move {} into its place", root.display()))
 }
 
+/// The kernel whose modules are there.
 fn release(root: &Path) -> Result<String> {
-    let boot = root.join("boot");
-    let entries = fs::read_dir(&boot).with_context(|| format!("read {}", boot.display()))?;
+    let modules = root.join("lib/modules");
+    let entries = fs::read_dir(&modules).with_context(|| format!("read {}", modules.display()))?;
     entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .find_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned))
-        .with_context(|| format!("{} has no vmlinuz-*", boot.display()))
+        .max()
+        .with_context(|| format!("{} is empty", modules.display()))
 }
 
 fn unpacked(name: &str, root: &Path) -> Result<Unpacked> {
     let release = release(root)?;
-    let image = root.join("boot").join(format!("vmlinuz-{release}"));
+    // Beside its modules since 7.2.
+    let places = [format!("boot/vmlinuz-{release}"), format!("lib/modules/{release}/vmlinuz")];
+    let image = places
+        .iter()
+        .map(|place| root.join(place))
+        .find(|path| path.is_file())
+        .with_context(|| format!("{} has neither {}", root.display(), places.join(" nor ")))?;
     Ok(Unpacked { name: name.into(), release, image, root: root.into() })
 }
 

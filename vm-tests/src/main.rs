@@ -113,14 +113,11 @@ fn run_on(name: &str, cases: &[&Case]) -> Result<Tally> {
     let cache = target.join("vm");
     fs::create_dir_all(&cache).with_context(|| format!("create {}", cache.display()))?;
     let kernel = kernels::find(name, &cache)?;
-    let initrd = cache.join(format!("{}.{}.cpio", kernel.name, std::process::id()));
-    let tally = image::build(&kernel, cases, &target, &initrd).and_then(|()| {
-        let len = fs::metadata(&initrd).map_or(0, |file| file.len());
-        println!("kernel {}: Linux {}, image of {} MiB", kernel.name, kernel.release, len >> 20);
-        qemu::boot(&kernel, &initrd, cases.len())
-    });
-    let _may_not_be_there = fs::remove_file(&initrd);
-    let tally = tally?;
+    let initrd = cache.join(format!("{}.cpio", kernel.name));
+    image::build(&kernel, cases, &target, &initrd)?;
+    let len = fs::metadata(&initrd).map_or(0, |file| file.len());
+    println!("kernel {}: Linux {}, image of {} MiB", kernel.name, kernel.release, len >> 20);
+    let tally = qemu::boot(&kernel, &initrd, cases.len())?;
     println!("kernel {}: {} passed, {} failed", kernel.name, tally.passed, tally.failed);
     Ok(tally)
 }

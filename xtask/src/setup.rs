@@ -28,7 +28,7 @@ const VM: &[Package] = &[
     package("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
     package("busybox-static", "/usr/share/doc/busybox-static"),
     package("kmod", "/usr/sbin/depmod"),
-    package("iproute2", "/usr/bin/ss"),
+    package("xz-utils", "/usr/bin/xz"),
     package("bird2", "/usr/sbin/bird"),
 ];
 /// rustls builds its cryptography from C.

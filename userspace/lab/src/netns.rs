@@ -21,18 +21,18 @@ use nix::{
 use tokio::sync::oneshot;
 
 /// Where `ip netns` keeps names of namespaces.
-pub(crate) const NETNS_DIR: &str = "/run/netns";
+pub const NETNS_DIR: &str = "/run/netns";
 
 /// A named namespace. Dropping it does not remove it: names outlive processes, [`remove`] ends them.
 #[derive(Clone)]
-pub(crate) struct NetNs {
+pub struct NetNs {
     name: Arc<str>,
     file: Arc<File>,
 }
 
 impl NetNs {
     /// Makes a new namespace called `name`.
-    pub(crate) fn create(name: &str) -> Result<Self> {
+    pub fn create(name: &str) -> Result<Self> {
         share_netns_dir()?;
         let path = path_of(name);
         File::create_new(&path).with_context(|| format!("create {}", path.display()))?;
@@ -54,17 +54,17 @@ impl NetNs {
     }
 
     /// Its name.
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Its descriptor, for netlink attributes and children.
-    pub(crate) fn fd(&self) -> RawFd {
+    pub fn fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
 
     /// Runs `work` on a thread inside the namespace and waits for it.
-    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         thread::scope(|scope| {
             let done = scope.spawn(|| {
                 setns(&*self.file, CloneFlags::CLONE_NEWNET).context("enter")?;
@@ -76,7 +76,7 @@ impl NetNs {
     }
 
     /// Writes `value` to `/proc/sys/net/KEY` for each pair; keys the kernel does not have are an error.
-    pub(crate) fn sysctl(&self, settings: &[(&str, &str)]) -> Result<()> {
+    pub fn sysctl(&self, settings: &[(&str, &str)]) -> Result<()> {
         self.run(|| {
             for (key, value) in settings {
                 let path = Path::new("/proc/sys/net").join(key);
@@ -88,7 +88,7 @@ impl NetNs {
 }
 
 /// A thread that lives in a namespace and runs futures there: sockets they open belong to the namespace.
-pub(crate) struct Resident {
+pub struct Resident {
     handle: tokio::runtime::Handle,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -96,7 +96,7 @@ pub(crate) struct Resident {
 
 impl Resident {
     /// Starts a thread in `namespace`.
-    pub(crate) fn start(namespace: &NetNs) -> Result<Self> {
+    pub fn start(namespace: &NetNs) -> Result<Self> {
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, started) = std::sync::mpsc::sync_channel::<Result<tokio::runtime::Handle>>(1);
         let file = namespace.file.clone();
@@ -118,7 +118,7 @@ impl Resident {
     }
 
     /// Starts `work` in the namespace.
-    pub(crate) fn spawn<F>(&self, work: F) -> tokio::task::JoinHandle<F::Output>
+    pub fn spawn<F>(&self, work: F) -> tokio::task::JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -139,12 +139,12 @@ impl Drop for Resident {
 }
 
 /// The path of a namespace's name.
-pub(crate) fn path_of(name: &str) -> PathBuf {
+pub fn path_of(name: &str) -> PathBuf {
     Path::new(NETNS_DIR).join(name)
 }
 
 /// The names of all namespaces that begin with `prefix`.
-pub(crate) fn names(prefix: &str) -> Vec<String> {
+pub fn names(prefix: &str) -> Vec<String> {
     let Ok(entries) = fs::read_dir(NETNS_DIR) else { return Vec::new() };
     entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
@@ -153,7 +153,7 @@ pub(crate) fn names(prefix: &str) -> Vec<String> {
 }
 
 /// Removes a name; the namespace itself ends with its last process and socket.
-pub(crate) fn remove(name: &str) {
+pub fn remove(name: &str) {
     let path = path_of(name);
     // A crash between creating the file and mounting on it leaves a plain file: then only the unlink does something.
     let _ = umount2(&path, MntFlags::MNT_DETACH);

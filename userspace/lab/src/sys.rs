@@ -14,7 +14,7 @@ use nix::{libc, sched::CloneFlags, sys::signal::Signal};
 /// Makes `command` run in the network namespace behind `namespace`, and die when the thread that starts it dies.
 ///
 /// `namespace` must stay open until the command was started.
-pub(crate) fn confine(command: &mut Command, namespace: RawFd) {
+pub fn confine(command: &mut Command, namespace: RawFd) {
     use std::os::unix::process::CommandExt;
     let parent = nix::unistd::getpid();
     // SAFETY: the closure runs between fork and exec and makes only async-signal-safe system calls; it captures two
@@ -67,11 +67,11 @@ const _: () = assert!(size_of::<LinkCreate>() == 16);
 
 /// The XDP program that passes everything. A veth transmits what its peer's program sends back (`XDP_TX`) only while
 /// it has a native program of its own.
-pub(crate) struct PassProgram(OwnedFd);
+pub struct PassProgram(OwnedFd);
 
 impl PassProgram {
     /// Loads it.
-    pub(crate) fn load() -> Result<Self> {
+    pub fn load() -> Result<Self> {
         // r0 = XDP_PASS; exit
         let instructions: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
         let license = c"GPL";
@@ -88,7 +88,7 @@ impl PassProgram {
     }
 
     /// Attaches it in native mode to an interface of the calling thread's namespace, until the result is dropped.
-    pub(crate) fn attach(&self, ifindex: u32) -> Result<OwnedFd> {
+    pub fn attach(&self, ifindex: u32) -> Result<OwnedFd> {
         let attributes = LinkCreate {
             prog_fd: self.0.as_raw_fd() as u32,
             target_ifindex: ifindex,
@@ -114,7 +114,7 @@ const ETHTOOL_STXCSUM: u32 = 0x17;
 
 /// Switches transmit checksum offload off: on a veth the checksum is otherwise never computed, and a program that
 /// encapsulates the packet carries the unfinished one to a host that refuses it.
-pub(crate) fn disable_tx_checksum_offload(interface: &str) -> Result<()> {
+pub fn disable_tx_checksum_offload(interface: &str) -> Result<()> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
     let mut value: [u32; 2] = [ETHTOOL_STXCSUM, 0];
     // SAFETY: an all-zero ifreq is valid.

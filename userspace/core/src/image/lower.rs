@@ -74,6 +74,7 @@ pub fn lower(input: Lowering<'_>) -> Result<Lowered, LowerError> {
         node,
         slots: BTreeMap::new(),
         tables: BTreeMap::new(),
+        first_free_service: 0,
         out: Lowered {
             image: Image { config: config(node), ..Image::default() },
             owners: BTreeMap::new(),
@@ -115,6 +116,8 @@ struct Builder<'a> {
     slots: BTreeMap<&'a Name, u16>,
     /// Tables made so far, by what they are made from.
     tables: BTreeMap<(&'a Name, Spread), u32>,
+    /// No service number below this one is free.
+    first_free_service: u32,
     out: Lowered,
 }
 
@@ -306,7 +309,7 @@ impl<'a> Builder<'a> {
         bound("vip addresses", self.out.image.ranges.len(), VIP_RANGES_MAX)
     }
 
-    fn service_index(&self, all: VipKey, first: u16, last: u16) -> Result<u32, LowerError> {
+    fn service_index(&mut self, all: VipKey, first: u16, last: u16) -> Result<u32, LowerError> {
         let current = self.input.current;
         let kept = if first == last {
             current.vips.get(&VipKey { port: first.to_be_bytes(), ..all }).copied()
@@ -318,9 +321,13 @@ impl<'a> Builder<'a> {
         };
         match kept.filter(|index| !self.out.image.services.contains_key(index)) {
             Some(index) => Ok(index),
-            None => lowest_free("services", 0, SERVICES_MAX, |index| {
-                current.services.contains_key(&index) || self.out.image.services.contains_key(&index)
-            }),
+            None => {
+                let free = lowest_free("services", self.first_free_service, SERVICES_MAX, |index| {
+                    current.services.contains_key(&index) || self.out.image.services.contains_key(&index)
+                })?;
+                self.first_free_service = free + 1;
+                Ok(free)
+            }
         }
     }
 }

@@ -1,0 +1,102 @@
+//! `weir-l4` on two hosts behind a router, with real datagrams.
+
+use std::net::IpAddr;
+
+use aya::maps::{Array, Map, MapData};
+use weir_abi::Config;
+use weir_tests::rig::{Rig, VIP4, VIP6};
+
+const VIPS: [IpAddr; 2] = [IpAddr::V4(VIP4), IpAddr::V6(VIP6)];
+
+/// Asks `count` times from as many ports; every question must be answered. Returns how many each host answered.
+fn ask(rig: &Rig, vip: IpAddr, count: usize) -> [usize; 2] {
+    let mut answered = [0; 2];
+    for number in 0..count {
+        let payload = format!("question {number} {}", "x".repeat(number * 7 % 1_300));
+        answered[rig.ask(vip, payload.as_bytes()).unwrap_or_else(|error| panic!("{vip}: {error:#}"))] += 1;
+    }
+    answered
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn udp_flows_reach_both_hosts_and_are_answered_from_the_vip() {
+    let rig = Rig::build().await.expect("rig");
+    for vip in VIPS {
+        let answered = ask(&rig, vip, 40);
+        assert!(answered.iter().all(|&count| count >= 5), "{vip}: {answered:?}");
+    }
+    let status =
+        rig.until(0, "packets are counted", |status| status.reasons["encap"] > 0).await.expect("status");
+    assert!(status.reasons["deliver_local"] > 0, "{:?}", status.reasons);
+    let other = rig.until(1, "tunnels are counted", |status| status.reasons["decap_deliver"] > 0).await;
+    let other = other.expect("status of the second host");
+    assert_eq!(other.reasons["decap_deliver"], status.reasons["encap"]);
+    let dropped: Vec<_> =
+        status.reasons.iter().filter(|(name, n)| name.starts_with("drop") && **n > 0).collect();
+    assert!(dropped.is_empty(), "{dropped:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_killed_weir_l4_leaves_forwarding_and_its_successor_adopts_it_with_an_empty_plan() {
+    let mut rig = Rig::build().await.expect("rig");
+    rig.kill(0).expect("kill");
+    rig.kill(1).expect("kill");
+    for vip in VIPS {
+        ask(&rig, vip, 20);
+    }
+    rig.start(0).expect("start");
+    let status = rig.until(0, "it is back", |status| status.vips.contains_key("dns")).await.expect("status");
+    assert!(status.adopted);
+    assert_eq!(status.last_plan, Vec::<String>::new());
+    for vip in VIPS {
+        ask(&rig, vip, 20);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn maps_of_another_abi_are_replaced_by_new_ones() {
+    let mut rig = Rig::build().await.expect("rig");
+    rig.kill(0).expect("kill");
+    let data = MapData::from_pin(rig.pin_dir(0).join("maps/CONFIG")).expect("pinned");
+    let mut config: Array<MapData, Config> =
+        Map::from_map_data(data).expect("map").try_into().expect("array");
+    let other = Config { abi_version: 999, ..config.get(&0, 0).expect("config") };
+    config.set(0, other, 0).expect("write");
+    drop(config);
+    rig.start(0).expect("start");
+    let status = rig.until(0, "it is back", |status| status.vips.contains_key("dns")).await.expect("status");
+    assert!(!status.adopted);
+    assert!(!status.last_plan.is_empty());
+    for vip in VIPS {
+        ask(&rig, vip, 20);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_cannot_be_put_into_the_datapath_is_refused_and_the_last_good_stays() {
+    let rig = Rig::build().await.expect("rig");
+    let services: Vec<String> = (1..=16_400).map(|port| format!("\"tcp/{port}\"")).collect();
+    let too_much = format!(
+        "[vip.many]\naddresses = [\"198.51.100.54\"]\ngroup = \"edge\"\nservices = [{}]\n",
+        services.join(",")
+    );
+    for (text, what) in [("[vip.broken\n", "not TOML"), (&too_much, "services need more than")] {
+        rig.configure("new.toml", text).expect("write");
+        let said = |problem: &weir_model::Problem| problem.to_string().contains(what);
+        let refused = rig.until(0, what, |status| status.config.refused.iter().any(said)).await;
+        let status = refused.expect("it is refused");
+        assert!(status.vips.contains_key("dns") && !status.vips.contains_key("many"));
+        ask(&rig, VIPS[0], 10);
+        rig.deconfigure("new.toml").expect("remove");
+        rig.until(0, "it is good again", |status| status.config.refused.is_empty()).await.expect("mended");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn unloading_leaves_nothing_in_the_kernel() {
+    let mut rig = Rig::build().await.expect("rig");
+    rig.unload(0).expect("unload");
+    assert!(!rig.pin_dir(0).exists());
+    let error = rig.ask(VIPS[0], b"anybody there?").expect_err("nobody balances any more");
+    assert!(error.to_string().contains("namespace"), "{error:#}");
+}
