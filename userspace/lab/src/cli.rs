@@ -273,6 +273,9 @@ async fn watch_it(lab: &Lab) -> Result<()> {
     loop {
         let status = LabStatus::of(lab).await?;
         draw(&status, live)?;
+        for balancer in lab.balancers.lock().await.values() {
+            balancer.site().trim_access_log();
+        }
         tokio::time::sleep(if live { DRAW_EVERY } else { LINE_EVERY }).await;
     }
 }

@@ -27,6 +27,9 @@ const OPERATE_WITHIN: Duration = Duration::from_secs(10);
 /// The operator's command.
 const OPERATOR: &str = "weir";
 
+/// An access log grows by 12 KB a second at 30 requests; at 8 MiB, ten minutes, a laboratory that stays up empties it.
+const ACCESS_LOG_LEN_MAX: u64 = 8 << 20;
+
 /// What runs on a balancer host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
@@ -124,6 +127,9 @@ impl Site {
     fn command(&self, kind: Kind) -> std::process::Command {
         let mut command = std::process::Command::new(self.programs.dir.join(kind.program()));
         command.arg(&self.config).arg("--node").arg(&self.node).arg("--run-dir").arg(&self.run);
+        if kind == Kind::Proxy {
+            command.arg("--access-log").arg(self.access_log());
+        }
         if kind == Kind::L4 {
             command.arg("--interface").arg(UPLINK).arg("--pin-dir").arg(&self.pins);
             command.arg("--ebpf").arg(&self.programs.ebpf);
@@ -134,6 +140,20 @@ impl Site {
     /// The path of a status socket.
     pub(crate) fn socket(&self, kind: Kind) -> PathBuf {
         self.run.join(kind.socket())
+    }
+
+    /// Where the proxy writes its access log.
+    fn access_log(&self) -> PathBuf {
+        self.run.join("access.log")
+    }
+
+    /// Empties an access log that has grown beyond its bound; the proxy appends.
+    pub(crate) fn trim_access_log(&self) {
+        let path = self.access_log();
+        if fs::metadata(&path).is_ok_and(|file| file.len() > ACCESS_LOG_LEN_MAX) {
+            // Not being able to is no reason to end.
+            let _ = fs::OpenOptions::new().write(true).truncate(true).open(&path);
+        }
     }
 
     /// The path of a log.
@@ -203,10 +223,10 @@ impl Daemon {
     }
 }
 
-/// The last lines of a log, for somebody who wonders why; access log lines say nothing about that.
+/// The last lines of a log, for somebody who wonders why.
 pub(crate) fn tail(path: &Path, lines: usize) -> String {
     let text = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let all: Vec<&str> = text.lines().filter(|line| !line.starts_with('{')).collect();
+    let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }

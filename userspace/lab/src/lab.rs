@@ -205,6 +205,7 @@ impl Lab {
             return Err(error);
         }
         lab.load.start(topology, plan.rate, &lab.trust);
+        lab.claim.sweep_again();
         Ok(Arc::new(lab))
     }
 

@@ -25,6 +25,8 @@ const NOW: Duration = Duration::from_secs(2);
 pub(crate) struct LabStatus {
     /// The laboratory's name.
     pub(crate) name: String,
+    /// The process that owns it.
+    pub(crate) pid: u32,
     /// Its directory: configuration, sockets, logs.
     pub(crate) directory: String,
     /// How long it took to build, in seconds.
@@ -111,6 +113,7 @@ impl LabStatus {
         let core = lab.console("core").await?;
         Ok(Self {
             name: lab.name.clone(),
+            pid: std::process::id(),
             directory: lab.dir().display().to_string(),
             times: lab.times,
             requests_total: mark,
