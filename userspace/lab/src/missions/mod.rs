@@ -11,6 +11,7 @@ mod broken_config;
 mod l4_killed;
 mod long_lived;
 mod observe;
+mod pulse;
 mod servers_die;
 mod streams;
 mod zone_failover;
