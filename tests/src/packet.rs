@@ -31,6 +31,17 @@ pub fn udp(from: &str, to: &str, payload: &[u8]) -> Vec<u8> {
     frame(ip(from.ip(), to.ip(), 17, 64, &datagram))
 }
 
+/// An ICMP or ICMPv6 message in an Ethernet frame; `rest` is what stands between the checksum and `payload`.
+pub fn icmp(from: IpAddr, to: IpAddr, kind: u8, code: u8, rest: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let mut message = vec![kind, code, 0, 0];
+    message.extend(rest);
+    message.extend(payload);
+    let (protocol, start) = if from.is_ipv4() { (1, 0) } else { (58, pseudo(from, to, 58, message.len())) };
+    let sum = checksum(&message, start);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    frame(ip(from, to, protocol, 64, &message))
+}
+
 fn udp_datagram(from: SocketAddr, to: SocketAddr, payload: &[u8], with_checksum: bool) -> Vec<u8> {
     let mut datagram = Vec::from(from.port().to_be_bytes());
     datagram.extend(to.port().to_be_bytes());

@@ -108,6 +108,16 @@ fn good_packets() -> Vec<Vec<u8>> {
     plain.push(packet::tcp(client6, "[2001:db8::10]:80", ACK, &[7; 1300]));
     plain.push(packet::udp(client, "198.51.100.10:53", b"query"));
     plain.push(packet::tcp(client, "198.51.100.99:80", ACK, b"not a vip"));
+    // ICMP errors about answers of each service, and echo requests.
+    let (router, router6) = (ip("192.0.2.1"), ip("2001:db8:ffff::1"));
+    for port in [80, 81, 82, 83, 84] {
+        let answer = packet::tcp(&format!("198.51.100.10:{port}"), client, ACK, b"answer");
+        plain.push(packet::icmp(router, IpAddr::from(VIP), 3, 4, [0, 0, 5, 0], &answer[14..]));
+    }
+    let answer = packet::tcp("[2001:db8::10]:80", client6, ACK, b"answer");
+    plain.push(packet::icmp(router6, ip("2001:db8::10"), 2, 0, [0, 0, 5, 0], &answer[14..]));
+    plain.push(packet::icmp(router6, ip("2001:db8::10"), 128, 0, [0; 4], b"ping"));
+    plain.push(packet::icmp(router, IpAddr::from(VIP), 8, 0, [0; 4], b"ping"));
 
     let (peer, own, own6) = (ip("10.1.2.2"), IpAddr::from(OWN4), ip(OWN6));
     let mut good = plain.clone();
@@ -229,7 +239,11 @@ fn check(sent: &[u8], seen: &Seen) {
             assert!((20 + 8 + 4..=60 + 8 + 24).contains(&(came - went)), "{came} bytes became {went}");
             assert!(sent.ends_with(&seen.packet[14..]), "the inner packet stays as it is");
         }
-        Reason::Encap | Reason::EncapSecondHop => {
+        Reason::IcmpEcho => {
+            assert_eq!(seen.action, XDP_TX);
+            assert_eq!(went, came, "an echo is as long as what it answers");
+        }
+        Reason::Encap | Reason::EncapIcmp | Reason::EncapSecondHop => {
             assert_eq!(seen.action, XDP_TX);
             assert!((20 + 8 + 4..=overhead).contains(&(went - came)), "{came} bytes became {went}");
             assert!(seen.packet.ends_with(&sent[14..]), "the packet stays as it is");

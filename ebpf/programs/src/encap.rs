@@ -18,7 +18,12 @@ use weir_abi::{
     service::PROTO_UDP,
 };
 
-use crate::{Verdict, classify::L3_AT, maps, packet, reason::Route};
+use crate::{
+    Verdict,
+    classify::L3_AT,
+    maps, packet,
+    work::{Route, Work},
+};
 
 /// TTL of the outer header: a tunnel crosses the fabric, not the Internet.
 const OUTER_TTL: u8 = 64;
@@ -27,7 +32,8 @@ const AF_INET6: u8 = 10;
 
 /// Puts the tunnel of `route` in front of the packet and finds its next hop; returns the action that sends it.
 #[inline(always)]
-pub(crate) fn encap(ctx: &XdpContext, route: &Route) -> Verdict<u32> {
+pub(crate) fn encap(ctx: &XdpContext, work: &Work) -> Verdict<u32> {
+    let route = &work.route;
     let config = maps::config().ok_or(Reason::DropInternal)?;
     let came_as: Eth = packet::read(ctx, 0)?;
     let is_v4 = match route.first.kind {
@@ -37,12 +43,12 @@ pub(crate) fn encap(ctx: &XdpContext, route: &Route) -> Verdict<u32> {
         _ => return Err(Reason::DropNoBackend),
     };
     match (is_v4, route.second.kind) {
-        (true, KIND_NONE) => put::<true, PLAIN_LEN>(ctx, route, config)?,
-        (true, _) if has_v6_address(&route.second) => put::<true, CHAIN6_LEN>(ctx, route, config)?,
-        (true, _) => put::<true, CHAIN4_LEN>(ctx, route, config)?,
-        (false, KIND_NONE) => put::<false, PLAIN_LEN>(ctx, route, config)?,
-        (false, _) if has_v6_address(&route.second) => put::<false, CHAIN6_LEN>(ctx, route, config)?,
-        (false, _) => put::<false, CHAIN4_LEN>(ctx, route, config)?,
+        (true, KIND_NONE) => put::<true, PLAIN_LEN>(ctx, work, config)?,
+        (true, _) if has_v6_address(&route.second) => put::<true, CHAIN6_LEN>(ctx, work, config)?,
+        (true, _) => put::<true, CHAIN4_LEN>(ctx, work, config)?,
+        (false, KIND_NONE) => put::<false, PLAIN_LEN>(ctx, work, config)?,
+        (false, _) if has_v6_address(&route.second) => put::<false, CHAIN6_LEN>(ctx, work, config)?,
+        (false, _) => put::<false, CHAIN4_LEN>(ctx, work, config)?,
     }
     match send(ctx, &came_as, &route.first, config) {
         xdp_action::XDP_DROP => Err(Reason::DropNoRoute),
@@ -62,11 +68,8 @@ const CHAIN6_LEN: usize = PLAIN_LEN + size_of::<Chain>() + 16;
 /// Writes the outer headers, `REST` bytes behind the outer IP header: a function for each form keeps every access at a
 /// constant offset, as the verifier likes it.
 #[inline(always)]
-fn put<const IS_V4: bool, const REST: usize>(
-    ctx: &XdpContext,
-    route: &Route,
-    config: &Config,
-) -> Verdict<()> {
+fn put<const IS_V4: bool, const REST: usize>(ctx: &XdpContext, work: &Work, config: &Config) -> Verdict<()> {
+    let route: &Route = &work.route;
     let l3_len = if IS_V4 { V4_LEN } else { V6_LEN };
     let inner_len = packet::len(ctx) - L3_AT;
     // SAFETY: a plain helper call; every packet pointer is taken anew afterwards.
@@ -116,7 +119,7 @@ fn put<const IS_V4: bool, const REST: usize>(
         CHAIN4_LEN => (LEN_CHAIN4, KIND_GUE4),
         _ => (LEN_CHAIN6, KIND_GUE6),
     };
-    let protocol = if route.inner_is_v4 { PROTO_IPIP } else { PROTO_IPV6 };
+    let protocol = if work.parsed.is_v4 { PROTO_IPIP } else { PROTO_IPV6 };
     let gue_at = udp_at + size_of::<Udp>();
     packet::write(ctx, gue_at, Gue { version_control_len, protocol, flags: [0, 0] })?;
     if kind == KIND_NONE {

@@ -13,29 +13,35 @@ mod chain;
 mod classify;
 mod decap;
 mod encap;
+mod icmp;
 mod maps;
 mod packet;
 mod reason;
+mod special;
 mod steer;
+mod work;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use weir_abi::counters::Reason;
 
-use crate::classify::Class;
+use crate::work::Kind;
 
 /// The data path of one packet.
 #[xdp]
 pub(crate) fn balancer(ctx: XdpContext) -> u32 {
-    let outcome = match classify::classify(&ctx) {
-        Ok(Class::Flow(parsed)) => balance::balance(&ctx, &parsed),
-        Ok(Class::Tunnel { gue_at }) => decap::decap(&ctx, gue_at),
-        Err(reason) => Err(reason),
+    let Ok(work) = maps::work() else {
+        return reason::finish(Reason::DropInternal, xdp_action::XDP_DROP);
     };
-    match outcome {
-        Ok(route) => match encap::encap(&ctx, &route) {
-            Ok(transmit) => reason::finish(route.reason, transmit),
-            Err(reason) => reason::finish(reason, xdp_action::XDP_DROP),
-        },
+    classify::classify(&ctx, work);
+    let outcome = work.verdict.and_then(|()| match work.parsed.kind {
+        Kind::Tunnel => decap::decap(&ctx, work),
+        Kind::Echo => icmp::answer_echo(&ctx, work).and(Err(Reason::IcmpEcho)),
+        Kind::Syn | Kind::Segment | Kind::Datagram | Kind::Error => balance::balance(&ctx, work),
+    });
+    // On its way with the reason of its route, or ended here for a reason.
+    let sent = outcome.and_then(|reason| encap::encap(&ctx, work).map(|transmit| (reason, transmit)));
+    match sent {
+        Ok((reason, transmit)) => reason::finish(reason, transmit),
         Err(reason) => reason::finish(reason, xdp_action::XDP_DROP),
     }
 }
