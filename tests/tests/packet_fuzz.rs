@@ -164,8 +164,18 @@ fn good_packets() -> Vec<Vec<u8>> {
     )));
     good.push(packet::frame(packet::ip(ip("203.0.113.7"), IpAddr::from(VIP), 6, 1, &whole[34..])));
     good.push([&packet::HOST[..], &packet::ROUTER, &[8, 6], &[0; 28]].concat());
-    // 802.1Q in front of a packet for a VIP.
-    good.push([&whole[..12], &[0x81, 0, 0, 5], &whole[12..]].concat());
+    // Every tenth again in a VLAN, every twentieth in two.
+    let tagged: Vec<_> = good
+        .iter()
+        .step_by(10)
+        .enumerate()
+        .map(|(number, frame)| {
+            let tags: &[u8] =
+                if number % 2 == 0 { &[0x81, 0, 0, 5] } else { &[0x88, 0xa8, 0, 5, 0x81, 0, 0, 6] };
+            [&frame[..12], tags, &frame[12..]].concat()
+        })
+        .collect();
+    good.extend(tagged);
     good
 }
 
@@ -224,20 +234,31 @@ fn noise(random: &mut Random) -> Vec<u8> {
     packet
 }
 
+/// The VLAN tags of a frame, two at most, and the frame without them.
+fn untagged(frame: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let is_tag = |at: usize| frame.len() >= at + 4 && matches!(frame[at..at + 2], [0x81, 0] | [0x88, 0xa8]);
+    let len = if !is_tag(12) { 0 } else { 4 + 4 * usize::from(is_tag(16)) };
+    (frame[12..12 + len].to_vec(), [&frame[..12], &frame[12 + len..]].concat())
+}
+
 /// What must hold for every packet.
 fn check(sent: &[u8], seen: &Seen) {
     let overhead = OVERHEAD_LEN_BYTES_MAX as usize;
-    let (came, went) = (sent.len(), seen.packet.len());
+    let ((tags, sent), (tags_after, packet)) = (untagged(sent), untagged(&seen.packet));
+    if seen.action != XDP_DROP {
+        assert_eq!(tags, tags_after, "tags stay as they are");
+    }
+    let (came, went) = (sent.len(), packet.len());
     match seen.reason {
         Reason::PassNotVip | Reason::PassVipOther | Reason::PassNoService | Reason::DeliverLocal => {
             assert_eq!(seen.action, XDP_PASS);
-            assert_eq!(seen.packet, sent, "a packet that is passed on stays as it is");
+            assert_eq!(packet, sent, "a packet that is passed on stays as it is");
         }
         Reason::DecapDeliver => {
             assert_eq!(seen.action, XDP_PASS);
             // At least IPv4, UDP and GUE; at most IPv4 with all options or IPv6, and a chain.
             assert!((20 + 8 + 4..=60 + 8 + 24).contains(&(came - went)), "{came} bytes became {went}");
-            assert!(sent.ends_with(&seen.packet[14..]), "the inner packet stays as it is");
+            assert!(sent.ends_with(&packet[14..]), "the inner packet stays as it is");
         }
         Reason::IcmpEcho => {
             assert_eq!(seen.action, XDP_TX);
@@ -246,12 +267,12 @@ fn check(sent: &[u8], seen: &Seen) {
         Reason::Encap | Reason::EncapIcmp | Reason::EncapSecondHop => {
             assert_eq!(seen.action, XDP_TX);
             assert!((20 + 8 + 4..=overhead).contains(&(went - came)), "{came} bytes became {went}");
-            assert!(seen.packet.ends_with(&sent[14..]), "the packet stays as it is");
+            assert!(packet.ends_with(&sent[14..]), "the packet stays as it is");
         }
         Reason::DecapSecondHop => {
             assert_eq!(seen.action, XDP_TX);
             // The new tunnel has no chain and is IPv4 or IPv6.
-            let inner = [20, 40].into_iter().any(|ip| sent.ends_with(&seen.packet[14 + ip + 8 + 4..]));
+            let inner = [20, 40].into_iter().any(|ip| sent.ends_with(&packet[14 + ip + 8 + 4..]));
             assert!(inner && went < came + overhead, "the inner packet stays as it is");
         }
         _ => {

@@ -10,7 +10,7 @@ use weir_abi::{
 };
 
 use crate::{
-    Verdict, maps, packet, special,
+    Verdict, maps, packet, special, vlan,
     work::{Kind, Parsed, Work, set_ends},
 };
 
@@ -25,7 +25,7 @@ pub(crate) fn classify(ctx: &XdpContext, work: &mut Work) {
 
 #[inline(always)]
 fn judge(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
-    network(ctx, &mut work.parsed)?;
+    network(ctx, work)?;
     let parsed = &mut work.parsed;
     let protocol = parsed.flow.protocol;
     if (protocol != PROTO_TCP && protocol != PROTO_UDP) || parsed.is_fragment {
@@ -48,7 +48,8 @@ fn judge(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
 
 /// Reads the network header.
 #[inline(always)]
-fn network(ctx: &XdpContext, parsed: &mut Parsed) -> Verdict<()> {
+fn network(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
+    let parsed = &mut work.parsed;
     let eth: Eth = packet::read(ctx, 0).map_err(|_| Reason::PassNotVip)?;
     match eth.ethertype {
         ETHERTYPE_IPV4 => {
@@ -72,6 +73,8 @@ fn network(ctx: &XdpContext, parsed: &mut Parsed) -> Verdict<()> {
             parsed.l4_at = (L3_AT + size_of::<Ipv6>()) as u32;
             (parsed.is_v4, parsed.hops_left, parsed.is_fragment) = (false, ip.hop_limit, false);
         }
+        // Tags are off by now, unless there were none behind the EtherType that announced one.
+        ethertype if work.tags.count == 0 && vlan::is_tag(ethertype) => return Err(Reason::DropMalformed),
         _ => return Err(Reason::PassNotVip),
     }
     Ok(())

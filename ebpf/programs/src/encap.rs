@@ -50,7 +50,7 @@ pub(crate) fn encap(ctx: &XdpContext, work: &Work) -> Verdict<u32> {
         (false, _) if has_v6_address(&route.second) => put::<false, CHAIN6_LEN>(ctx, work, config)?,
         (false, _) => put::<false, CHAIN4_LEN>(ctx, work, config)?,
     }
-    match send(ctx, &came_as, &route.first, config) {
+    match send(ctx, &came_as, work, config) {
         xdp_action::XDP_DROP => Err(Reason::DropNoRoute),
         action => Ok(action),
     }
@@ -138,7 +138,8 @@ fn put<const IS_V4: bool, const REST: usize>(ctx: &XdpContext, work: &Work, conf
 /// Writes the Ethernet header towards the next hop of the tunnel and returns the action that sends it, `XDP_DROP` when
 /// the routing table forbids the way. A program of its own for the stack's sake.
 #[inline(never)]
-fn send(ctx: &XdpContext, came_as: &Eth, to: &Backend, config: &Config) -> u32 {
+fn send(ctx: &XdpContext, came_as: &Eth, work: &Work, config: &Config) -> u32 {
+    let to = &work.route.first;
     // SAFETY: integers and unions of them; all bits zero is a value.
     let mut fib: FibParameters = unsafe { core::mem::zeroed() };
     let ingress = ctx.ingress_ifindex() as u32;
@@ -158,7 +159,8 @@ fn send(ctx: &XdpContext, came_as: &Eth, to: &Backend, config: &Config) -> u32 {
     let found =
         unsafe { bpf_fib_lookup(ctx.as_ptr(), &mut fib, size_of::<FibParameters>() as i32, 0) } as u32;
     let (eth, action) = match found {
-        BPF_FIB_LKUP_RET_SUCCESS => {
+        // The routing table knows nothing of tags: a tagged packet goes back, with its tags, to the router it came from.
+        BPF_FIB_LKUP_RET_SUCCESS if work.tags.count == 0 => {
             let eth = Eth { destination: fib.dmac, source: fib.smac, ethertype };
             let same = fib.ifindex == ingress;
             // SAFETY: a plain helper call.

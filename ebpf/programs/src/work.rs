@@ -5,7 +5,7 @@
 
 use weir_abi::{Address, flow::Flow, hop::Backend, service::VipKey};
 
-use crate::Verdict;
+use crate::{Verdict, vlan::Tags};
 
 /// The packet at hand. Whoever reads a field finds it written by a step before.
 pub(crate) struct Work {
@@ -13,6 +13,8 @@ pub(crate) struct Work {
     pub(crate) parsed: Parsed,
     /// Where it goes, once that is known.
     pub(crate) route: Route,
+    /// VLAN tags it came with.
+    pub(crate) tags: Tags,
     /// Room for a key.
     pub(crate) key: VipKey,
     /// How the last step ended.
