@@ -89,6 +89,14 @@ pub struct Ipv6 {
 }
 pod!(Ipv6, 40);
 
+impl Ipv6 {
+    /// DSCP and ECN: the traffic class.
+    #[inline(always)]
+    pub const fn tos(&self) -> u8 {
+        self.version_class_label[0] << 4 | self.version_class_label[1] >> 4
+    }
+}
+
 /// What every ICMP and ICMPv6 message begins with (RFC 792, RFC 4443 §2.1).
 #[repr(C, align(2))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

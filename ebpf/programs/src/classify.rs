@@ -61,7 +61,8 @@ fn network(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
             let ends = (Address::v4(ip.source), Address::v4(ip.destination));
             set_ends(&mut parsed.flow, ends.0, ends.1, ip.protocol);
             parsed.l4_at = (L3_AT + header_len) as u32;
-            (parsed.is_v4, parsed.hops_left, parsed.is_fragment) = (true, ip.ttl, ip.is_fragment());
+            (parsed.is_v4, parsed.hops_left, parsed.tos) = (true, ip.ttl, ip.tos);
+            parsed.is_fragment = ip.is_fragment();
         }
         ETHERTYPE_IPV6 => {
             let ip: Ipv6 = packet::read(ctx, L3_AT)?;
@@ -71,7 +72,8 @@ fn network(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
             let ends = (Address::v6(ip.source), Address::v6(ip.destination));
             set_ends(&mut parsed.flow, ends.0, ends.1, ip.next_header);
             parsed.l4_at = (L3_AT + size_of::<Ipv6>()) as u32;
-            (parsed.is_v4, parsed.hops_left, parsed.is_fragment) = (false, ip.hop_limit, false);
+            (parsed.is_v4, parsed.hops_left, parsed.tos) = (false, ip.hop_limit, ip.tos());
+            parsed.is_fragment = false;
         }
         // Tags are off by now, unless there were none behind the EtherType that announced one.
         ethertype if work.tags.count == 0 && vlan::is_tag(ethertype) => return Err(Reason::DropMalformed),

@@ -77,12 +77,14 @@ fn put<const IS_V4: bool, const REST: usize>(ctx: &XdpContext, work: &Work, conf
         return Err(Reason::DropHeadroom);
     }
     let to = &route.first.address;
+    // RFC 6040 §4.1, normal mode: ECN is copied, and DSCP with it. Whoever marks the tunnel marks the packet.
+    let tos = work.parsed.tos;
     // A frame is at most 64 KiB: the sums fit into 16 bits or the kernel could not have received it.
     let udp_len = (inner_len + REST) as u16;
     if IS_V4 {
         let mut ip = Ipv4 {
             version_ihl: 0x45,
-            tos: 0,
+            tos,
             total_len: (udp_len + V4_LEN as u16).to_be_bytes(),
             id: [0, 0],
             fragment: [0x40, 0], // don't fragment: a tunnel that does not fit is an MTU to mend
@@ -96,7 +98,7 @@ fn put<const IS_V4: bool, const REST: usize>(ctx: &XdpContext, work: &Work, conf
         packet::write(ctx, L3_AT, ip)?;
     } else {
         let ip = Ipv6 {
-            version_class_label: [0x60, 0, 0, 0],
+            version_class_label: [0x60 | tos >> 4, tos << 4, 0, 0],
             payload_len: udp_len.to_be_bytes(),
             next_header: PROTO_UDP,
             hop_limit: OUTER_TTL,

@@ -33,6 +33,8 @@ pub(crate) struct Parsed {
     pub(crate) is_v4: bool,
     /// What it carries.
     pub(crate) kind: Kind,
+    /// DSCP and ECN, as IPv4 has them.
+    pub(crate) tos: u8,
     /// TTL or hop limit.
     pub(crate) hops_left: u8,
     /// Whether it is a fragment.
