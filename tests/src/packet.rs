@@ -31,6 +31,17 @@ pub fn udp(from: &str, to: &str, payload: &[u8]) -> Vec<u8> {
     frame(ip(from.ip(), to.ip(), 17, 64, &datagram))
 }
 
+/// An ICMP or ICMPv6 message in an Ethernet frame; `rest` is what stands between the checksum and `payload`.
+pub fn icmp(from: IpAddr, to: IpAddr, kind: u8, code: u8, rest: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let mut message = vec![kind, code, 0, 0];
+    message.extend(rest);
+    message.extend(payload);
+    let (protocol, start) = if from.is_ipv4() { (1, 0) } else { (58, pseudo(from, to, 58, message.len())) };
+    let sum = checksum(&message, start);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    frame(ip(from, to, protocol, 64, &message))
+}
+
 fn udp_datagram(from: SocketAddr, to: SocketAddr, payload: &[u8], with_checksum: bool) -> Vec<u8> {
     let mut datagram = Vec::from(from.port().to_be_bytes());
     datagram.extend(to.port().to_be_bytes());
@@ -56,13 +67,36 @@ pub fn gue(frame_in: &[u8], from: IpAddr, to: IpAddr, source_port: u16, second: 
     let datagram =
         udp_datagram(SocketAddr::new(from, source_port), SocketAddr::new(to, 6080), &payload, false);
     let mut packet = ip(from, to, 17, 64, &datagram);
-    if from.is_ipv4() {
+    let tos = tos(frame_in);
+    if from.is_ipv6() {
+        (packet[0], packet[1]) = (0x60 | tos >> 4, tos << 4);
+    } else {
+        packet[1] = tos;
         packet[6] = 0x40; // don't fragment
         packet[10..12].copy_from_slice(&[0, 0]);
         let sum = checksum(&packet[..20], 0);
         packet[10..12].copy_from_slice(&sum.to_be_bytes());
     }
     frame(packet)
+}
+
+/// DSCP and ECN of the packet in a frame.
+pub fn tos(frame: &[u8]) -> u8 {
+    if frame[12..14] == [8, 0] { frame[15] } else { frame[14] << 4 | frame[15] >> 4 }
+}
+
+/// The same frame with other DSCP and ECN.
+pub fn with_tos(mut frame: Vec<u8>, tos: u8) -> Vec<u8> {
+    if frame[12..14] == [8, 0] {
+        frame[15] = tos;
+        frame[24..26].copy_from_slice(&[0, 0]);
+        let header_len = usize::from(frame[14] & 0x0f) * 4;
+        let sum = checksum(&frame[14..14 + header_len], 0);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    } else {
+        (frame[14], frame[15]) = (0x60 | tos >> 4, tos << 4 | frame[15] & 0x0f);
+    }
+    frame
 }
 
 /// An IP packet around `payload`.

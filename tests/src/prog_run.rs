@@ -125,6 +125,12 @@ impl Balancer {
         Ok(result.duration.as_nanos() as f64)
     }
 
+    /// How many instructions the verifier went through to accept the balancer; kernels before 5.16 do not say.
+    pub fn verified_instructions(&mut self) -> Result<Option<u32>> {
+        let program: &Xdp = self.ebpf.program(programs::BALANCER).context("no balancer")?.try_into()?;
+        Ok(program.info()?.verified_instruction_count())
+    }
+
     /// Runs one packet through; panics unless it was counted under exactly one reason.
     pub fn run(&mut self, packet: &[u8]) -> Result<Seen> {
         let before = self.reasons()?;

@@ -6,7 +6,7 @@
 pub enum Reason {
     /// Not for a VIP: the kernel's business.
     PassNotVip = 0,
-    /// For a VIP, but neither TCP nor UDP: the kernel answers (ICMP echo, neighbour discovery).
+    /// For a VIP, but neither TCP nor UDP nor about such a flow: the kernel's business (neighbour discovery).
     PassVipOther,
     /// For a VIP's address, but none of its services: the kernel refuses it.
     PassNoService,
@@ -20,6 +20,10 @@ pub enum Reason {
     DecapDeliver,
     /// Decapsulated, not known here: sent on to the second hop.
     DecapSecondHop,
+    /// An ICMP error tunnelled to the owner of the flow it is about.
+    EncapIcmp,
+    /// An echo request to a VIP, answered.
+    IcmpEcho,
     /// Too short for the headers it announces.
     DropMalformed,
     /// A fragment for a VIP.
@@ -57,6 +61,8 @@ pub const REASONS: [(Reason, &str); REASON_COUNT as usize] = [
     (Reason::EncapSecondHop, "encap_second_hop"),
     (Reason::DecapDeliver, "decap_deliver"),
     (Reason::DecapSecondHop, "decap_second_hop"),
+    (Reason::EncapIcmp, "encap_icmp"),
+    (Reason::IcmpEcho, "icmp_echo"),
     (Reason::DropMalformed, "drop_malformed"),
     (Reason::DropFragment, "drop_fragment"),
     (Reason::DropExtension, "drop_extension"),

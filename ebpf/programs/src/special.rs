@@ -1,0 +1,40 @@
+//! What comes for a VIP and is no whole TCP or UDP packet right behind its IP header: rare, and kept out of the way of
+//! the others.
+
+use aya_ebpf::programs::XdpContext;
+use weir_abi::{
+    counters::Reason,
+    headers::{PROTO_ICMP, PROTO_ICMPV6},
+    service::VipKey,
+};
+
+use crate::{Verdict, icmp, maps, work::Work};
+
+/// Finds the service such a packet is for. A program of its own, with a stack of its own.
+#[inline(never)]
+pub(crate) fn service(ctx: &XdpContext, work: &mut Work) {
+    work.verdict = judge(ctx, work);
+}
+
+#[inline(always)]
+fn judge(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
+    work.key = VipKey { address: work.parsed.flow.destination, port: [0, 0], protocol: 0, _pad: 0 };
+    // What is none of our business must not be judged by rules that hold for VIPs.
+    if !maps::is_vip(&mut work.key) {
+        return Err(Reason::PassNotVip);
+    }
+    let parsed = &mut work.parsed;
+    match parsed.flow.protocol {
+        _ if parsed.is_fragment => Err(Reason::DropFragment),
+        PROTO_ICMP if parsed.is_v4 => icmp::service(ctx, work),
+        PROTO_ICMPV6 if !parsed.is_v4 => icmp::service(ctx, work),
+        next_header if !parsed.is_v4 && is_extension(next_header) => Err(Reason::DropExtension),
+        _ => Err(Reason::PassVipOther),
+    }
+}
+
+/// Hop-by-hop, routing, fragment, destination options.
+#[inline(always)]
+const fn is_extension(next_header: u8) -> bool {
+    matches!(next_header, 0 | 43 | 44 | 60)
+}
