@@ -86,8 +86,14 @@ impl Balancer {
 
     /// A table in which every slot is the same.
     pub fn table(&mut self, index: u32, slot: Slot) -> Result<()> {
+        self.table_of(index, &[slot.pack(); weir_abi::limits::TABLE_LEN])
+    }
+
+    /// A table of these words.
+    pub fn table_of(&mut self, index: u32, words: &[u32]) -> Result<()> {
         let mut inner: Array<MapData, Table> = Array::create(1, 0)?;
-        let table = Box::new(Table([slot.pack(); weir_abi::limits::TABLE_LEN]));
+        let mut table = Box::new(Table([0; weir_abi::limits::TABLE_LEN]));
+        table.0.copy_from_slice(words);
         inner.set(0, *table, 0)?;
         let map = self.ebpf.map_mut(maps::TABLES).context("no tables")?;
         let mut outer: aya::maps::ArrayOfMaps<_, Array<MapData, Table>> = map.try_into()?;
