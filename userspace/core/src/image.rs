@@ -4,6 +4,7 @@
 //! there back into the same form.
 
 mod lower;
+pub mod memory;
 mod phases;
 
 use std::{

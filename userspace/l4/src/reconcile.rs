@@ -31,6 +31,7 @@ use crate::{
     counters::{self, Counters},
     load,
     maps::{Kernel, MapsError},
+    memory::Memory,
     options::Options,
     probes::Prober,
     routes::Routes,
@@ -59,15 +60,16 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     if loaded.adopted {
         tracing::info!(vips = current.vip_addresses().len(), "adopted the pinned datapath");
     }
+    let mut memory = Memory::open(options.run_dir.join("tables"))?;
     let (publisher, feed) = status::publisher(&L4Status::default());
     let mut daemon = Daemon {
         node: options.node.clone(),
         kernel,
         prober: Prober::new(&options.node),
         snapshot: Arc::new(Snapshot::default()),
+        history: memory.load(&current),
+        memory,
         current,
-        started: Instant::now(),
-        history: BTreeMap::new(),
         lingering: BTreeMap::new(),
         confirmed: BTreeMap::new(),
         last: None,
@@ -204,10 +206,9 @@ struct Daemon {
     prober: Prober,
     snapshot: Arc<Snapshot>,
     current: Image,
-    /// Zero of the tables' time.
-    started: Instant,
     /// Of the tables in the kernel.
     history: BTreeMap<u32, TableHistory>,
+    memory: Memory,
     /// VIPs this node had until lately, and until when they stay in the datapath.
     lingering: BTreeMap<Name, (Vip, Instant)>,
     /// VIPs in the kernel, with the generation that was confirmed.
@@ -277,7 +278,7 @@ impl Daemon {
             health: &health,
             current: &self.current,
             history: &self.history,
-            now: self.started.elapsed(),
+            now: self.memory.now(),
             lingering: &lingering,
         };
         lower(input).map_err(|error| error.to_string())
@@ -318,12 +319,13 @@ impl Daemon {
                 self.history.insert(*index, history.clone());
             }
         }
+        self.memory.save(&self.history, &self.current);
     }
 
     /// How long the image stays what it is when nothing happens.
     fn until_wake(&self) -> Duration {
         let wake = self.last.as_ref().and_then(|last| last.wake);
-        wake.map_or(FULL_PASS, |wake| wake.saturating_sub(self.started.elapsed()))
+        wake.map_or(FULL_PASS, |wake| wake.saturating_sub(self.memory.now()))
     }
 
     /// Forgets VIPs that have lingered.

@@ -260,7 +260,14 @@ impl<'a> Builder<'a> {
         let current = self.input.current.tables.get(&index);
         let history = self.input.history.get(&index).filter(|_| current.is_some()).cloned();
         let mut history = history.unwrap_or_else(|| TableHistory::unknown(now));
-        let rules = Rules { now, stepped: history.stepped, flow_hold, alive: &alive, wanted: &wanted };
+        let rules = Rules {
+            now,
+            stepped: history.stepped,
+            started: history.started,
+            flow_hold,
+            alive: &alive,
+            wanted: &wanted,
+        };
         let mut rows = Rows::new(&history);
         match current {
             Some(current) => rows.step(&rules, &targets, current),
@@ -281,6 +288,7 @@ impl<'a> Builder<'a> {
         if stepped {
             history.stepped = now;
         }
+        history.started = false;
         if let Some(held) = held {
             history.held = Arc::new(if held.iter().all(|held| *held == 0) { Vec::new() } else { held });
         }

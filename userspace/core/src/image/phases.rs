@@ -56,28 +56,34 @@ pub const YOUNG: u32 = 4;
 pub struct TableHistory {
     /// When rows last prepared or flipped.
     pub(super) stepped: Duration,
+    /// Whether a start is all that is known.
+    pub(super) started: bool,
     /// Per row since which second its second hop is a previous owner, at least 1; 0: it has none, or only a coming owner.
-    /// Empty: all 0. 256 KiB where a table has not settled.
+    /// With [`RETURNED`] where the owner is older than that. Empty: all 0. 256 KiB where a table has not settled.
     pub(super) held: Arc<Vec<u32>>,
 }
 
+/// Bit of [`TableHistory::held`]: the owner had the row before the second hop had it, and has it again.
+pub(super) const RETURNED: u32 = 1 << 31;
+
 impl TableHistory {
-    /// Nothing is known: steps count from now.
+    /// Nothing is known: flips wait as if everything had been prepared now, and preparations wait for nothing.
     pub(super) fn unknown(now: Duration) -> Self {
-        Self { stepped: now, held: Arc::default() }
+        Self { stepped: now, started: true, held: Arc::default() }
     }
 }
 
 /// The second in which a previous owner that gives up its row `now` begins to be held; never 0, never too early.
 pub(super) fn second(now: Duration) -> u32 {
-    u32::try_from(now.as_secs()).unwrap_or(u32::MAX).saturating_add(1)
+    u32::try_from(now.as_secs() + 1).unwrap_or(u32::MAX).min(RETURNED - 1)
 }
 
 /// What a row is decided by, besides itself.
 pub(super) struct Rules<'a> {
     pub(super) now: Duration,
-    /// Since when the table is as it is.
+    /// As in [`TableHistory`].
     pub(super) stepped: Duration,
+    pub(super) started: bool,
     pub(super) flow_hold: Duration,
     /// By backend slot: may have flows. A dead one may not.
     pub(super) alive: &'a [bool],
@@ -112,7 +118,7 @@ impl Rules<'_> {
     }
 
     fn hold_ends(&self, held: u32) -> Duration {
-        Duration::from_secs(held.into()) + self.flow_hold
+        Duration::from_secs((held & !RETURNED).into()) + self.flow_hold
     }
 
     /// The row that was `before`, held since second `held`, and shall be owned by `target`.
@@ -144,14 +150,18 @@ impl Rules<'_> {
         }
         if before.previous == target {
             let at = self.flip_at(owner);
-            return if at <= self.now { keep(owner, 0, true) } else { wait(at) };
+            // Of two that swap, the elder stays the elder.
+            let returned = if held == 0 { 0 } else { !held & RETURNED };
+            return if at <= self.now { keep(owner, second(self.now) | returned, true) } else { wait(at) };
         }
         let at = self.stepped + FLIP_DRAIN;
-        if self.now < at {
+        if self.now < at && !self.started {
             return wait(at);
         }
+        // After a start a second hop is one that is held, as nearly all are.
+        let held = if self.started { since(held) } else { held };
         let had_it = self.now.saturating_sub(Duration::from_secs(held.into()));
-        let young = previous != 0 && held != 0 && had_it < self.flow_hold / YOUNG;
+        let young = previous != 0 && held != 0 && held & RETURNED == 0 && had_it < self.flow_hold / YOUNG;
         if young && !self.is_wanted(previous) {
             return keep(previous, held, true);
         }

@@ -37,7 +37,8 @@ fn states(first: Slot, changes: &[Change]) -> Vec<(Duration, Slot)> {
         change.drained.iter().for_each(|slot| wanted[*slot as usize] = false);
         let mut now = change.at;
         while now < until {
-            let rules = Rules { now, stepped, flow_hold: HOLD, alive: &alive, wanted: &wanted };
+            let rules =
+                Rules { now, stepped, started: false, flow_hold: HOLD, alive: &alive, wanted: &wanted };
             let row = rules.next(slot, held, change.target);
             if row.stepped {
                 stepped = now;
@@ -195,6 +196,7 @@ fn a_dead_second_hop_leaves_the_row_even_while_it_waits() {
     let rules = Rules {
         now: secs(10),
         stepped: secs(10),
+        started: false,
         flow_hold: HOLD,
         alive: &[false, true, false, true],
         wanted: &[false, true, false, true],
