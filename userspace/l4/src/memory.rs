@@ -21,6 +21,9 @@ pub(crate) struct Memory {
 impl Memory {
     /// Reads the clock; the file need not be there.
     pub(crate) fn open(path: PathBuf) -> anyhow::Result<Self> {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+        }
         let uptime = fs::read_to_string("/proc/uptime").context("/proc/uptime")?;
         let seconds = uptime.split(' ').next().and_then(|seconds| seconds.parse().ok());
         let seconds: f64 = seconds.with_context(|| format!("/proc/uptime says {uptime:?}"))?;
