@@ -4,6 +4,8 @@
 //! there back into the same form.
 
 mod lower;
+pub mod memory;
+mod phases;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,6 +20,7 @@ use weir_abi::{
 };
 
 pub use lower::{LowerError, Lowered, Lowering, lower};
+pub use phases::{FLIP_CALM, FLIP_DRAIN, TableHistory, YOUNG};
 
 /// Words of a Maglev table as `weir_abi::service::Slot` packs them; shared, because a table is 256 KiB.
 pub type TableWords = Arc<Vec<u32>>;

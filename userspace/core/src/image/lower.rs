@@ -1,12 +1,15 @@
 //! Snapshot and health of the proxies → [`Image`].
 //!
-//! A slot whose owner changes keeps the previous one as second hop, as long as that node is neither disabled nor down and
-//! the table has not settled. A second change before the first has settled forgets the owner before last: its flows in that
-//! slot are lost unless the new owner is that one. Which tables have settled is time's business, hence the caller's.
+//! Owners are a pure function of the snapshot and the health: equal on all balancers once a change is through. How each row
+//! gets there from what is in the kernel, and what it remembers on the way, is [`super::phases`]' business.
+//!
+//! A node without a table of a VIP is new to it, or has lost its memory in a crash. The others held it for absent, so flows
+//! may be where they would be without it: there its rows look first for what they do not know.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use weir_abi::{
@@ -17,7 +20,10 @@ use weir_abi::{
 };
 use weir_model::{Admin, Name, Node, PortRange, Protocol, Snapshot, Spread, Vip, status::Health};
 
-use super::{Image, TableWords};
+use super::{
+    Image, TableWords,
+    phases::{Row, Rules, TableHistory},
+};
 use crate::maglev::{self, Weighted};
 
 /// What an image is made of.
@@ -31,8 +37,10 @@ pub struct Lowering<'a> {
     pub health: &'a BTreeMap<Name, Health>,
     /// What is in the kernel now: numbers and owners are kept from it.
     pub current: &'a Image,
-    /// Tables whose previous owners have no flows left.
-    pub settled: &'a BTreeSet<u32>,
+    /// What the last [`Lowered`] said of the tables that are in the kernel; nothing after a start.
+    pub history: &'a BTreeMap<u32, TableHistory>,
+    /// Time since a start of the caller's choice, the same for all calls.
+    pub now: Duration,
     /// VIPs this node no longer has, still routed to it until its withdrawal has reached every router: their new flows
     /// go to the nodes that have them, the old ones stay.
     pub lingering: &'a BTreeMap<Name, Vip>,
@@ -47,6 +55,10 @@ pub struct Lowered {
     pub owners: BTreeMap<Name, BTreeSet<Name>>,
     /// VIPs without a healthy proxy, spread over all that are not disabled: rather a slow death than a quick one.
     pub panicking: BTreeSet<Name>,
+    /// What is to be remembered of the tables once they are in the kernel.
+    pub history: BTreeMap<u32, TableHistory>,
+    /// When the same input would give another image.
+    pub wake: Option<Duration>,
 }
 
 /// Why a snapshot cannot be put into the datapath; what is there stays.
@@ -79,6 +91,8 @@ pub fn lower(input: Lowering<'_>) -> Result<Lowered, LowerError> {
             image: Image { config: config(node), ..Image::default() },
             owners: BTreeMap::new(),
             panicking: BTreeSet::new(),
+            history: BTreeMap::new(),
+            wake: None,
         },
     };
     // Any node of the platform may be a balancer of a flow: groups change one host after the other.
@@ -217,15 +231,15 @@ impl<'a> Builder<'a> {
         for (name, node) in owners {
             numbers.push(self.slot(name, node)?);
         }
-        let mut may_be_previous = BTreeSet::new();
+        let (mut alive, mut wanted) = (Vec::new(), Vec::new());
         for (name, node) in members {
             if self.input.health.get(*name) != Some(&Health::Down) {
-                may_be_previous.insert(self.slot(name, node)?);
+                mark(&mut alive, self.slot(name, node)?);
             }
         }
         if !members.iter().any(|(name, _)| *name == self.input.node) {
             // A node that was taken out of the group finishes the flows it has.
-            may_be_previous.insert(self.slot(self.input.node, self.node)?);
+            mark(&mut alive, self.slot(self.input.node, self.node)?);
         }
         let weighted: Vec<_> = owners
             .iter()
@@ -236,22 +250,59 @@ impl<'a> Builder<'a> {
                 weight: if *slot == 0 { 0 } else { node.weight },
             })
             .collect();
-        let owner_of = maglev::build(&weighted, TABLE_LEN);
-        let index = self.table_index(vip)?;
-        let current = self.input.current.tables.get(&index);
-        let settled = self.input.settled.contains(&index);
-        let mut words = Vec::with_capacity(TABLE_LEN);
-        for bucket in 0..TABLE_LEN {
-            let owner = owner_of.get(bucket).map_or(0, |&index| numbers[index as usize]);
-            let before = current.map_or(Slot::default(), |words| Slot::unpack(words[bucket]));
-            words.push(Slot { owner, previous: previous(owner, before, settled, &may_be_previous) }.pack());
+        for (slot, _) in numbers.iter().zip(&weighted).filter(|(_, weighted)| weighted.weight > 0) {
+            mark(&mut wanted, *slot);
         }
+        let targets = numbered(&maglev::build(&weighted, TABLE_LEN), &numbers);
+        let index = self.table_index(vip)?;
+        let now = self.input.now;
+        let flow_hold = self.flow_hold(vip);
+        let current = self.input.current.tables.get(&index);
+        let history = self.input.history.get(&index).filter(|_| current.is_some()).cloned();
+        let mut history = history.unwrap_or_else(|| TableHistory::unknown(now));
+        let rules = Rules {
+            now,
+            stepped: history.stepped,
+            started: history.started,
+            flow_hold,
+            alive: &alive,
+            wanted: &wanted,
+        };
+        let mut rows = Rows::new(&history);
+        match current {
+            Some(current) => rows.step(&rules, &targets, current),
+            None => {
+                let mut without = weighted;
+                for weighted in without.iter_mut().filter(|weighted| weighted.id == self.input.node.as_str())
+                {
+                    weighted.weight = 0;
+                }
+                rows.first(&rules, &targets, &numbered(&maglev::build(&without, TABLE_LEN), &numbers));
+            }
+        }
+        let Rows { words, held, stepped, wake, .. } = rows;
         let words: TableWords = match current {
             Some(current) if **current == words => Arc::clone(current),
             _ => Arc::new(words),
         };
+        if stepped {
+            history.stepped = now;
+        }
+        history.started = false;
+        if let Some(held) = held {
+            history.held = Arc::new(if held.iter().all(|held| *held == 0) { Vec::new() } else { held });
+        }
+        self.out.wake = [self.out.wake, wake].into_iter().flatten().min();
         self.out.image.tables.insert(index, words);
+        self.out.history.insert(index, history);
         Ok(index)
+    }
+
+    /// The longest of the VIPs that share the table.
+    fn flow_hold(&self, vip: &Vip) -> Duration {
+        let here = self.input.snapshot.vips_of(self.input.node).chain(self.input.lingering);
+        let sharing = here.filter(|(_, other)| (&other.group, other.spread) == (&vip.group, vip.spread));
+        sharing.map(|(_, other)| other.flow_hold).max().unwrap_or(vip.flow_hold)
     }
 
     /// The table the VIP's services use in the kernel, unless another took it meanwhile; or the lowest free one.
@@ -332,15 +383,72 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Who stands behind the owner of a slot that was `before`.
-fn previous(owner: u16, before: Slot, settled: bool, allowed: &BTreeSet<u16>) -> u16 {
-    let candidates = if owner == before.owner {
-        // Nothing new: the previous owner stays until its flows are gone.
-        [if settled { 0 } else { before.previous }, 0]
-    } else {
-        [before.owner, before.previous]
-    };
-    candidates.into_iter().find(|slot| *slot != 0 && *slot != owner && allowed.contains(slot)).unwrap_or(0)
+/// The rows of a table as they come to be.
+struct Rows<'a> {
+    before: &'a [u32],
+    words: Vec<u32>,
+    /// As in [`TableHistory`], once it is not what it was.
+    held: Option<Vec<u32>>,
+    stepped: bool,
+    wake: Option<Duration>,
+}
+
+impl<'a> Rows<'a> {
+    fn new(history: &'a TableHistory) -> Self {
+        let words = Vec::with_capacity(TABLE_LEN);
+        Self { before: &history.held, words, held: None, stepped: false, wake: None }
+    }
+
+    /// From what is in the kernel.
+    fn step(&mut self, rules: &Rules<'_>, targets: &[u16], current: &[u32]) {
+        for (bucket, (target, word)) in targets.iter().zip(current).enumerate() {
+            let held = self.before.get(bucket).copied().unwrap_or_default();
+            if *word == u32::from(*target) && held == 0 {
+                self.words.push(*word);
+                continue;
+            }
+            self.push(held, rules.next(Slot::unpack(*word), held, *target));
+        }
+    }
+
+    /// Without memory: `others` are the owners in a world without this node.
+    fn first(&mut self, rules: &Rules<'_>, targets: &[u16], others: &[u16]) {
+        for (target, other) in targets.iter().zip(others) {
+            let before = Slot { owner: *target, previous: if other == target { 0 } else { *other } };
+            self.push(0, rules.next(before, 0, *target));
+        }
+    }
+
+    fn push(&mut self, before: u32, row: Row) {
+        let bucket = self.words.len();
+        self.words.push(row.slot.pack());
+        if row.held != before {
+            let all = self.before;
+            let held = self.held.get_or_insert_with(|| match all.is_empty() {
+                true => vec![0; TABLE_LEN],
+                false => all.to_vec(),
+            });
+            held[bucket] = row.held;
+        }
+        self.stepped |= row.stepped;
+        self.wake = [self.wake, row.wake].into_iter().flatten().min();
+    }
+}
+
+/// Owners as backend slots; without any, none in every row.
+fn numbered(owners: &[u16], numbers: &[u16]) -> Vec<u16> {
+    if owners.is_empty() {
+        return vec![0; TABLE_LEN];
+    }
+    owners.iter().map(|owner| numbers[*owner as usize]).collect()
+}
+
+fn mark(marks: &mut Vec<bool>, slot: u16) {
+    let slot = slot as usize;
+    if marks.len() <= slot {
+        marks.resize(slot + 1, false);
+    }
+    marks[slot] = true;
 }
 
 fn protocol_number(protocol: Protocol) -> u8 {
