@@ -80,6 +80,22 @@ pub fn gue(frame_in: &[u8], from: IpAddr, to: IpAddr, source_port: u16, second: 
     frame(packet)
 }
 
+/// The IPv6 packet of a frame with extension headers, each given as its number and what follows its first two bytes.
+pub fn with_extensions(mut frame: Vec<u8>, extensions: &[(u8, Vec<u8>)]) -> Vec<u8> {
+    let carried = frame[20];
+    let numbers = extensions.iter().map(|(number, _)| *number).chain([carried]).skip(1);
+    let mut headers = Vec::new();
+    for ((_, rest), next) in extensions.iter().zip(numbers) {
+        headers.extend([next, ((rest.len() + 2) / 8 - 1) as u8]);
+        headers.extend(rest);
+    }
+    frame[20] = extensions.first().map_or(carried, |(number, _)| *number);
+    let len = u16::from_be_bytes([frame[18], frame[19]]) + headers.len() as u16;
+    frame[18..20].copy_from_slice(&len.to_be_bytes());
+    frame.splice(54..54, headers);
+    frame
+}
+
 /// DSCP and ECN of the packet in a frame.
 pub fn tos(frame: &[u8]) -> u8 {
     if frame[12..14] == [8, 0] { frame[15] } else { frame[14] << 4 | frame[15] >> 4 }

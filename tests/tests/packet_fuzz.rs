@@ -164,6 +164,11 @@ fn good_packets() -> Vec<Vec<u8>> {
     )));
     good.push(packet::frame(packet::ip(ip("203.0.113.7"), IpAddr::from(VIP), 6, 1, &whole[34..])));
     good.push([&packet::HOST[..], &packet::ROUTER, &[8, 6], &[0; 28]].concat());
+    let whole6 = packet::tcp(client6, "[2001:db8::10]:80", ACK, b"data");
+    for headers in 1..=5 {
+        let extensions = vec![(60, vec![1, 4, 0, 0, 0, 0]); headers];
+        good.push(packet::with_extensions(whole6.clone(), &extensions));
+    }
     // Every tenth again in a VLAN, every twentieth in two.
     let tagged: Vec<_> = good
         .iter()

@@ -13,6 +13,7 @@ mod chain;
 mod classify;
 mod decap;
 mod encap;
+mod extension;
 mod icmp;
 mod maps;
 mod packet;
@@ -35,7 +36,9 @@ pub(crate) fn balancer(ctx: XdpContext) -> u32 {
     };
     work.tags.count = 0;
     if packet::read::<Eth>(&ctx, 0).is_ok_and(|eth| vlan::is_tag(eth.ethertype)) {
-        vlan::take_off(&ctx, work);
+        if vlan::take_off(&ctx, work).is_err() {
+            return reason::finish(Reason::DropMalformed, xdp_action::XDP_DROP);
+        }
     }
     let (mut reason, transmit) = match treat(&ctx, work) {
         Ok(sent) => sent,
@@ -50,8 +53,7 @@ pub(crate) fn balancer(ctx: XdpContext) -> u32 {
 /// A packet on its way, with the reason to count it under and the action that sends it; or ended here for a reason.
 #[inline(always)]
 fn treat(ctx: &XdpContext, work: &mut Work) -> Verdict<(Reason, u32)> {
-    classify::classify(ctx, work);
-    work.verdict?;
+    classify::classify(ctx, work)?;
     let reason = match work.parsed.kind {
         Kind::Tunnel => decap::decap(ctx, work)?,
         Kind::Echo => {

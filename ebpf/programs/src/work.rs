@@ -21,6 +21,17 @@ pub(crate) struct Work {
     pub(crate) verdict: Verdict<()>,
 }
 
+impl Work {
+    /// The verdict of a step that is a program of its own, on its way through the map: the verifier follows what is
+    /// returned for each value it may have, and this is any value.
+    #[inline(always)]
+    pub(crate) fn settle(&mut self, verdict: Verdict<()>) -> Verdict<()> {
+        self.verdict = verdict;
+        // SAFETY: just written. Volatile, or the compiler would see through it.
+        unsafe { core::ptr::read_volatile(&raw const self.verdict) }
+    }
+}
+
 /// A packet for a service of ours, or on the way to become one: filled in from outside to inside.
 pub(crate) struct Parsed {
     /// Its 5-tuple; for an ICMP error, that of the flow it is about.
@@ -39,6 +50,10 @@ pub(crate) struct Parsed {
     pub(crate) hops_left: u8,
     /// Whether it is a fragment.
     pub(crate) is_fragment: bool,
+    /// Whether it is a fragment other than the first: it has no ports.
+    pub(crate) is_later: bool,
+    /// What the fragments of a packet have in common, as it stands in the packet.
+    pub(crate) fragment_id: u32,
 }
 
 impl Parsed {
