@@ -96,6 +96,38 @@ pub fn with_extensions(mut frame: Vec<u8>, extensions: &[(u8, Vec<u8>)]) -> Vec<
     frame
 }
 
+/// The packet of a frame in fragments whose payloads are `len` bytes long, a multiple of eight; the last may be shorter.
+pub fn fragments(frame: &[u8], id: u16, len: usize) -> Vec<Vec<u8>> {
+    let header_len = if frame[12..14] == [8, 0] { 20 } else { 40 };
+    let (header, payload) = frame[14..].split_at(header_len);
+    let count = payload.len().div_ceil(len);
+    let pieces = payload.chunks(len).enumerate().map(|(number, piece)| {
+        let more = number + 1 < count;
+        let mut packet = header.to_vec();
+        if header_len == 20 {
+            let total = (20 + piece.len()) as u16;
+            let offset = (number * len / 8) as u16 | if more { 0x2000 } else { 0 };
+            packet[2..4].copy_from_slice(&total.to_be_bytes());
+            packet[4..6].copy_from_slice(&id.to_be_bytes());
+            packet[6..8].copy_from_slice(&offset.to_be_bytes());
+            packet[10..12].copy_from_slice(&[0, 0]);
+            let sum = checksum(&packet, 0);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        } else {
+            let offset = (number * len) as u16 | u16::from(more);
+            packet[4..6].copy_from_slice(&((8 + piece.len()) as u16).to_be_bytes());
+            packet.extend([packet[6], 0]);
+            packet[6] = 44;
+            packet.extend(offset.to_be_bytes());
+            packet.extend([0, 0]);
+            packet.extend(id.to_be_bytes());
+        }
+        packet.extend(piece);
+        [&frame[..14], &packet].concat()
+    });
+    pieces.collect()
+}
+
 /// DSCP and ECN of the packet in a frame.
 pub fn tos(frame: &[u8]) -> u8 {
     if frame[12..14] == [8, 0] { frame[15] } else { frame[14] << 4 | frame[15] >> 4 }

@@ -22,6 +22,7 @@ pub mod address;
 pub mod checksum;
 pub mod counters;
 pub mod flow;
+pub mod fragment;
 pub mod gue;
 pub mod headers;
 pub mod hop;
@@ -50,6 +51,8 @@ pub mod maps {
     pub const PEERS: &str = "PEERS";
     /// `SockMap`: service index → listening socket.
     pub const SOCKETS: &str = "SOCKETS";
+    /// `LruHashMap<FragmentKey, FirstFragment>`: first fragments of TCP segments → their ports.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// `PerCpuArray<u64>`: packets by reason.
     pub const REASONS: &str = "REASONS";
     /// `PerCpuArray<Traffic>`: packets and bytes by service index.

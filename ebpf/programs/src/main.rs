@@ -14,6 +14,7 @@ mod classify;
 mod decap;
 mod encap;
 mod extension;
+mod fragment;
 mod icmp;
 mod maps;
 mod packet;
@@ -60,7 +61,9 @@ fn treat(ctx: &XdpContext, work: &mut Work) -> Verdict<(Reason, u32)> {
             icmp::answer_echo(ctx, work)?;
             return Err(Reason::IcmpEcho);
         }
-        Kind::Syn | Kind::Segment | Kind::Datagram | Kind::Error => balance::balance(ctx, work)?,
+        Kind::Syn | Kind::Segment | Kind::Datagram | Kind::Fragment | Kind::Error => {
+            balance::balance(ctx, work)?
+        }
     };
     Ok((reason, encap::encap(ctx, work)?))
 }

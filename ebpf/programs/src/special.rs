@@ -8,7 +8,7 @@ use weir_abi::{
     service::{PROTO_TCP, PROTO_UDP, VipKey},
 };
 
-use crate::{Verdict, classify, extension, icmp, maps, work::Work};
+use crate::{Verdict, classify, extension, fragment, icmp, maps, work::Work};
 
 /// Finds the service such a packet is for. A program of its own, with a stack of its own.
 #[inline(never)]
@@ -30,7 +30,10 @@ fn judge(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
     }
     match parsed.flow.protocol {
         PROTO_TCP | PROTO_UDP if !parsed.is_fragment => classify::by_ports(ctx, work),
-        _ if parsed.is_fragment => Err(Reason::DropFragment),
+        PROTO_TCP => fragment::tcp(ctx, work),
+        PROTO_UDP => fragment::udp(work),
+        // The kernel puts together what it answers itself.
+        _ if parsed.is_fragment => Err(Reason::PassVipOther),
         PROTO_ICMP if parsed.is_v4 => icmp::service(ctx, work),
         PROTO_ICMPV6 if !parsed.is_v4 => icmp::service(ctx, work),
         _ => Err(Reason::PassVipOther),

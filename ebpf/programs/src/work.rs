@@ -3,7 +3,7 @@
 //! The stack has 512 bytes for all calls together. And what the verifier reads back from a map it knows nothing about: the
 //! ways packets take come together again after each step, where it would otherwise follow each of them to its end.
 
-use weir_abi::{Address, flow::Flow, hop::Backend, service::VipKey};
+use weir_abi::{Address, flow::Flow, fragment::FragmentKey, hop::Backend, service::VipKey};
 
 use crate::{Verdict, vlan::Tags};
 
@@ -17,6 +17,8 @@ pub(crate) struct Work {
     pub(crate) tags: Tags,
     /// Room for a key.
     pub(crate) key: VipKey,
+    /// Room for a fragment's key.
+    pub(crate) fragment: FragmentKey,
     /// How the last step ended.
     pub(crate) verdict: Verdict<()>,
 }
@@ -75,6 +77,8 @@ pub(crate) enum Kind {
     Segment,
     /// A UDP datagram.
     Datagram,
+    /// A part of either that does not begin with a header of its own, or (UDP) is not looked at.
+    Fragment,
     /// An ICMP error about a packet of the flow, from the service to the client.
     Error,
     /// An ICMP echo request: for the VIP, for no service of it.
