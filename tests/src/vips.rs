@@ -35,7 +35,7 @@ pub fn v6(text: &str) -> Address {
 
 /// The balancer with local proxy 1, IPv4 proxies 2 and 3, IPv6 proxy 4; services by port of the VIP:
 /// tcp/80 → 2; tcp/81 → 2 then 3; tcp/82 → local; tcp/83 → local then 3; tcp/84 → 2 then 4; tcp/85 → 4; tcp/86 → 4 then 4;
-/// tcp/87 → nobody; udp/53 → 2; tcp/1000-2000 → 3; [2001:db8::10]:80 → 2 then 3.
+/// tcp/87 → nobody; udp/53 → 2, fragments too; tcp/1000-2000 → 3; [2001:db8::10]:80 → 2 then 3, udp/53 → 3 then 2.
 pub fn balancer() -> Balancer {
     let config =
         Config { abi_version: weir_abi::ABI_VERSION, has_v4: 1, has_v6: 1, address4: OWN4, address6: own6() };
@@ -65,10 +65,17 @@ pub fn balancer() -> Balancer {
     let vip6 =
         VipKey { address: v6("2001:db8::10"), port: 80u16.to_be_bytes(), protocol: PROTO_TCP, _pad: 0 };
     balancer.service(6, vip6, Slot { owner: 2, previous: 3 }).expect("v6");
+    let dns6 = VipKey { port: 53u16.to_be_bytes(), protocol: PROTO_UDP, ..vip6 };
+    balancer.service(54, dns6, Slot { owner: 3, previous: 2 }).expect("udp6");
     balancer.service(100, key4(VIP, PROTO_TCP, 999), Slot { owner: 3, previous: 0 }).expect("range");
     let mut ranges = VipRanges { count: 1, ..VipRanges::default() };
     ranges.ranges[0] = VipRange { first: 1000, last: 2000, service: 100 };
     balancer.ranges(VipKey { port: [0, 0], ..key4(VIP, PROTO_TCP, 0) }, ranges).expect("ranges");
+    for (address, service) in [(Address::v4(VIP), 53), (v6("2001:db8::10"), 54)] {
+        let all = VipKey { address, port: [0, 0], protocol: PROTO_UDP, _pad: 0 };
+        let fragments = VipRanges { fragments: service + 1, ..VipRanges::default() };
+        balancer.ranges(all, fragments).expect("fragments");
+    }
     balancer
 }
 

@@ -10,7 +10,7 @@ use weir_abi::{
     counters::{REASONS, Reason},
     gue::OVERHEAD_LEN_BYTES_MAX,
     hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_LOCAL},
-    service::{PROTO_TCP, PROTO_UDP, Slot, VipKey},
+    service::{PROTO_TCP, PROTO_UDP, Slot, VipKey, VipRanges},
 };
 use weir_tests::{
     packet::{self, ACK, SYN},
@@ -92,6 +92,8 @@ fn balancer() -> Balancer {
         _pad: 0,
     };
     balancer.service(6, vip6, Slot { owner: 2, previous: 3 }).expect("v6");
+    let all = VipKey { port: [0, 0], ..key4(VIP, PROTO_UDP, 0) };
+    balancer.ranges(all, VipRanges { fragments: 53 + 1, ..VipRanges::default() }).expect("fragments");
     balancer
 }
 
@@ -164,6 +166,18 @@ fn good_packets() -> Vec<Vec<u8>> {
     )));
     good.push(packet::frame(packet::ip(ip("203.0.113.7"), IpAddr::from(VIP), 6, 1, &whole[34..])));
     good.push([&packet::HOST[..], &packet::ROUTER, &[8, 6], &[0; 28]].concat());
+    let whole6 = packet::tcp(client6, "[2001:db8::10]:80", ACK, b"data");
+    for headers in 1..=5 {
+        let extensions = vec![(60, vec![1, 4, 0, 0, 0, 0]); headers];
+        good.push(packet::with_extensions(whole6.clone(), &extensions));
+    }
+    for whole in [
+        packet::tcp(client, "198.51.100.10:80", ACK, &[7; 100]),
+        packet::udp(client, "198.51.100.10:53", &[7; 100]),
+        packet::tcp(client6, "[2001:db8::10]:80", ACK, &[7; 100]),
+    ] {
+        good.extend(packet::fragments(&whole, 1, 48));
+    }
     // Every tenth again in a VLAN, every twentieth in two.
     let tagged: Vec<_> = good
         .iter()
@@ -276,7 +290,7 @@ fn check(sent: &[u8], seen: &Seen) {
             assert_eq!(seen.action, XDP_TX);
             assert_eq!(went, came, "an echo is as long as what it answers");
         }
-        Reason::Encap | Reason::EncapIcmp | Reason::EncapSecondHop => {
+        Reason::Encap | Reason::EncapIcmp | Reason::EncapFragment | Reason::EncapSecondHop => {
             assert_eq!(seen.action, XDP_TX);
             assert!((20 + 8 + 4..=overhead).contains(&(went - came)), "{came} bytes became {went}");
             assert!(packet.ends_with(&sent[14..]), "the packet stays as it is");

@@ -52,8 +52,6 @@ fn packets_end_where_they_must() {
         packet[at] = byte;
         packet
     };
-    let extension =
-        packet::frame(packet::ip(ip("2001:db8:f::7"), ip("2001:db8::10"), 60, 64, &[6, 0, 0, 0, 0, 0, 0, 0]));
     let icmp =
         packet::frame(packet::ip(ip("203.0.113.7"), IpAddr::from(VIP), 1, 64, &[8, 0, 0, 0, 0, 0, 0, 0]));
     let expired =
@@ -77,10 +75,14 @@ fn packets_end_where_they_must() {
             Reason::DeliverLocal,
         ),
         ("no backend", tcp("198.51.100.10:87"), XDP_DROP, Reason::DropNoBackend),
-        ("fragment", with(20, 0x20, tcp("198.51.100.10:80")), XDP_DROP, Reason::DropFragment),
-        ("later fragment", with(21, 9, tcp("198.51.100.10:80")), XDP_DROP, Reason::DropFragment),
+        ("first fragment", with(20, 0x20, tcp("198.51.100.10:80")), XDP_TX, Reason::EncapFragment),
+        (
+            "lone later fragment",
+            with(19, 1, with(21, 9, tcp("198.51.100.10:80"))),
+            XDP_DROP,
+            Reason::DropFragment,
+        ),
         ("fragment for another", with(20, 0x20, tcp("198.51.100.99:80")), XDP_PASS, Reason::PassNotVip),
-        ("extension", extension, XDP_DROP, Reason::DropExtension),
         ("last hop", expired, XDP_DROP, Reason::DropTtl),
         ("header length 4", with(14, 0x44, tcp("198.51.100.10:80")), XDP_DROP, Reason::DropMalformed),
         ("version 5", with(14, 0x55, tcp("198.51.100.10:80")), XDP_DROP, Reason::DropMalformed),

@@ -22,11 +22,13 @@ pub enum Reason {
     DecapSecondHop,
     /// An ICMP error tunnelled to the owner of the flow it is about.
     EncapIcmp,
+    /// A fragment tunnelled to the owner of its slot.
+    EncapFragment,
     /// An echo request to a VIP, answered.
     IcmpEcho,
     /// Too short for the headers it announces.
     DropMalformed,
-    /// A fragment for a VIP.
+    /// A TCP fragment for a VIP, whose first fragment has not come here, or not lately.
     DropFragment,
     /// IPv6 extension headers for a VIP.
     DropExtension,
@@ -62,6 +64,7 @@ pub const REASONS: [(Reason, &str); REASON_COUNT as usize] = [
     (Reason::DecapDeliver, "decap_deliver"),
     (Reason::DecapSecondHop, "decap_second_hop"),
     (Reason::EncapIcmp, "encap_icmp"),
+    (Reason::EncapFragment, "encap_fragment"),
     (Reason::IcmpEcho, "icmp_echo"),
     (Reason::DropMalformed, "drop_malformed"),
     (Reason::DropFragment, "drop_fragment"),

@@ -63,6 +63,12 @@ impl Ipv4 {
         (self.version_ihl & 0x0f) as usize * 4
     }
 
+    /// Whether it is a fragment other than the first.
+    #[inline(always)]
+    pub const fn is_later_fragment(&self) -> bool {
+        u16::from_be_bytes(self.fragment) & 0x1fff != 0
+    }
+
     /// Whether it is a fragment: more follow, or it is not the first.
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {

@@ -23,6 +23,7 @@ pub mod bench;
 pub mod checksum;
 pub mod counters;
 pub mod flow;
+pub mod fragment;
 pub mod gue;
 pub mod headers;
 pub mod hop;
@@ -51,6 +52,8 @@ pub mod maps {
     pub const PEERS: &str = "PEERS";
     /// `SockMap`: service index → listening socket.
     pub const SOCKETS: &str = "SOCKETS";
+    /// `LruHashMap<FragmentKey, FirstFragment>`: first fragments of TCP segments → their ports.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// `PerCpuArray<u64>`: packets by reason.
     pub const REASONS: &str = "REASONS";
     /// `PerCpuArray<Traffic>`: packets and bytes by service index.

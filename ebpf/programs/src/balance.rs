@@ -27,7 +27,11 @@ pub(crate) fn balance(ctx: &XdpContext, work: &mut Work) -> Verdict<Reason> {
     if owner.kind != KIND_LOCAL {
         route.first = *owner;
         route.second = previous.copied().unwrap_or_default();
-        return Ok(if parsed.kind == Kind::Error { Reason::EncapIcmp } else { Reason::Encap });
+        return Ok(match parsed.kind {
+            Kind::Error => Reason::EncapIcmp,
+            _ if parsed.is_fragment => Reason::EncapFragment,
+            _ => Reason::Encap,
+        });
     }
     // This host is asked first, exactly as a remote owner would be: flows it does not know go to their previous owner.
     match previous {

@@ -36,7 +36,8 @@ pub(crate) fn is_known(ctx: &XdpContext, parsed: &Parsed) -> bool {
     if parsed.flow.protocol == PROTO_TCP {
         parsed.kind == Kind::Syn || has_tcp_socket(ctx, parsed)
     } else {
-        has_udp_socket(ctx, parsed)
+        // A UDP fragment says no port: it stays with the first hop, whatever the order.
+        parsed.kind == Kind::Fragment || has_udp_socket(ctx, parsed)
     }
 }
 
@@ -59,7 +60,7 @@ fn has_tcp_socket(ctx: &XdpContext, parsed: &Parsed) -> bool {
 #[inline(always)]
 fn answers_cookie(ctx: &XdpContext, parsed: &Parsed, socket: *mut core::ffi::c_void) -> bool {
     if parsed.kind != Kind::Segment {
-        return false; // an ICMP error answers nothing
+        return false; // an ICMP error or the middle of a segment answers nothing
     }
     let Ok(tcp) = packet::pointer::<Tcp>(ctx, parsed.at()) else { return false };
     let verdict = if parsed.is_v4 {

@@ -10,17 +10,18 @@ use weir_abi::{
 };
 
 use crate::{
-    Verdict, maps, packet, special, vlan,
+    Verdict, maps, packet, special,
     work::{Kind, Parsed, Work, set_ends},
 };
 
 /// Where the network header begins.
 pub(crate) const L3_AT: usize = size_of::<Eth>();
 
-/// Fills in `parsed`; the verdict is in `work` too. Once for a packet from the wire, once more for one out of a tunnel.
+/// Fills in `parsed`: once for a packet from the wire, once more for one out of a tunnel.
 #[inline(never)]
-pub(crate) fn classify(ctx: &XdpContext, work: &mut Work) {
-    work.verdict = judge(ctx, work);
+pub(crate) fn classify(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
+    let verdict = judge(ctx, work);
+    work.settle(verdict)
 }
 
 #[inline(always)]
@@ -29,8 +30,7 @@ fn judge(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
     let parsed = &mut work.parsed;
     let protocol = parsed.flow.protocol;
     if (protocol != PROTO_TCP && protocol != PROTO_UDP) || parsed.is_fragment {
-        special::service(ctx, work);
-        return work.verdict;
+        return special::service(ctx, work);
     }
     if protocol == PROTO_UDP && is_own(parsed) {
         let udp: Udp = packet::read(ctx, parsed.at())?;
@@ -62,7 +62,8 @@ fn network(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
             set_ends(&mut parsed.flow, ends.0, ends.1, ip.protocol);
             parsed.l4_at = (L3_AT + header_len) as u32;
             (parsed.is_v4, parsed.hops_left, parsed.tos) = (true, ip.ttl, ip.tos);
-            parsed.is_fragment = ip.is_fragment();
+            (parsed.is_fragment, parsed.is_later) = (ip.is_fragment(), ip.is_later_fragment());
+            parsed.fragment_id = u32::from(u16::from_ne_bytes(ip.id));
         }
         ETHERTYPE_IPV6 => {
             let ip: Ipv6 = packet::read(ctx, L3_AT)?;
@@ -73,10 +74,8 @@ fn network(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
             set_ends(&mut parsed.flow, ends.0, ends.1, ip.next_header);
             parsed.l4_at = (L3_AT + size_of::<Ipv6>()) as u32;
             (parsed.is_v4, parsed.hops_left, parsed.tos) = (false, ip.hop_limit, ip.tos());
-            parsed.is_fragment = false;
+            (parsed.is_fragment, parsed.is_later) = (false, false); // a header of its own says so
         }
-        // Tags are off by now, unless there were none behind the EtherType that announced one.
-        ethertype if work.tags.count == 0 && vlan::is_tag(ethertype) => return Err(Reason::DropMalformed),
         _ => return Err(Reason::PassNotVip),
     }
     Ok(())

@@ -21,8 +21,7 @@ use crate::{
 pub(crate) fn decap(ctx: &XdpContext, work: &mut Work) -> Verdict<Reason> {
     let outer_ecn = work.parsed.tos & ECN;
     strip(ctx, work)?;
-    classify::classify(ctx, work);
-    work.verdict.map_err(|reason| match reason {
+    classify::classify(ctx, work).map_err(|reason| match reason {
         // Whoever may send us tunnels may not use them to reach the rest of this host.
         Reason::PassNotVip | Reason::PassNoService | Reason::PassVipOther => Reason::DropGueNotVip,
         other => other,
@@ -31,7 +30,7 @@ pub(crate) fn decap(ctx: &XdpContext, work: &mut Work) -> Verdict<Reason> {
         return Err(Reason::DropGueNotVip);
     }
     if outer_ecn == ECN_CE && work.parsed.tos & ECN != ECN_CE {
-        congested(ctx, &mut work.parsed)?;
+        congested(ctx, work)?;
     }
     if work.route.first.kind == KIND_NONE || chain::is_known(ctx, &work.parsed) {
         return Err(Reason::DecapDeliver);
@@ -47,7 +46,13 @@ const ECN_CE: u8 = 3;
 
 /// Marks the packet as its tunnel was marked on the way (RFC 6040 §4.2).
 #[inline(never)]
-fn congested(ctx: &XdpContext, parsed: &mut Parsed) -> Verdict<()> {
+fn congested(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
+    let verdict = mark(ctx, &mut work.parsed);
+    work.settle(verdict)
+}
+
+#[inline(always)]
+fn mark(ctx: &XdpContext, parsed: &mut Parsed) -> Verdict<()> {
     // RFC 6040 §4.2: "If the inner ECN field is Not-ECT … and the outer ECN field is CE, the decapsulator MUST drop the
     // packet." Our own tunnels carry the packet's ECN: this one is not ours.
     if parsed.tos & ECN == 0 {

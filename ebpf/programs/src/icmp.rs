@@ -16,6 +16,7 @@ use weir_abi::{
 use crate::{
     Verdict,
     classify::L3_AT,
+    extension::FRAGMENT,
     maps, packet,
     work::{Kind, Parsed, Work},
 };
@@ -26,9 +27,7 @@ const V4_AT: usize = L3_AT + size_of::<Ipv4>();
 const V6_AT: usize = L3_AT + size_of::<Ipv6>();
 /// TTL and hop limit of answers.
 const TTL: u8 = 64;
-/// IPv6 fragment header.
-const FRAGMENT: u8 = 44;
-/// Its length.
+/// Length of an IPv6 fragment header.
 const FRAGMENT_LEN: usize = 8;
 
 /// Finds the service an ICMP message is about.
@@ -136,10 +135,16 @@ fn is_answerable(address: &Address) -> bool {
 
 /// Turns an echo request into its answer, to be sent back where it came from.
 #[inline(never)]
-pub(crate) fn answer_echo(ctx: &XdpContext, work: &Work) -> Verdict<()> {
+pub(crate) fn answer_echo(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
+    let verdict = answer(ctx, work.parsed.is_v4);
+    work.settle(verdict)
+}
+
+#[inline(always)]
+fn answer(ctx: &XdpContext, is_v4: bool) -> Verdict<()> {
     let eth: Eth = packet::read(ctx, 0)?;
     packet::write(ctx, 0, Eth { destination: eth.source, source: eth.destination, ..eth })?;
-    if work.parsed.is_v4 {
+    if is_v4 {
         let mut ip: Ipv4 = packet::read(ctx, L3_AT)?;
         let from = [ip.ttl, ip.protocol];
         ip.ttl = TTL;

@@ -14,6 +14,8 @@ mod chain;
 mod classify;
 mod decap;
 mod encap;
+mod extension;
+mod fragment;
 mod icmp;
 mod maps;
 mod packet;
@@ -40,8 +42,10 @@ pub(crate) fn datapath(ctx: &XdpContext) -> u32 {
         return reason::finish(Reason::DropInternal, xdp_action::XDP_DROP);
     };
     work.tags.count = 0;
-    if packet::read::<Eth>(ctx, 0).is_ok_and(|eth| vlan::is_tag(eth.ethertype)) {
-        vlan::take_off(ctx, work);
+    if packet::read::<Eth>(ctx, 0).is_ok_and(|eth| vlan::is_tag(eth.ethertype))
+        && vlan::take_off(ctx, work).is_err()
+    {
+        return reason::finish(Reason::DropMalformed, xdp_action::XDP_DROP);
     }
     let (mut reason, transmit) = match treat(ctx, work) {
         Ok(sent) => sent,
@@ -56,15 +60,16 @@ pub(crate) fn datapath(ctx: &XdpContext) -> u32 {
 /// A packet on its way, with the reason to count it under and the action that sends it; or ended here for a reason.
 #[inline(always)]
 fn treat(ctx: &XdpContext, work: &mut Work) -> Verdict<(Reason, u32)> {
-    classify::classify(ctx, work);
-    work.verdict?;
+    classify::classify(ctx, work)?;
     let reason = match work.parsed.kind {
         Kind::Tunnel => decap::decap(ctx, work)?,
         Kind::Echo => {
             icmp::answer_echo(ctx, work)?;
             return Err(Reason::IcmpEcho);
         }
-        Kind::Syn | Kind::Segment | Kind::Datagram | Kind::Error => balance::balance(ctx, work)?,
+        Kind::Syn | Kind::Segment | Kind::Datagram | Kind::Fragment | Kind::Error => {
+            balance::balance(ctx, work)?
+        }
     };
     Ok((reason, encap::encap(ctx, work)?))
 }

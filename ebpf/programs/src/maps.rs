@@ -1,15 +1,16 @@
 //! The maps: key → value, and who writes. User space writes all but the counters; names and types are `weir-abi`'s.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, SockMap},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, SockMap},
     macros::btf_map,
 };
 use weir_abi::{
     Address, Config,
     counters::{REASON_COUNT, Reason},
     flow::Flow,
+    fragment::{FirstFragment, FragmentKey},
     hop::Backend,
-    limits::{BACKENDS_MAX, PEERS_MAX, SERVICES_MAX, TABLE_LEN, TABLES_MAX, VIP_RANGES_MAX},
+    limits::{BACKENDS_MAX, FRAGMENTS_MAX, PEERS_MAX, SERVICES_MAX, TABLE_LEN, TABLES_MAX, VIP_RANGES_MAX},
     service::{PROTO_TCP, Service, Slot, Traffic, VipKey, VipRanges},
 };
 
@@ -36,6 +37,8 @@ static BACKENDS: Array<Backend, { BACKENDS_MAX as usize }> = Array::new();
 static PEERS: HashMap<Address, u32, { PEERS_MAX as usize }, BPF_F_NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub(crate) static SOCKETS: SockMap<{ SERVICES_MAX as usize }> = SockMap::new();
+#[btf_map]
+static FRAGMENTS: LruHashMap<FragmentKey, FirstFragment, { FRAGMENTS_MAX as usize }> = LruHashMap::new();
 #[btf_map]
 static REASONS: PerCpuArray<u64, { REASON_COUNT as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -100,6 +103,29 @@ pub(crate) fn is_vip(key: &mut VipKey) -> bool {
     (key.port, key.protocol) = ([0, 0], PROTO_TCP);
     // SAFETY: only its presence is looked at.
     unsafe { VIP_RANGES.get(&*key) }.is_some()
+}
+
+/// The service of the key's address that fragments without ports are given to.
+#[inline(always)]
+pub(crate) fn fragment_service(key: &VipKey) -> Verdict<u32> {
+    // SAFETY: the value is read at once; user space replaces elements whole.
+    let ranges = unsafe { VIP_RANGES.get(key) }.ok_or(Reason::PassNotVip)?;
+    if ranges.fragments == 0 { Err(Reason::PassNoService) } else { Ok(ranges.fragments - 1) }
+}
+
+/// Remembers what the first fragment of a TCP segment said.
+#[inline(always)]
+pub(crate) fn remember_fragment(key: &FragmentKey, first: &FirstFragment) {
+    // Without room the others are dropped and counted when they come.
+    let _ = FRAGMENTS.insert(key, first, 0);
+}
+
+/// What the first fragment said.
+#[inline(always)]
+pub(crate) fn first_fragment(key: &FragmentKey) -> Option<FirstFragment> {
+    // SAFETY: the value is read at once. Another CPU may replace it meanwhile by that of a packet with the same
+    // identification, which the receiver cannot tell apart either.
+    unsafe { FRAGMENTS.get(key) }.copied()
 }
 
 /// The hops of a flow of a service.

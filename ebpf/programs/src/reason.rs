@@ -15,7 +15,11 @@ pub(crate) fn finish(reason: Reason, transmit: u32) -> u32 {
         | Reason::PassNoService
         | Reason::DeliverLocal
         | Reason::DecapDeliver => xdp_action::XDP_PASS,
-        Reason::Encap | Reason::EncapIcmp | Reason::EncapSecondHop | Reason::DecapSecondHop => transmit,
+        Reason::Encap
+        | Reason::EncapIcmp
+        | Reason::EncapFragment
+        | Reason::EncapSecondHop
+        | Reason::DecapSecondHop => transmit,
         // Back to the router it came from.
         Reason::IcmpEcho => xdp_action::XDP_TX,
         Reason::DropMalformed

@@ -5,15 +5,16 @@ use aya_ebpf::programs::XdpContext;
 use weir_abi::{
     counters::Reason,
     headers::{PROTO_ICMP, PROTO_ICMPV6},
-    service::VipKey,
+    service::{PROTO_TCP, PROTO_UDP, VipKey},
 };
 
-use crate::{Verdict, icmp, maps, work::Work};
+use crate::{Verdict, classify, extension, fragment, icmp, maps, work::Work};
 
 /// Finds the service such a packet is for. A program of its own, with a stack of its own.
 #[inline(never)]
-pub(crate) fn service(ctx: &XdpContext, work: &mut Work) {
-    work.verdict = judge(ctx, work);
+pub(crate) fn service(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
+    let verdict = judge(ctx, work);
+    work.settle(verdict)
 }
 
 #[inline(always)]
@@ -24,17 +25,17 @@ fn judge(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
         return Err(Reason::PassNotVip);
     }
     let parsed = &mut work.parsed;
+    if !parsed.is_v4 && extension::is_one(parsed.flow.protocol) {
+        extension::skip(ctx, parsed)?;
+    }
     match parsed.flow.protocol {
-        _ if parsed.is_fragment => Err(Reason::DropFragment),
+        PROTO_TCP | PROTO_UDP if !parsed.is_fragment => classify::by_ports(ctx, work),
+        PROTO_TCP => fragment::tcp(ctx, work),
+        PROTO_UDP => fragment::udp(work),
+        // The kernel puts together what it answers itself.
+        _ if parsed.is_fragment => Err(Reason::PassVipOther),
         PROTO_ICMP if parsed.is_v4 => icmp::service(ctx, work),
         PROTO_ICMPV6 if !parsed.is_v4 => icmp::service(ctx, work),
-        next_header if !parsed.is_v4 && is_extension(next_header) => Err(Reason::DropExtension),
         _ => Err(Reason::PassVipOther),
     }
-}
-
-/// Hop-by-hop, routing, fragment, destination options.
-#[inline(always)]
-const fn is_extension(next_header: u8) -> bool {
-    matches!(next_header, 0 | 43 | 44 | 60)
 }

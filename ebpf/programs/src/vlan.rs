@@ -29,35 +29,44 @@ pub(crate) fn is_tag(ethertype: [u8; 2]) -> bool {
     ethertype == CUSTOMER || ethertype == SERVICE
 }
 
-/// Takes the tags off a frame that begins with one. What is cut short within its tags stays as it is, for the next step to
-/// find it malformed.
+/// Takes the tags off a frame that begins with one.
 #[inline(never)]
-pub(crate) fn take_off(ctx: &XdpContext, work: &mut Work) {
-    let tags = &mut work.tags;
-    let Ok(mut eth) = packet::read::<Eth>(ctx, 0) else { return };
+pub(crate) fn take_off(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
+    let verdict = take(ctx, &mut work.tags);
+    work.settle(verdict)
+}
+
+#[inline(always)]
+fn take(ctx: &XdpContext, tags: &mut Tags) -> Verdict<()> {
+    let mut eth: Eth = packet::read(ctx, 0)?;
     // Behind each EtherType: what the tag says, then the next EtherType.
-    let Ok([content, next]) = packet::read::<[u16; 2]>(ctx, size_of::<Eth>()) else { return };
+    let [content, next]: [u16; 2] = packet::read(ctx, size_of::<Eth>())?;
     tags.tags[0] = [u16::from_ne_bytes(eth.ethertype), content];
     eth.ethertype = next.to_ne_bytes();
     let mut count = 1;
     if is_tag(eth.ethertype) {
-        let Ok([content, next]) = packet::read::<[u16; 2]>(ctx, size_of::<Eth>() + TAG_LEN) else { return };
+        let [content, next]: [u16; 2] = packet::read(ctx, size_of::<Eth>() + TAG_LEN)?;
         tags.tags[1] = [u16::from_ne_bytes(eth.ethertype), content];
         eth.ethertype = next.to_ne_bytes();
         count = 2;
     }
     // SAFETY: a plain helper call; every packet pointer is taken anew afterwards.
-    if unsafe { bpf_xdp_adjust_head(ctx.ctx, (count * TAG_LEN) as i32) } == 0 {
-        tags.count = count as u32;
-        // The frame is long enough, or the kernel would not have moved its start.
-        let _ = packet::write(ctx, 0, eth);
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, (count * TAG_LEN) as i32) } != 0 {
+        return Err(Reason::DropMalformed);
     }
+    tags.count = count as u32;
+    packet::write(ctx, 0, eth)
 }
 
 /// Puts the tags that were taken off in front of whatever the frame has become.
 #[inline(never)]
-pub(crate) fn put_back(ctx: &XdpContext, work: &Work) -> Verdict<()> {
-    let tags = &work.tags;
+pub(crate) fn put_back(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
+    let verdict = put(ctx, &work.tags);
+    work.settle(verdict)
+}
+
+#[inline(always)]
+fn put(ctx: &XdpContext, tags: &Tags) -> Verdict<()> {
     let eth: Eth = packet::read(ctx, 0)?;
     let len = if tags.count == 2 { 2 * TAG_LEN } else { TAG_LEN };
     // SAFETY: as above.

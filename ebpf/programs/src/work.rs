@@ -3,7 +3,7 @@
 //! The stack has 512 bytes for all calls together. And what the verifier reads back from a map it knows nothing about: the
 //! ways packets take come together again after each step, where it would otherwise follow each of them to its end.
 
-use weir_abi::{Address, flow::Flow, hop::Backend, service::VipKey};
+use weir_abi::{Address, flow::Flow, fragment::FragmentKey, hop::Backend, service::VipKey};
 
 use crate::{Verdict, vlan::Tags};
 
@@ -17,8 +17,21 @@ pub(crate) struct Work {
     pub(crate) tags: Tags,
     /// Room for a key.
     pub(crate) key: VipKey,
+    /// Room for a fragment's key.
+    pub(crate) fragment: FragmentKey,
     /// How the last step ended.
     pub(crate) verdict: Verdict<()>,
+}
+
+impl Work {
+    /// The verdict of a step that is a program of its own, on its way through the map: the verifier follows what is
+    /// returned for each value it may have, and this is any value.
+    #[inline(always)]
+    pub(crate) fn settle(&mut self, verdict: Verdict<()>) -> Verdict<()> {
+        self.verdict = verdict;
+        // SAFETY: just written. Volatile, or the compiler would see through it.
+        unsafe { core::ptr::read_volatile(&raw const self.verdict) }
+    }
 }
 
 /// A packet for a service of ours, or on the way to become one: filled in from outside to inside.
@@ -39,6 +52,10 @@ pub(crate) struct Parsed {
     pub(crate) hops_left: u8,
     /// Whether it is a fragment.
     pub(crate) is_fragment: bool,
+    /// Whether it is a fragment other than the first: it has no ports.
+    pub(crate) is_later: bool,
+    /// What the fragments of a packet have in common, as it stands in the packet.
+    pub(crate) fragment_id: u32,
 }
 
 impl Parsed {
@@ -60,6 +77,8 @@ pub(crate) enum Kind {
     Segment,
     /// A UDP datagram.
     Datagram,
+    /// A part of either that does not begin with a header of its own, or (UDP) is not looked at.
+    Fragment,
     /// An ICMP error about a packet of the flow, from the service to the client.
     Error,
     /// An ICMP echo request: for the VIP, for no service of it.
