@@ -18,6 +18,7 @@ mod extension;
 mod fragment;
 mod icmp;
 mod maps;
+mod next_hop;
 mod packet;
 mod reason;
 mod special;
