@@ -143,7 +143,8 @@ impl Free {
         let nearest = self.last.iter().map(|slot| (steps(*slot) ^ 0x8000) as i16).min().unwrap_or_default();
         let nearest = nearest as u16 ^ 0x8000;
         let mask = self.len - 1;
-        let slot = turn.next.wrapping_add(turn.skip.wrapping_mul(nearest.unbounded_shr(shift))) as usize & mask;
+        let slot =
+            turn.next.wrapping_add(turn.skip.wrapping_mul(nearest.unbounded_shr(shift))) as usize & mask;
         let found = self.place[slot];
         self.last.swap_remove(found.into());
         if let Some(moved) = self.last.get(usize::from(found)) {
