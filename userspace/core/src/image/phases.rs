@@ -126,6 +126,9 @@ impl Rules<'_> {
         };
         if owner == target {
             let over = held != 0 && self.hold_ends(held) <= self.now;
+            // A change taken back before its flip: the owner never left.
+            let taken_back = held == 0 && !self.started;
+            let held = if taken_back { second(self.now) | RETURNED } else { held };
             return if over { row(target, 0, 0, false) } else { keep(previous, held, false) };
         }
         if target == 0 || !self.is_alive(owner) {
