@@ -5,3 +5,4 @@ pub mod packet;
 pub mod prog_run;
 pub mod programs;
 pub mod rig;
+pub mod vips;

@@ -31,6 +31,17 @@ pub fn udp(from: &str, to: &str, payload: &[u8]) -> Vec<u8> {
     frame(ip(from.ip(), to.ip(), 17, 64, &datagram))
 }
 
+/// An ICMP or ICMPv6 message in an Ethernet frame; `rest` is what stands between the checksum and `payload`.
+pub fn icmp(from: IpAddr, to: IpAddr, kind: u8, code: u8, rest: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let mut message = vec![kind, code, 0, 0];
+    message.extend(rest);
+    message.extend(payload);
+    let (protocol, start) = if from.is_ipv4() { (1, 0) } else { (58, pseudo(from, to, 58, message.len())) };
+    let sum = checksum(&message, start);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    frame(ip(from, to, protocol, 64, &message))
+}
+
 fn udp_datagram(from: SocketAddr, to: SocketAddr, payload: &[u8], with_checksum: bool) -> Vec<u8> {
     let mut datagram = Vec::from(from.port().to_be_bytes());
     datagram.extend(to.port().to_be_bytes());
@@ -56,13 +67,84 @@ pub fn gue(frame_in: &[u8], from: IpAddr, to: IpAddr, source_port: u16, second: 
     let datagram =
         udp_datagram(SocketAddr::new(from, source_port), SocketAddr::new(to, 6080), &payload, false);
     let mut packet = ip(from, to, 17, 64, &datagram);
-    if from.is_ipv4() {
+    let tos = tos(frame_in);
+    if from.is_ipv6() {
+        (packet[0], packet[1]) = (0x60 | tos >> 4, tos << 4);
+    } else {
+        packet[1] = tos;
         packet[6] = 0x40; // don't fragment
         packet[10..12].copy_from_slice(&[0, 0]);
         let sum = checksum(&packet[..20], 0);
         packet[10..12].copy_from_slice(&sum.to_be_bytes());
     }
     frame(packet)
+}
+
+/// The IPv6 packet of a frame with extension headers, each given as its number and what follows its first two bytes.
+pub fn with_extensions(mut frame: Vec<u8>, extensions: &[(u8, Vec<u8>)]) -> Vec<u8> {
+    let carried = frame[20];
+    let numbers = extensions.iter().map(|(number, _)| *number).chain([carried]).skip(1);
+    let mut headers = Vec::new();
+    for ((_, rest), next) in extensions.iter().zip(numbers) {
+        headers.extend([next, ((rest.len() + 2) / 8 - 1) as u8]);
+        headers.extend(rest);
+    }
+    frame[20] = extensions.first().map_or(carried, |(number, _)| *number);
+    let len = u16::from_be_bytes([frame[18], frame[19]]) + headers.len() as u16;
+    frame[18..20].copy_from_slice(&len.to_be_bytes());
+    frame.splice(54..54, headers);
+    frame
+}
+
+/// The packet of a frame in fragments whose payloads are `len` bytes long, a multiple of eight; the last may be shorter.
+pub fn fragments(frame: &[u8], id: u16, len: usize) -> Vec<Vec<u8>> {
+    let header_len = if frame[12..14] == [8, 0] { 20 } else { 40 };
+    let (header, payload) = frame[14..].split_at(header_len);
+    let count = payload.len().div_ceil(len);
+    let pieces = payload.chunks(len).enumerate().map(|(number, piece)| {
+        let more = number + 1 < count;
+        let mut packet = header.to_vec();
+        if header_len == 20 {
+            let total = (20 + piece.len()) as u16;
+            let offset = (number * len / 8) as u16 | if more { 0x2000 } else { 0 };
+            packet[2..4].copy_from_slice(&total.to_be_bytes());
+            packet[4..6].copy_from_slice(&id.to_be_bytes());
+            packet[6..8].copy_from_slice(&offset.to_be_bytes());
+            packet[10..12].copy_from_slice(&[0, 0]);
+            let sum = checksum(&packet, 0);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        } else {
+            let offset = (number * len) as u16 | u16::from(more);
+            packet[4..6].copy_from_slice(&((8 + piece.len()) as u16).to_be_bytes());
+            packet.extend([packet[6], 0]);
+            packet[6] = 44;
+            packet.extend(offset.to_be_bytes());
+            packet.extend([0, 0]);
+            packet.extend(id.to_be_bytes());
+        }
+        packet.extend(piece);
+        [&frame[..14], &packet].concat()
+    });
+    pieces.collect()
+}
+
+/// DSCP and ECN of the packet in a frame.
+pub fn tos(frame: &[u8]) -> u8 {
+    if frame[12..14] == [8, 0] { frame[15] } else { frame[14] << 4 | frame[15] >> 4 }
+}
+
+/// The same frame with other DSCP and ECN.
+pub fn with_tos(mut frame: Vec<u8>, tos: u8) -> Vec<u8> {
+    if frame[12..14] == [8, 0] {
+        frame[15] = tos;
+        frame[24..26].copy_from_slice(&[0, 0]);
+        let header_len = usize::from(frame[14] & 0x0f) * 4;
+        let sum = checksum(&frame[14..14 + header_len], 0);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    } else {
+        (frame[14], frame[15]) = (0x60 | tos >> 4, tos << 4 | frame[15] & 0x0f);
+    }
+    frame
 }
 
 /// An IP packet around `payload`.

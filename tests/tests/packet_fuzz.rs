@@ -10,7 +10,7 @@ use weir_abi::{
     counters::{REASONS, Reason},
     gue::OVERHEAD_LEN_BYTES_MAX,
     hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_LOCAL},
-    service::{PROTO_TCP, PROTO_UDP, Slot, VipKey},
+    service::{PROTO_TCP, PROTO_UDP, Slot, VipKey, VipRanges},
 };
 use weir_tests::{
     packet::{self, ACK, SYN},
@@ -92,6 +92,8 @@ fn balancer() -> Balancer {
         _pad: 0,
     };
     balancer.service(6, vip6, Slot { owner: 2, previous: 3 }).expect("v6");
+    let all = VipKey { port: [0, 0], ..key4(VIP, PROTO_UDP, 0) };
+    balancer.ranges(all, VipRanges { fragments: 53 + 1, ..VipRanges::default() }).expect("fragments");
     balancer
 }
 
@@ -108,6 +110,16 @@ fn good_packets() -> Vec<Vec<u8>> {
     plain.push(packet::tcp(client6, "[2001:db8::10]:80", ACK, &[7; 1300]));
     plain.push(packet::udp(client, "198.51.100.10:53", b"query"));
     plain.push(packet::tcp(client, "198.51.100.99:80", ACK, b"not a vip"));
+    // ICMP errors about answers of each service, and echo requests.
+    let (router, router6) = (ip("192.0.2.1"), ip("2001:db8:ffff::1"));
+    for port in [80, 81, 82, 83, 84] {
+        let answer = packet::tcp(&format!("198.51.100.10:{port}"), client, ACK, b"answer");
+        plain.push(packet::icmp(router, IpAddr::from(VIP), 3, 4, [0, 0, 5, 0], &answer[14..]));
+    }
+    let answer = packet::tcp("[2001:db8::10]:80", client6, ACK, b"answer");
+    plain.push(packet::icmp(router6, ip("2001:db8::10"), 2, 0, [0, 0, 5, 0], &answer[14..]));
+    plain.push(packet::icmp(router6, ip("2001:db8::10"), 128, 0, [0; 4], b"ping"));
+    plain.push(packet::icmp(router, IpAddr::from(VIP), 8, 0, [0; 4], b"ping"));
 
     let (peer, own, own6) = (ip("10.1.2.2"), IpAddr::from(OWN4), ip(OWN6));
     let mut good = plain.clone();
@@ -154,8 +166,30 @@ fn good_packets() -> Vec<Vec<u8>> {
     )));
     good.push(packet::frame(packet::ip(ip("203.0.113.7"), IpAddr::from(VIP), 6, 1, &whole[34..])));
     good.push([&packet::HOST[..], &packet::ROUTER, &[8, 6], &[0; 28]].concat());
-    // 802.1Q in front of a packet for a VIP.
-    good.push([&whole[..12], &[0x81, 0, 0, 5], &whole[12..]].concat());
+    let whole6 = packet::tcp(client6, "[2001:db8::10]:80", ACK, b"data");
+    for headers in 1..=5 {
+        let extensions = vec![(60, vec![1, 4, 0, 0, 0, 0]); headers];
+        good.push(packet::with_extensions(whole6.clone(), &extensions));
+    }
+    for whole in [
+        packet::tcp(client, "198.51.100.10:80", ACK, &[7; 100]),
+        packet::udp(client, "198.51.100.10:53", &[7; 100]),
+        packet::tcp(client6, "[2001:db8::10]:80", ACK, &[7; 100]),
+    ] {
+        good.extend(packet::fragments(&whole, 1, 48));
+    }
+    // Every tenth again in a VLAN, every twentieth in two.
+    let tagged: Vec<_> = good
+        .iter()
+        .step_by(10)
+        .enumerate()
+        .map(|(number, frame)| {
+            let tags: &[u8] =
+                if number % 2 == 0 { &[0x81, 0, 0, 5] } else { &[0x88, 0xa8, 0, 5, 0x81, 0, 0, 6] };
+            [&frame[..12], tags, &frame[12..]].concat()
+        })
+        .collect();
+    good.extend(tagged);
     good
 }
 
@@ -214,30 +248,57 @@ fn noise(random: &mut Random) -> Vec<u8> {
     packet
 }
 
+/// The VLAN tags of a frame, two at most, and the frame without them.
+fn untagged(frame: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let is_tag = |at: usize| frame.len() >= at + 4 && matches!(frame[at..at + 2], [0x81, 0] | [0x88, 0xa8]);
+    let len = if !is_tag(12) { 0 } else { 4 + 4 * usize::from(is_tag(16)) };
+    (frame[12..12 + len].to_vec(), [&frame[..12], &frame[12 + len..]].concat())
+}
+
+/// Whether `frame` ends with `packet`, except for a mark of congestion: a byte, and a checksum where there is one.
+fn is_end(frame: &[u8], packet: &[u8]) -> bool {
+    let end = &frame[frame.len() - packet.len()..];
+    let is_congested = packet::tos(frame) & 3 == 3;
+    let tos = packet.iter().zip(end).skip(1).take(1).all(|(now, before)| now == before || is_congested);
+    let is_v4 = packet[0] >> 4 == 4;
+    let rest =
+        packet.iter().zip(end).enumerate().filter(|(at, _)| *at != 1 && !(is_v4 && matches!(at, 10 | 11)));
+    let checksum = !is_v4 || is_congested || packet[10..12] == end[10..12];
+    tos && checksum && rest.into_iter().all(|(_, (now, before))| now == before)
+}
+
 /// What must hold for every packet.
 fn check(sent: &[u8], seen: &Seen) {
     let overhead = OVERHEAD_LEN_BYTES_MAX as usize;
-    let (came, went) = (sent.len(), seen.packet.len());
+    let ((tags, sent), (tags_after, packet)) = (untagged(sent), untagged(&seen.packet));
+    if seen.action != XDP_DROP {
+        assert_eq!(tags, tags_after, "tags stay as they are");
+    }
+    let (came, went) = (sent.len(), packet.len());
     match seen.reason {
         Reason::PassNotVip | Reason::PassVipOther | Reason::PassNoService | Reason::DeliverLocal => {
             assert_eq!(seen.action, XDP_PASS);
-            assert_eq!(seen.packet, sent, "a packet that is passed on stays as it is");
+            assert_eq!(packet, sent, "a packet that is passed on stays as it is");
         }
         Reason::DecapDeliver => {
             assert_eq!(seen.action, XDP_PASS);
             // At least IPv4, UDP and GUE; at most IPv4 with all options or IPv6, and a chain.
             assert!((20 + 8 + 4..=60 + 8 + 24).contains(&(came - went)), "{came} bytes became {went}");
-            assert!(sent.ends_with(&seen.packet[14..]), "the inner packet stays as it is");
+            assert!(is_end(&sent, &packet[14..]), "the inner packet stays as it is");
         }
-        Reason::Encap | Reason::EncapSecondHop => {
+        Reason::IcmpEcho => {
+            assert_eq!(seen.action, XDP_TX);
+            assert_eq!(went, came, "an echo is as long as what it answers");
+        }
+        Reason::Encap | Reason::EncapIcmp | Reason::EncapFragment | Reason::EncapSecondHop => {
             assert_eq!(seen.action, XDP_TX);
             assert!((20 + 8 + 4..=overhead).contains(&(went - came)), "{came} bytes became {went}");
-            assert!(seen.packet.ends_with(&sent[14..]), "the packet stays as it is");
+            assert!(packet.ends_with(&sent[14..]), "the packet stays as it is");
         }
         Reason::DecapSecondHop => {
             assert_eq!(seen.action, XDP_TX);
             // The new tunnel has no chain and is IPv4 or IPv6.
-            let inner = [20, 40].into_iter().any(|ip| sent.ends_with(&seen.packet[14 + ip + 8 + 4..]));
+            let inner = [20, 40].into_iter().any(|ip| is_end(&sent, &packet[14 + ip + 8 + 4..]));
             assert!(inner && went < came + overhead, "the inner packet stays as it is");
         }
         _ => {

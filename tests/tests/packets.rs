@@ -1,97 +1,14 @@
 //! Packet tables: what the loaded kernel program does with single packets.
 
 use std::net::IpAddr;
-
 use weir_abi::{
-    Address, Config,
     counters::Reason,
-    flow::Flow,
-    hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_LOCAL},
-    service::{PROTO_TCP, PROTO_UDP, Slot, VipKey, VipRange, VipRanges},
+    service::{PROTO_TCP, PROTO_UDP},
 };
 use weir_tests::{
     packet::{self, ACK, SYN},
-    prog_run::{Balancer, key4},
+    vips::*,
 };
-
-const XDP_DROP: u32 = 1;
-const XDP_PASS: u32 = 2;
-const XDP_TX: u32 = 3;
-
-const VIP: [u8; 4] = [198, 51, 100, 10];
-const OWN4: [u8; 4] = [10, 1, 1, 2];
-
-fn own6() -> Address {
-    v6("fd00:1:1::2")
-}
-
-fn v6(text: &str) -> Address {
-    ip(text).into()
-}
-
-/// The balancer with local proxy 1, IPv4 proxies 2 and 3, IPv6 proxy 4; services by port of the VIP:
-/// tcp/80 → 2; tcp/81 → 2 then 3; tcp/82 → local; tcp/83 → local then 3; tcp/84 → 2 then 4; tcp/85 → 4; tcp/86 → 4 then 4;
-/// tcp/87 → nobody; udp/53 → 2; tcp/1000-2000 → 3; [2001:db8::10]:80 → 2 then 3.
-fn balancer() -> Balancer {
-    let config =
-        Config { abi_version: weir_abi::ABI_VERSION, has_v4: 1, has_v6: 1, address4: OWN4, address6: own6() };
-    let mut balancer = Balancer::load(config).expect("load");
-    let gue4 = |last| Backend { address: Address::v4([10, 1, last, 2]), kind: KIND_GUE4, _pad: [0; 3] };
-    let local = Backend { address: Address::v4(OWN4), kind: KIND_LOCAL, _pad: [0; 3] };
-    let gue6 = Backend { address: v6("fd00:1:4::2"), kind: KIND_GUE6, _pad: [0; 3] };
-    for (slot, backend) in [(1, local), (2, gue4(2)), (3, gue4(3)), (4, gue6)] {
-        balancer.backend(slot, backend).expect("backend");
-    }
-    let tables = [
-        (80, 2, 0),
-        (81, 2, 3),
-        (82, 1, 0),
-        (83, 1, 3),
-        (84, 2, 4),
-        (85, 4, 0),
-        (86, 4, 4),
-        (87, 0, 0),
-        (88, 2, 1),
-    ];
-    for (port, owner, previous) in tables {
-        let service = u32::from(port);
-        balancer.service(service, key4(VIP, PROTO_TCP, port), Slot { owner, previous }).expect("service");
-    }
-    balancer.service(53, key4(VIP, PROTO_UDP, 53), Slot { owner: 2, previous: 0 }).expect("udp");
-    let vip6 =
-        VipKey { address: v6("2001:db8::10"), port: 80u16.to_be_bytes(), protocol: PROTO_TCP, _pad: 0 };
-    balancer.service(6, vip6, Slot { owner: 2, previous: 3 }).expect("v6");
-    balancer.service(100, key4(VIP, PROTO_TCP, 999), Slot { owner: 3, previous: 0 }).expect("range");
-    let mut ranges = VipRanges { count: 1, ..VipRanges::default() };
-    ranges.ranges[0] = VipRange { first: 1000, last: 2000, service: 100 };
-    balancer.ranges(VipKey { port: [0, 0], ..key4(VIP, PROTO_TCP, 0) }, ranges).expect("ranges");
-    balancer
-}
-
-/// The outer source port weir gives the flow of `from` to `to`.
-fn flow_port(from: &str, to: &str, protocol: u8) -> u16 {
-    let (from, to): (std::net::SocketAddr, std::net::SocketAddr) =
-        (from.parse().unwrap(), to.parse().unwrap());
-    let flow = Flow {
-        source: Address::from(from.ip()),
-        destination: Address::from(to.ip()),
-        source_port: from.port().to_be_bytes(),
-        destination_port: to.port().to_be_bytes(),
-        protocol,
-    };
-    0xc000 | (flow.hash() >> 18) as u16
-}
-
-const CLIENT: &str = "203.0.113.7:40000";
-const CLIENT6: &str = "[2001:db8:f::7]:40000";
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().expect("address")
-}
-
-fn own() -> IpAddr {
-    IpAddr::from(OWN4)
-}
 
 #[test]
 fn flows_of_a_vip_are_tunnelled_to_the_owner_of_their_slot() {
@@ -135,8 +52,6 @@ fn packets_end_where_they_must() {
         packet[at] = byte;
         packet
     };
-    let extension =
-        packet::frame(packet::ip(ip("2001:db8:f::7"), ip("2001:db8::10"), 60, 64, &[6, 0, 0, 0, 0, 0, 0, 0]));
     let icmp =
         packet::frame(packet::ip(ip("203.0.113.7"), IpAddr::from(VIP), 1, 64, &[8, 0, 0, 0, 0, 0, 0, 0]));
     let expired =
@@ -151,7 +66,7 @@ fn packets_end_where_they_must() {
         ),
         ("no such port", tcp("198.51.100.10:2001"), XDP_PASS, Reason::PassNoService),
         ("wrong protocol", packet::udp(CLIENT, "198.51.100.10:80", b"x"), XDP_PASS, Reason::PassNoService),
-        ("ping", icmp, XDP_PASS, Reason::PassVipOther),
+        ("ping", icmp, XDP_TX, Reason::IcmpEcho),
         ("local owner", tcp("198.51.100.10:82"), XDP_PASS, Reason::DeliverLocal),
         (
             "syn for a local owner",
@@ -160,10 +75,14 @@ fn packets_end_where_they_must() {
             Reason::DeliverLocal,
         ),
         ("no backend", tcp("198.51.100.10:87"), XDP_DROP, Reason::DropNoBackend),
-        ("fragment", with(20, 0x20, tcp("198.51.100.10:80")), XDP_DROP, Reason::DropFragment),
-        ("later fragment", with(21, 9, tcp("198.51.100.10:80")), XDP_DROP, Reason::DropFragment),
+        ("first fragment", with(20, 0x20, tcp("198.51.100.10:80")), XDP_TX, Reason::EncapFragment),
+        (
+            "lone later fragment",
+            with(19, 1, with(21, 9, tcp("198.51.100.10:80"))),
+            XDP_DROP,
+            Reason::DropFragment,
+        ),
         ("fragment for another", with(20, 0x20, tcp("198.51.100.99:80")), XDP_PASS, Reason::PassNotVip),
-        ("extension", extension, XDP_DROP, Reason::DropExtension),
         ("last hop", expired, XDP_DROP, Reason::DropTtl),
         ("header length 4", with(14, 0x44, tcp("198.51.100.10:80")), XDP_DROP, Reason::DropMalformed),
         ("version 5", with(14, 0x55, tcp("198.51.100.10:80")), XDP_DROP, Reason::DropMalformed),

@@ -1,4 +1,4 @@
-//! The Internet checksum (RFC 1071) of an IPv4 header without options.
+//! The Internet checksum (RFC 1071): of an IPv4 header without options, and changed along with what it covers.
 
 use crate::headers::Ipv4;
 
@@ -22,6 +22,17 @@ pub fn ipv4(header: &Ipv4) -> [u8; 2] {
     (!(sum as u16)).to_be_bytes()
 }
 
+/// `checksum` after the 16-bit word `from` below it became `to` (RFC 1624 §3, equation 3).
+#[inline(always)]
+pub const fn adjusted(checksum: [u8; 2], from: [u8; 2], to: [u8; 2]) -> [u8; 2] {
+    let sum = !u16::from_be_bytes(checksum) as u32
+        + !u16::from_be_bytes(from) as u32
+        + u16::from_be_bytes(to) as u32;
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (!(sum as u16)).to_be_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,5 +51,22 @@ mod tests {
             ..Ipv4::default()
         };
         assert_eq!(ipv4(&header), [0xb8, 0x61]);
+    }
+
+    #[test]
+    fn an_adjusted_checksum_is_that_of_the_changed_header() {
+        let mut header = Ipv4 {
+            version_ihl: 0x45,
+            protocol: 6,
+            source: [10, 0, 0, 1],
+            destination: [10, 0, 0, 2],
+            ..Ipv4::default()
+        };
+        for ttl in 0..=255 {
+            header.checksum = ipv4(&header);
+            let from = [header.ttl, header.protocol];
+            header.ttl = ttl;
+            assert_eq!(adjusted(header.checksum, from, [header.ttl, header.protocol]), ipv4(&header));
+        }
     }
 }

@@ -6,7 +6,7 @@
 pub enum Reason {
     /// Not for a VIP: the kernel's business.
     PassNotVip = 0,
-    /// For a VIP, but neither TCP nor UDP: the kernel answers (ICMP echo, neighbour discovery).
+    /// For a VIP, but neither TCP nor UDP nor about such a flow: the kernel's business (neighbour discovery).
     PassVipOther,
     /// For a VIP's address, but none of its services: the kernel refuses it.
     PassNoService,
@@ -20,9 +20,15 @@ pub enum Reason {
     DecapDeliver,
     /// Decapsulated, not known here: sent on to the second hop.
     DecapSecondHop,
+    /// An ICMP error tunnelled to the owner of the flow it is about.
+    EncapIcmp,
+    /// A fragment tunnelled to the owner of its slot.
+    EncapFragment,
+    /// An echo request to a VIP, answered.
+    IcmpEcho,
     /// Too short for the headers it announces.
     DropMalformed,
-    /// A fragment for a VIP.
+    /// A TCP fragment for a VIP, whose first fragment has not come here, or not lately.
     DropFragment,
     /// IPv6 extension headers for a VIP.
     DropExtension,
@@ -57,6 +63,9 @@ pub const REASONS: [(Reason, &str); REASON_COUNT as usize] = [
     (Reason::EncapSecondHop, "encap_second_hop"),
     (Reason::DecapDeliver, "decap_deliver"),
     (Reason::DecapSecondHop, "decap_second_hop"),
+    (Reason::EncapIcmp, "encap_icmp"),
+    (Reason::EncapFragment, "encap_fragment"),
+    (Reason::IcmpEcho, "icmp_echo"),
     (Reason::DropMalformed, "drop_malformed"),
     (Reason::DropFragment, "drop_fragment"),
     (Reason::DropExtension, "drop_extension"),

@@ -7,6 +7,10 @@
 pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 /// EtherType of IPv6, network order.
 pub const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
+/// IP protocol number of ICMP.
+pub const PROTO_ICMP: u8 = 1;
+/// IP protocol number of ICMPv6.
+pub const PROTO_ICMPV6: u8 = 58;
 /// IP protocol number of IPv4 in IP.
 pub const PROTO_IPIP: u8 = 4;
 /// IP protocol number of IPv6 in IP.
@@ -59,6 +63,12 @@ impl Ipv4 {
         (self.version_ihl & 0x0f) as usize * 4
     }
 
+    /// Whether it is a fragment other than the first.
+    #[inline(always)]
+    pub const fn is_later_fragment(&self) -> bool {
+        u16::from_be_bytes(self.fragment) & 0x1fff != 0
+    }
+
     /// Whether it is a fragment: more follow, or it is not the first.
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {
@@ -84,6 +94,54 @@ pub struct Ipv6 {
     pub destination: [u8; 16],
 }
 pod!(Ipv6, 40);
+
+impl Ipv6 {
+    /// DSCP and ECN: the traffic class.
+    #[inline(always)]
+    pub const fn tos(&self) -> u8 {
+        self.version_class_label[0] << 4 | self.version_class_label[1] >> 4
+    }
+}
+
+/// What every ICMP and ICMPv6 message begins with (RFC 792, RFC 4443 §2.1).
+#[repr(C, align(2))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Icmp {
+    /// Type.
+    pub kind: u8,
+    /// Code.
+    pub code: u8,
+    /// Checksum.
+    pub checksum: [u8; 2],
+    /// Depends on the type; an error message goes on with the packet it is about.
+    pub rest: [u8; 4],
+}
+pod!(Icmp, 8);
+
+impl Icmp {
+    /// [`kind`](Self::kind) of an ICMP echo reply.
+    pub const ECHO_REPLY: u8 = 0;
+    /// ICMP destination unreachable.
+    pub const UNREACHABLE: u8 = 3;
+    /// ICMP echo request.
+    pub const ECHO: u8 = 8;
+    /// ICMP time exceeded.
+    pub const TIME_EXCEEDED: u8 = 11;
+    /// ICMP parameter problem.
+    pub const PARAMETER: u8 = 12;
+    /// ICMPv6 destination unreachable.
+    pub const V6_UNREACHABLE: u8 = 1;
+    /// ICMPv6 packet too big.
+    pub const V6_TOO_BIG: u8 = 2;
+    /// ICMPv6 time exceeded.
+    pub const V6_TIME_EXCEEDED: u8 = 3;
+    /// ICMPv6 parameter problem.
+    pub const V6_PARAMETER: u8 = 4;
+    /// ICMPv6 echo request.
+    pub const V6_ECHO: u8 = 128;
+    /// ICMPv6 echo reply.
+    pub const V6_ECHO_REPLY: u8 = 129;
+}
 
 /// UDP header.
 #[repr(C, align(2))]

@@ -19,9 +19,11 @@ macro_rules! pod {
 pub(crate) use pod;
 
 pub mod address;
+pub mod bench;
 pub mod checksum;
 pub mod counters;
 pub mod flow;
+pub mod fragment;
 pub mod gue;
 pub mod headers;
 pub mod hop;
@@ -30,7 +32,7 @@ pub mod service;
 
 /// Version of everything in this crate that ends up in pinned maps. A loader that finds another version does not adopt
 /// the maps but replaces them.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Names of the maps, as the programs declare them and user space pins them.
 pub mod maps {
@@ -50,10 +52,14 @@ pub mod maps {
     pub const PEERS: &str = "PEERS";
     /// `SockMap`: service index → listening socket.
     pub const SOCKETS: &str = "SOCKETS";
+    /// `LruHashMap<FragmentKey, FirstFragment>`: first fragments of TCP segments → their ports.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// `PerCpuArray<u64>`: packets by reason.
     pub const REASONS: &str = "REASONS";
     /// `PerCpuArray<Traffic>`: packets and bytes by service index.
     pub const SERVICE_TRAFFIC: &str = "SERVICE_TRAFFIC";
+    /// `Array<Bench, 1>`: the case the benchmark runs.
+    pub const BENCH: &str = "BENCH";
     /// `PerCpuArray<Traffic>`: packets and bytes by backend slot.
     pub const BACKEND_TRAFFIC: &str = "BACKEND_TRAFFIC";
 }
@@ -64,6 +70,10 @@ pub mod programs {
     pub const BALANCER: &str = "balancer";
     /// sk_lookup: VIP and port → the listening socket registered for it.
     pub const STEER: &str = "steer";
+    /// XDP: the balancer as the benchmark runs it.
+    pub const BENCH: &str = "bench";
+    /// XDP: the reference of the benchmark.
+    pub const BENCH_NULL: &str = "bench_null";
     /// XDP: passes everything; makes `XDP_TX` work from the other end of a veth pair.
     pub const PASS: &str = "pass";
 }

@@ -19,5 +19,16 @@ pub const RANGES_PER_VIP_MAX: usize = 8;
 /// Backend slots, 0 meaning none. 65,536 × 20 B = 1.3 MiB; traffic counters 1 MiB per CPU.
 pub const BACKENDS_MAX: u32 = 1 << 16;
 
+/// IPv6 extension headers looked behind; packets with more are dropped.
+pub const EXTENSIONS_MAX: usize = 4;
+
+/// Bytes of extension headers looked behind; packets with more are dropped. TCP then begins at most 246 bytes into a frame,
+/// which fits the mask of 255 by which the verifier knows it.
+pub const EXTENSIONS_LEN_BYTES_MAX: usize = 192;
+
+/// First fragments of TCP segments remembered; beyond, the least recently used is forgotten and the rest of its segment
+/// dropped. 16,384 × (36 B key + 8 B value + about 60 B of the kernel) = 1.7 MiB.
+pub const FRAGMENTS_MAX: u32 = 16_384;
+
 /// Hosts whose tunnels are accepted.
 pub const PEERS_MAX: u32 = 1 << 16;

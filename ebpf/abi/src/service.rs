@@ -31,10 +31,13 @@ pod!(VipKey, 20);
 pub struct VipRanges {
     /// How many of `ranges` count.
     pub count: u32,
+    /// One more than the index of the service all UDP fragments for the address are given to, which have no ports; 0 when
+    /// there is none.
+    pub fragments: u32,
     /// The ranges; they do not overlap.
     pub ranges: [VipRange; RANGES_PER_VIP_MAX],
 }
-pod!(VipRanges, 68);
+pod!(VipRanges, 72);
 
 /// One inclusive range of ports.
 #[repr(C)]

@@ -7,32 +7,39 @@ use weir_abi::{
 };
 
 use crate::{
-    chain,
-    classify::Parsed,
-    maps, packet,
-    reason::{Outcome, Route},
+    Verdict, chain, maps, packet,
+    work::{Kind, Work},
 };
 
-/// Gives the packet to the owner of its slot: by tunnel, or to the kernel when the owner is this host.
+/// Gives the packet to the owner of its slot: by tunnel, or to the kernel when the owner is this host. Sets the route of a
+/// tunnel and returns what to count it under.
 #[inline(always)]
-pub(crate) fn balance(ctx: &XdpContext, parsed: &Parsed) -> Outcome {
+pub(crate) fn balance(ctx: &XdpContext, work: &mut Work) -> Verdict<Reason> {
+    let (parsed, route) = (&work.parsed, &mut work.route);
     let (slot, hash) = maps::slot(parsed.service, &parsed.flow)?;
     if slot.owner == 0 {
         return Err(Reason::DropNoBackend);
     }
+    route.hash = hash;
     let owner = maps::backend(slot.owner)?;
     let previous = if slot.previous == 0 { None } else { Some(maps::backend(slot.previous)?) };
     maps::count_traffic(parsed.service, slot.owner, packet::len(ctx));
-    let (first, second, reason) = if owner.kind != KIND_LOCAL {
-        (*owner, previous.copied().unwrap_or_default(), Reason::Encap)
-    } else {
-        // This host is asked first, exactly as a remote owner would be: flows it does not know go to their previous owner.
-        match previous {
-            Some(previous) if !chain::is_known(ctx, parsed) => {
-                (*previous, Backend::default(), Reason::EncapSecondHop)
-            }
-            _ => return Err(Reason::DeliverLocal),
+    if owner.kind != KIND_LOCAL {
+        route.first = *owner;
+        route.second = previous.copied().unwrap_or_default();
+        return Ok(match parsed.kind {
+            Kind::Error => Reason::EncapIcmp,
+            _ if parsed.is_fragment => Reason::EncapFragment,
+            _ => Reason::Encap,
+        });
+    }
+    // This host is asked first, exactly as a remote owner would be: flows it does not know go to their previous owner.
+    match previous {
+        Some(previous) if !chain::is_known(ctx, parsed) => {
+            route.first = *previous;
+            route.second = Backend::default();
+            Ok(Reason::EncapSecondHop)
         }
-    };
-    Ok(Route { first, second, hash, inner_is_v4: parsed.is_v4, reason })
+        _ => Err(Reason::DeliverLocal),
+    }
 }

@@ -20,8 +20,9 @@ use weir_abi::{
 };
 
 use crate::{
-    classify::{L3_AT, Parsed},
+    classify::L3_AT,
     packet,
+    work::{Kind, Parsed},
 };
 
 /// TCP_LISTEN of the kernel's enum.
@@ -33,9 +34,10 @@ const CURRENT_NETNS: u64 = u64::MAX;
 #[inline(never)]
 pub(crate) fn is_known(ctx: &XdpContext, parsed: &Parsed) -> bool {
     if parsed.flow.protocol == PROTO_TCP {
-        parsed.is_syn || has_tcp_socket(ctx, parsed)
+        parsed.kind == Kind::Syn || has_tcp_socket(ctx, parsed)
     } else {
-        has_udp_socket(ctx, parsed)
+        // A UDP fragment says no port: it stays with the first hop, whatever the order.
+        parsed.kind == Kind::Fragment || has_udp_socket(ctx, parsed)
     }
 }
 
@@ -57,7 +59,10 @@ fn has_tcp_socket(ctx: &XdpContext, parsed: &Parsed) -> bool {
 
 #[inline(always)]
 fn answers_cookie(ctx: &XdpContext, parsed: &Parsed, socket: *mut core::ffi::c_void) -> bool {
-    let Ok(tcp) = packet::pointer::<Tcp>(ctx, parsed.l4_at) else { return false };
+    if parsed.kind != Kind::Segment {
+        return false; // an ICMP error or the middle of a segment answers nothing
+    }
+    let Ok(tcp) = packet::pointer::<Tcp>(ctx, parsed.at()) else { return false };
     let verdict = if parsed.is_v4 {
         let Ok(ip) = packet::pointer::<Ipv4>(ctx, L3_AT) else { return false };
         // SAFETY: `pointer` checked both headers.

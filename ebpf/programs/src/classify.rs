@@ -4,78 +4,52 @@ use aya_ebpf::programs::XdpContext;
 use weir_abi::{
     Address,
     counters::Reason,
-    flow::Flow,
     gue::GUE_PORT,
     headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, Ipv4, Ipv6, Tcp, Udp},
-    service::{PROTO_TCP, PROTO_UDP},
+    service::{PROTO_TCP, PROTO_UDP, VipKey},
 };
 
-use crate::{Verdict, maps, packet};
+use crate::{
+    Verdict, maps, packet, special,
+    work::{Kind, Parsed, Work, set_ends},
+};
 
 /// Where the network header begins.
 pub(crate) const L3_AT: usize = size_of::<Eth>();
 
-/// The largest IPv4 header.
-const IPV4_LEN_MAX: usize = 60;
-
-/// What a packet is.
-pub(crate) enum Class {
-    /// For a service of ours.
-    Flow(Parsed),
-    /// A tunnel that ends at this host; its GUE header begins at `gue_at`.
-    Tunnel { gue_at: usize },
+/// Fills in `parsed`: once for a packet from the wire, once more for one out of a tunnel.
+#[inline(never)]
+pub(crate) fn classify(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
+    let verdict = judge(ctx, work);
+    work.settle(verdict)
 }
 
-/// A packet for a service of ours.
-pub(crate) struct Parsed {
-    /// Its 5-tuple.
-    pub(crate) flow: Flow,
-    /// Index into `SERVICES`.
-    pub(crate) service: u32,
-    /// Where TCP or UDP begins.
-    pub(crate) l4_at: usize,
-    /// Whether it is IPv4.
-    pub(crate) is_v4: bool,
-    /// Whether it opens a TCP connection.
-    pub(crate) is_syn: bool,
-}
-
-/// Network header, as far as both families share it.
-struct Network {
-    source: Address,
-    destination: Address,
-    protocol: u8,
-    hops_left: u8,
-    l4_at: usize,
-    is_v4: bool,
-    is_fragment: bool,
-}
-
-/// Classifies a packet as it came in from the wire.
 #[inline(always)]
-pub(crate) fn classify(ctx: &XdpContext) -> Verdict<Class> {
-    let network = network(ctx)?;
-    if network.protocol == PROTO_UDP && !network.is_fragment && is_own(&network.destination, network.is_v4) {
-        let udp: Udp = packet::read(ctx, network.l4_at)?;
+fn judge(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
+    network(ctx, work)?;
+    let parsed = &mut work.parsed;
+    let protocol = parsed.flow.protocol;
+    if (protocol != PROTO_TCP && protocol != PROTO_UDP) || parsed.is_fragment {
+        return special::service(ctx, work);
+    }
+    if protocol == PROTO_UDP && is_own(parsed) {
+        let udp: Udp = packet::read(ctx, parsed.at())?;
         if udp.destination == GUE_PORT {
-            return if maps::is_peer(&network.source) {
-                Ok(Class::Tunnel { gue_at: network.l4_at + size_of::<Udp>() })
-            } else {
-                Err(Reason::DropGueUntrusted)
-            };
+            if !maps::is_peer(&parsed.flow.source) {
+                return Err(Reason::DropGueUntrusted);
+            }
+            parsed.l4_at += size_of::<Udp>() as u32;
+            parsed.kind = Kind::Tunnel;
+            return Ok(());
         }
     }
-    parse(ctx, network).map(Class::Flow)
+    by_ports(ctx, work)
 }
 
-/// The packet that begins behind the Ethernet header, if it is for a service of ours.
+/// Reads the network header.
 #[inline(always)]
-pub(crate) fn inner(ctx: &XdpContext) -> Verdict<Parsed> {
-    parse(ctx, network(ctx)?)
-}
-
-#[inline(always)]
-fn network(ctx: &XdpContext) -> Verdict<Network> {
+fn network(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
+    let parsed = &mut work.parsed;
     let eth: Eth = packet::read(ctx, 0).map_err(|_| Reason::PassNotVip)?;
     match eth.ethertype {
         ETHERTYPE_IPV4 => {
@@ -84,86 +58,62 @@ fn network(ctx: &XdpContext) -> Verdict<Network> {
             if ip.version_ihl >> 4 != 4 || header_len < size_of::<Ipv4>() {
                 return Err(Reason::DropMalformed);
             }
-            Ok(Network {
-                source: Address::v4(ip.source),
-                destination: Address::v4(ip.destination),
-                protocol: ip.protocol,
-                hops_left: ip.ttl,
-                l4_at: L3_AT + (header_len & IPV4_LEN_MAX),
-                is_v4: true,
-                is_fragment: ip.is_fragment(),
-            })
+            let ends = (Address::v4(ip.source), Address::v4(ip.destination));
+            set_ends(&mut parsed.flow, ends.0, ends.1, ip.protocol);
+            parsed.l4_at = (L3_AT + header_len) as u32;
+            (parsed.is_v4, parsed.hops_left, parsed.tos) = (true, ip.ttl, ip.tos);
+            (parsed.is_fragment, parsed.is_later) = (ip.is_fragment(), ip.is_later_fragment());
+            parsed.fragment_id = u32::from(u16::from_ne_bytes(ip.id));
         }
         ETHERTYPE_IPV6 => {
             let ip: Ipv6 = packet::read(ctx, L3_AT)?;
             if ip.version_class_label[0] >> 4 != 6 {
                 return Err(Reason::DropMalformed);
             }
-            Ok(Network {
-                source: Address::v6(ip.source),
-                destination: Address::v6(ip.destination),
-                protocol: ip.next_header,
-                hops_left: ip.hop_limit,
-                l4_at: L3_AT + size_of::<Ipv6>(),
-                is_v4: false,
-                is_fragment: false,
-            })
+            let ends = (Address::v6(ip.source), Address::v6(ip.destination));
+            set_ends(&mut parsed.flow, ends.0, ends.1, ip.next_header);
+            parsed.l4_at = (L3_AT + size_of::<Ipv6>()) as u32;
+            (parsed.is_v4, parsed.hops_left, parsed.tos) = (false, ip.hop_limit, ip.tos());
+            (parsed.is_fragment, parsed.is_later) = (false, false); // a header of its own says so
         }
-        _ => Err(Reason::PassNotVip),
+        _ => return Err(Reason::PassNotVip),
     }
+    Ok(())
 }
 
+/// Finds the service of a whole TCP or UDP packet.
 #[inline(always)]
-fn parse(ctx: &XdpContext, network: Network) -> Verdict<Parsed> {
-    let has_ports = (network.protocol == PROTO_TCP || network.protocol == PROTO_UDP) && !network.is_fragment;
-    // TCP and UDP begin with the same two ports. Without ports, port 0 (which no service has) asks whether the address is
-    // a VIP at all: what is none of our business must not be judged by rules that hold for VIPs.
-    let ports: [[u8; 2]; 2] = if has_ports { packet::read(ctx, network.l4_at)? } else { [[0, 0]; 2] };
-    let protocol = if has_ports { network.protocol } else { PROTO_TCP };
-    let service = match maps::service_index(&network.destination, ports[1], protocol) {
-        Err(Reason::PassNotVip) => return Err(Reason::PassNotVip),
-        _ if network.is_fragment => return Err(Reason::DropFragment),
-        _ if !has_ports && !network.is_v4 && is_extension(network.protocol) => {
-            return Err(Reason::DropExtension);
-        }
-        _ if !has_ports => return Err(Reason::PassVipOther),
-        found => found?,
+pub(crate) fn by_ports(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
+    let parsed = &mut work.parsed;
+    // TCP and UDP begin with the same two ports.
+    let ports: [[u8; 2]; 2] = packet::read(ctx, parsed.at())?;
+    (parsed.flow.source_port, parsed.flow.destination_port) = (ports[0], ports[1]);
+    work.key = VipKey {
+        address: parsed.flow.destination,
+        port: parsed.flow.destination_port,
+        protocol: parsed.flow.protocol,
+        _pad: 0,
     };
-    if network.hops_left <= 1 {
+    parsed.service = maps::service_of(&mut work.key)?;
+    if parsed.hops_left <= 1 {
         return Err(Reason::DropTtl);
     }
-    let is_syn = if network.protocol == PROTO_TCP {
-        packet::read::<Tcp>(ctx, network.l4_at)?.is_syn()
+    parsed.kind = if parsed.flow.protocol == PROTO_TCP {
+        let tcp: Tcp = packet::read(ctx, parsed.at())?;
+        if tcp.is_syn() { Kind::Syn } else { Kind::Segment }
     } else {
-        packet::read::<Udp>(ctx, network.l4_at)?;
-        false
+        packet::read::<Udp>(ctx, parsed.at())?;
+        Kind::Datagram
     };
-    Ok(Parsed {
-        flow: Flow {
-            source: network.source,
-            destination: network.destination,
-            source_port: ports[0],
-            destination_port: ports[1],
-            protocol: network.protocol,
-        },
-        service,
-        l4_at: network.l4_at,
-        is_v4: network.is_v4,
-        is_syn,
-    })
+    Ok(())
 }
 
-/// Hop-by-hop, routing, fragment, destination options.
+/// Whether tunnels to the packet's destination end at this host.
 #[inline(always)]
-const fn is_extension(next_header: u8) -> bool {
-    matches!(next_header, 0 | 43 | 44 | 60)
-}
-
-/// Whether tunnels to `address` end at this host.
-#[inline(always)]
-fn is_own(address: &Address, is_v4: bool) -> bool {
+fn is_own(parsed: &Parsed) -> bool {
     let Some(config) = maps::config() else { return false };
-    if is_v4 {
+    let address = &parsed.flow.destination;
+    if parsed.is_v4 {
         config.has_v4 != 0 && *address == Address::v4(config.address4)
     } else {
         config.has_v6 != 0 && *address == config.address6

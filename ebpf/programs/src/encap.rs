@@ -18,7 +18,12 @@ use weir_abi::{
     service::PROTO_UDP,
 };
 
-use crate::{Verdict, classify::L3_AT, maps, packet, reason::Route};
+use crate::{
+    Verdict,
+    classify::L3_AT,
+    maps, packet,
+    work::{Route, Work},
+};
 
 /// TTL of the outer header: a tunnel crosses the fabric, not the Internet.
 const OUTER_TTL: u8 = 64;
@@ -27,7 +32,8 @@ const AF_INET6: u8 = 10;
 
 /// Puts the tunnel of `route` in front of the packet and finds its next hop; returns the action that sends it.
 #[inline(always)]
-pub(crate) fn encap(ctx: &XdpContext, route: &Route) -> Verdict<u32> {
+pub(crate) fn encap(ctx: &XdpContext, work: &Work) -> Verdict<u32> {
+    let route = &work.route;
     let config = maps::config().ok_or(Reason::DropInternal)?;
     let came_as: Eth = packet::read(ctx, 0)?;
     let is_v4 = match route.first.kind {
@@ -37,14 +43,14 @@ pub(crate) fn encap(ctx: &XdpContext, route: &Route) -> Verdict<u32> {
         _ => return Err(Reason::DropNoBackend),
     };
     match (is_v4, route.second.kind) {
-        (true, KIND_NONE) => put::<true, PLAIN_LEN>(ctx, route, config)?,
-        (true, _) if has_v6_address(&route.second) => put::<true, CHAIN6_LEN>(ctx, route, config)?,
-        (true, _) => put::<true, CHAIN4_LEN>(ctx, route, config)?,
-        (false, KIND_NONE) => put::<false, PLAIN_LEN>(ctx, route, config)?,
-        (false, _) if has_v6_address(&route.second) => put::<false, CHAIN6_LEN>(ctx, route, config)?,
-        (false, _) => put::<false, CHAIN4_LEN>(ctx, route, config)?,
+        (true, KIND_NONE) => put::<true, PLAIN_LEN>(ctx, work, config)?,
+        (true, _) if has_v6_address(&route.second) => put::<true, CHAIN6_LEN>(ctx, work, config)?,
+        (true, _) => put::<true, CHAIN4_LEN>(ctx, work, config)?,
+        (false, KIND_NONE) => put::<false, PLAIN_LEN>(ctx, work, config)?,
+        (false, _) if has_v6_address(&route.second) => put::<false, CHAIN6_LEN>(ctx, work, config)?,
+        (false, _) => put::<false, CHAIN4_LEN>(ctx, work, config)?,
     }
-    match send(ctx, &came_as, &route.first, config) {
+    match send(ctx, &came_as, work, config) {
         xdp_action::XDP_DROP => Err(Reason::DropNoRoute),
         action => Ok(action),
     }
@@ -62,11 +68,8 @@ const CHAIN6_LEN: usize = PLAIN_LEN + size_of::<Chain>() + 16;
 /// Writes the outer headers, `REST` bytes behind the outer IP header: a function for each form keeps every access at a
 /// constant offset, as the verifier likes it.
 #[inline(always)]
-fn put<const IS_V4: bool, const REST: usize>(
-    ctx: &XdpContext,
-    route: &Route,
-    config: &Config,
-) -> Verdict<()> {
+fn put<const IS_V4: bool, const REST: usize>(ctx: &XdpContext, work: &Work, config: &Config) -> Verdict<()> {
+    let route: &Route = &work.route;
     let l3_len = if IS_V4 { V4_LEN } else { V6_LEN };
     let inner_len = packet::len(ctx) - L3_AT;
     // SAFETY: a plain helper call; every packet pointer is taken anew afterwards.
@@ -74,12 +77,14 @@ fn put<const IS_V4: bool, const REST: usize>(
         return Err(Reason::DropHeadroom);
     }
     let to = &route.first.address;
+    // RFC 6040 §4.1, normal mode: ECN is copied, and DSCP with it. Whoever marks the tunnel marks the packet.
+    let tos = work.parsed.tos;
     // A frame is at most 64 KiB: the sums fit into 16 bits or the kernel could not have received it.
     let udp_len = (inner_len + REST) as u16;
     if IS_V4 {
         let mut ip = Ipv4 {
             version_ihl: 0x45,
-            tos: 0,
+            tos,
             total_len: (udp_len + V4_LEN as u16).to_be_bytes(),
             id: [0, 0],
             fragment: [0x40, 0], // don't fragment: a tunnel that does not fit is an MTU to mend
@@ -93,7 +98,7 @@ fn put<const IS_V4: bool, const REST: usize>(
         packet::write(ctx, L3_AT, ip)?;
     } else {
         let ip = Ipv6 {
-            version_class_label: [0x60, 0, 0, 0],
+            version_class_label: [0x60 | tos >> 4, tos << 4, 0, 0],
             payload_len: udp_len.to_be_bytes(),
             next_header: PROTO_UDP,
             hop_limit: OUTER_TTL,
@@ -116,7 +121,7 @@ fn put<const IS_V4: bool, const REST: usize>(
         CHAIN4_LEN => (LEN_CHAIN4, KIND_GUE4),
         _ => (LEN_CHAIN6, KIND_GUE6),
     };
-    let protocol = if route.inner_is_v4 { PROTO_IPIP } else { PROTO_IPV6 };
+    let protocol = if work.parsed.is_v4 { PROTO_IPIP } else { PROTO_IPV6 };
     let gue_at = udp_at + size_of::<Udp>();
     packet::write(ctx, gue_at, Gue { version_control_len, protocol, flags: [0, 0] })?;
     if kind == KIND_NONE {
@@ -135,7 +140,8 @@ fn put<const IS_V4: bool, const REST: usize>(
 /// Writes the Ethernet header towards the next hop of the tunnel and returns the action that sends it, `XDP_DROP` when
 /// the routing table forbids the way. A program of its own for the stack's sake.
 #[inline(never)]
-fn send(ctx: &XdpContext, came_as: &Eth, to: &Backend, config: &Config) -> u32 {
+fn send(ctx: &XdpContext, came_as: &Eth, work: &Work, config: &Config) -> u32 {
+    let to = &work.route.first;
     // SAFETY: integers and unions of them; all bits zero is a value.
     let mut fib: FibParameters = unsafe { core::mem::zeroed() };
     let ingress = ctx.ingress_ifindex() as u32;
@@ -155,7 +161,8 @@ fn send(ctx: &XdpContext, came_as: &Eth, to: &Backend, config: &Config) -> u32 {
     let found =
         unsafe { bpf_fib_lookup(ctx.as_ptr(), &mut fib, size_of::<FibParameters>() as i32, 0) } as u32;
     let (eth, action) = match found {
-        BPF_FIB_LKUP_RET_SUCCESS => {
+        // The routing table knows nothing of tags: a tagged packet goes back, with its tags, to the router it came from.
+        BPF_FIB_LKUP_RET_SUCCESS if work.tags.count == 0 => {
             let eth = Eth { destination: fib.dmac, source: fib.smac, ethertype };
             let same = fib.ifindex == ingress;
             // SAFETY: a plain helper call.

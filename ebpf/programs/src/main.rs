@@ -9,35 +9,69 @@
 #![allow(unsafe_code)]
 
 mod balance;
+mod bench;
 mod chain;
 mod classify;
 mod decap;
 mod encap;
+mod extension;
+mod fragment;
+mod icmp;
 mod maps;
 mod packet;
 mod reason;
+mod special;
 mod steer;
+mod vlan;
+mod work;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use weir_abi::counters::Reason;
+use weir_abi::{counters::Reason, headers::Eth};
 
-use crate::classify::Class;
+use crate::work::{Kind, Work};
 
 /// The data path of one packet.
 #[xdp]
 pub(crate) fn balancer(ctx: XdpContext) -> u32 {
-    let outcome = match classify::classify(&ctx) {
-        Ok(Class::Flow(parsed)) => balance::balance(&ctx, &parsed),
-        Ok(Class::Tunnel { gue_at }) => decap::decap(&ctx, gue_at),
-        Err(reason) => Err(reason),
+    datapath(&ctx)
+}
+
+#[inline(always)]
+pub(crate) fn datapath(ctx: &XdpContext) -> u32 {
+    let Ok(work) = maps::work() else {
+        return reason::finish(Reason::DropInternal, xdp_action::XDP_DROP);
     };
-    match outcome {
-        Ok(route) => match encap::encap(&ctx, &route) {
-            Ok(transmit) => reason::finish(route.reason, transmit),
-            Err(reason) => reason::finish(reason, xdp_action::XDP_DROP),
-        },
-        Err(reason) => reason::finish(reason, xdp_action::XDP_DROP),
+    work.tags.count = 0;
+    if packet::read::<Eth>(ctx, 0).is_ok_and(|eth| vlan::is_tag(eth.ethertype))
+        && vlan::take_off(ctx, work).is_err()
+    {
+        return reason::finish(Reason::DropMalformed, xdp_action::XDP_DROP);
     }
+    let (mut reason, transmit) = match treat(ctx, work) {
+        Ok(sent) => sent,
+        Err(reason) => (reason, xdp_action::XDP_DROP),
+    };
+    if work.tags.count != 0 && vlan::put_back(ctx, work).is_err() {
+        reason = Reason::DropHeadroom;
+    }
+    reason::finish(reason, transmit)
+}
+
+/// A packet on its way, with the reason to count it under and the action that sends it; or ended here for a reason.
+#[inline(always)]
+fn treat(ctx: &XdpContext, work: &mut Work) -> Verdict<(Reason, u32)> {
+    classify::classify(ctx, work)?;
+    let reason = match work.parsed.kind {
+        Kind::Tunnel => decap::decap(ctx, work)?,
+        Kind::Echo => {
+            icmp::answer_echo(ctx, work)?;
+            return Err(Reason::IcmpEcho);
+        }
+        Kind::Syn | Kind::Segment | Kind::Datagram | Kind::Fragment | Kind::Error => {
+            balance::balance(ctx, work)?
+        }
+    };
+    Ok((reason, encap::encap(ctx, work)?))
 }
 
 /// Passes every packet: the peer of a veth pair needs a native program for `XDP_TX` to come through.

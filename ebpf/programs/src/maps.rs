@@ -1,17 +1,20 @@
 //! The maps: key → value, and who writes. User space writes all but the counters; names and types are `weir-abi`'s.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, SockMap},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, SockMap},
     macros::btf_map,
 };
 use weir_abi::{
     Address, Config,
     counters::{REASON_COUNT, Reason},
     flow::Flow,
+    fragment::{FirstFragment, FragmentKey},
     hop::Backend,
-    limits::{BACKENDS_MAX, PEERS_MAX, SERVICES_MAX, TABLE_LEN, TABLES_MAX, VIP_RANGES_MAX},
-    service::{Service, Slot, Traffic, VipKey, VipRanges},
+    limits::{BACKENDS_MAX, FRAGMENTS_MAX, PEERS_MAX, SERVICES_MAX, TABLE_LEN, TABLES_MAX, VIP_RANGES_MAX},
+    service::{PROTO_TCP, Service, Slot, Traffic, VipKey, VipRanges},
 };
+
+use crate::{Verdict, work::Work};
 
 const BPF_F_NO_PREALLOC: usize = 1;
 
@@ -35,11 +38,28 @@ static PEERS: HashMap<Address, u32, { PEERS_MAX as usize }, BPF_F_NO_PREALLOC> =
 #[btf_map]
 pub(crate) static SOCKETS: SockMap<{ SERVICES_MAX as usize }> = SockMap::new();
 #[btf_map]
+static FRAGMENTS: LruHashMap<FragmentKey, FirstFragment, { FRAGMENTS_MAX as usize }> = LruHashMap::new();
+#[btf_map]
 static REASONS: PerCpuArray<u64, { REASON_COUNT as usize }> = PerCpuArray::new();
 #[btf_map]
 static SERVICE_TRAFFIC: PerCpuArray<Traffic, { SERVICES_MAX as usize }> = PerCpuArray::new();
 #[btf_map]
 static BACKEND_TRAFFIC: PerCpuArray<Traffic, { BACKENDS_MAX as usize }> = PerCpuArray::new();
+
+/// One [`Work`].
+#[btf_map]
+static WORK: PerCpuArray<[u64; WORK_LEN], 1> = PerCpuArray::new();
+/// Words of a [`Work`].
+const WORK_LEN: usize = size_of::<Work>().div_ceil(8);
+
+/// What is known of the packet at hand on this CPU: nothing, at first.
+#[inline(always)]
+pub(crate) fn work() -> Verdict<&'static mut Work> {
+    let room = WORK.get_ptr_mut(0).ok_or(Reason::DropInternal)?;
+    // SAFETY: as large as a `Work` and aligned for words, and zeroes or an earlier packet's `Work`, both of them values;
+    // XDP neither migrates nor nests on a CPU.
+    Ok(unsafe { &mut *room.cast::<Work>() })
+}
 
 /// What this host is called.
 #[inline(always)]
@@ -50,15 +70,21 @@ pub(crate) fn config() -> Option<&'static Config> {
 /// The service index of a port of a VIP, or why there is none.
 #[inline(always)]
 pub(crate) fn service_index(address: &Address, port: [u8; 2], protocol: u8) -> Result<u32, Reason> {
-    let mut key = VipKey { address: *address, port, protocol, _pad: 0 };
+    service_of(&mut VipKey { address: *address, port, protocol, _pad: 0 })
+}
+
+/// The same for a key, which is changed.
+#[inline(always)]
+pub(crate) fn service_of(key: &mut VipKey) -> Result<u32, Reason> {
+    let port = key.port;
     // SAFETY: the value is read at once; user space replaces elements whole.
-    if let Some(&index) = unsafe { VIPS.get(&key) } {
+    if let Some(&index) = unsafe { VIPS.get(&*key) } {
         return Ok(index);
     }
     // Every VIP address has an entry here, if only an empty one: it tells "no such service" from "not a VIP".
     key.port = [0, 0];
     // SAFETY: as above.
-    let Some(ranges) = (unsafe { VIP_RANGES.get(&key) }) else {
+    let Some(ranges) = (unsafe { VIP_RANGES.get(&*key) }) else {
         return Err(Reason::PassNotVip);
     };
     let port = u16::from_be_bytes(port);
@@ -68,6 +94,38 @@ pub(crate) fn service_index(address: &Address, port: [u8; 2], protocol: u8) -> R
         }
     }
     Err(Reason::PassNoService)
+}
+
+/// Whether the key's address is one of a VIP; changes the rest of the key.
+#[inline(always)]
+pub(crate) fn is_vip(key: &mut VipKey) -> bool {
+    // Every VIP address has an entry for either protocol here, if only an empty one.
+    (key.port, key.protocol) = ([0, 0], PROTO_TCP);
+    // SAFETY: only its presence is looked at.
+    unsafe { VIP_RANGES.get(&*key) }.is_some()
+}
+
+/// The service of the key's address that fragments without ports are given to.
+#[inline(always)]
+pub(crate) fn fragment_service(key: &VipKey) -> Verdict<u32> {
+    // SAFETY: the value is read at once; user space replaces elements whole.
+    let ranges = unsafe { VIP_RANGES.get(key) }.ok_or(Reason::PassNotVip)?;
+    if ranges.fragments == 0 { Err(Reason::PassNoService) } else { Ok(ranges.fragments - 1) }
+}
+
+/// Remembers what the first fragment of a TCP segment said.
+#[inline(always)]
+pub(crate) fn remember_fragment(key: &FragmentKey, first: &FirstFragment) {
+    // Without room the others are dropped and counted when they come.
+    let _ = FRAGMENTS.insert(key, first, 0);
+}
+
+/// What the first fragment said.
+#[inline(always)]
+pub(crate) fn first_fragment(key: &FragmentKey) -> Option<FirstFragment> {
+    // SAFETY: the value is read at once. Another CPU may replace it meanwhile by that of a packet with the same
+    // identification, which the receiver cannot tell apart either.
+    unsafe { FRAGMENTS.get(key) }.copied()
 }
 
 /// The hops of a flow of a service.

@@ -1,7 +1,7 @@
 //! The only pointer arithmetic on packets: every access checks its bound first.
 
 use aya_ebpf::programs::XdpContext;
-use weir_abi::counters::Reason;
+use weir_abi::{Address, counters::Reason};
 
 use crate::Verdict;
 
@@ -13,6 +13,16 @@ pub(crate) fn read<T: Copy>(ctx: &XdpContext, at: usize) -> Verdict<T> {
         // packets and the headers in them are.
         unsafe { *pointer }
     })
+}
+
+/// Copies the IPv6 address that stands `at` bytes into the packet. In halves of words: behind a header of variable length
+/// the compiler no longer knows that it is aligned to two, and would take each byte by itself.
+#[inline(always)]
+pub(crate) fn copy_v6(ctx: &XdpContext, at: usize, to: &mut Address) -> Verdict<()> {
+    let halves: [u16; 8] = read(ctx, at)?;
+    // SAFETY: an `Address` is 16 bytes as they lie in memory, and aligned to four.
+    unsafe { *core::ptr::from_mut(to).cast::<[u16; 8]>() = halves };
+    Ok(())
 }
 
 /// Writes `value` `at` bytes into the packet.

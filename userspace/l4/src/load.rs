@@ -8,8 +8,8 @@ use std::{
 use aya::{Ebpf, EbpfLoader, maps::Array, maps::MapData, programs::ProgramError};
 use weir_abi::{ABI_VERSION, Config, maps as names, programs};
 
-/// Every map, in the order of their declaration.
-const MAPS: [&str; 11] = [
+/// Every map that outlives a program, in the order of their declaration.
+const MAPS: [&str; 12] = [
     names::CONFIG,
     names::VIPS,
     names::VIP_RANGES,
@@ -18,6 +18,7 @@ const MAPS: [&str; 11] = [
     names::BACKENDS,
     names::PEERS,
     names::SOCKETS,
+    names::FRAGMENTS,
     names::REASONS,
     names::SERVICE_TRAFFIC,
     names::BACKEND_TRAFFIC,

@@ -337,6 +337,10 @@ impl<'a> Builder<'a> {
                     let first = first.max(1);
                     let index = self.service_index(all, first, last)?;
                     self.out.image.services.insert(index, Service { table, in_use: 1 });
+                    if protocol == PROTO_UDP && ranges.fragments == 0 {
+                        // All services of a VIP have the same table; the traffic is counted for its first.
+                        ranges.fragments = index + 1;
+                    }
                     if first == last {
                         self.out.image.vips.insert(VipKey { port: first.to_be_bytes(), ..all }, index);
                     } else {

@@ -1,0 +1,105 @@
+//! What is known of the packet at hand: one value per CPU, in a map instead of on the stack.
+//!
+//! The stack has 512 bytes for all calls together. And what the verifier reads back from a map it knows nothing about: the
+//! ways packets take come together again after each step, where it would otherwise follow each of them to its end.
+
+use weir_abi::{Address, flow::Flow, fragment::FragmentKey, hop::Backend, service::VipKey};
+
+use crate::{Verdict, vlan::Tags};
+
+/// The packet at hand. Whoever reads a field finds it written by a step before.
+pub(crate) struct Work {
+    /// What it is.
+    pub(crate) parsed: Parsed,
+    /// Where it goes, once that is known.
+    pub(crate) route: Route,
+    /// VLAN tags it came with.
+    pub(crate) tags: Tags,
+    /// Room for a key.
+    pub(crate) key: VipKey,
+    /// Room for a fragment's key.
+    pub(crate) fragment: FragmentKey,
+    /// How the last step ended.
+    pub(crate) verdict: Verdict<()>,
+}
+
+impl Work {
+    /// The verdict of a step that is a program of its own, on its way through the map: the verifier follows what is
+    /// returned for each value it may have, and this is any value.
+    #[inline(always)]
+    pub(crate) fn settle(&mut self, verdict: Verdict<()>) -> Verdict<()> {
+        self.verdict = verdict;
+        // SAFETY: just written. Volatile, or the compiler would see through it.
+        unsafe { core::ptr::read_volatile(&raw const self.verdict) }
+    }
+}
+
+/// A packet for a service of ours, or on the way to become one: filled in from outside to inside.
+pub(crate) struct Parsed {
+    /// Its 5-tuple; for an ICMP error, that of the flow it is about.
+    pub(crate) flow: Flow,
+    /// Index into `SERVICES`.
+    pub(crate) service: u32,
+    /// Where TCP, UDP or ICMP begins, for a tunnel GUE; see [`at`](Self::at).
+    pub(crate) l4_at: u32,
+    /// Whether it is IPv4.
+    pub(crate) is_v4: bool,
+    /// What it carries.
+    pub(crate) kind: Kind,
+    /// DSCP and ECN, as IPv4 has them.
+    pub(crate) tos: u8,
+    /// TTL or hop limit.
+    pub(crate) hops_left: u8,
+    /// Whether it is a fragment.
+    pub(crate) is_fragment: bool,
+    /// Whether it is a fragment other than the first: it has no ports.
+    pub(crate) is_later: bool,
+    /// What the fragments of a packet have in common, as it stands in the packet.
+    pub(crate) fragment_id: u32,
+}
+
+impl Parsed {
+    /// Where TCP, UDP or ICMP begins. The mask says nothing new, except to the verifier: it is a number all of whose bits
+    /// are one, and beyond any offset there is.
+    #[inline(always)]
+    pub(crate) fn at(&self) -> usize {
+        (self.l4_at & 0xff) as usize
+    }
+}
+
+/// What a packet carries.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A TCP segment that opens a connection.
+    Syn,
+    /// Any other TCP segment.
+    Segment,
+    /// A UDP datagram.
+    Datagram,
+    /// A part of either that does not begin with a header of its own, or (UDP) is not looked at.
+    Fragment,
+    /// An ICMP error about a packet of the flow, from the service to the client.
+    Error,
+    /// An ICMP echo request: for the VIP, for no service of it.
+    Echo,
+    /// A tunnel that ends at this host.
+    Tunnel,
+}
+
+/// Where a packet goes when it stays in the fabric.
+pub(crate) struct Route {
+    /// The host it is tunnelled to.
+    pub(crate) first: Backend,
+    /// The host behind that one; of kind `KIND_NONE` when there is none.
+    pub(crate) second: Backend,
+    /// The flow's hash.
+    pub(crate) hash: u32,
+}
+
+/// What an IP header says of a flow; the ports come later.
+#[inline(always)]
+pub(crate) fn set_ends(flow: &mut Flow, source: Address, destination: Address, protocol: u8) {
+    (flow.source, flow.destination, flow.protocol) = (source, destination, protocol);
+    (flow.source_port, flow.destination_port) = ([0; 2], [0; 2]);
+}
