@@ -6,6 +6,7 @@
 mod lower;
 pub mod memory;
 mod phases;
+mod rows;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +21,8 @@ use weir_abi::{
 };
 
 pub use lower::{LowerError, Lowered, Lowering, lower};
-pub use phases::{FLIP_CALM, FLIP_DRAIN, TableHistory, YOUNG};
+pub use phases::{FLIP_CALM, FLIP_DRAIN, YOUNG};
+pub use rows::TableHistory;
 
 /// Words of a Maglev table as `weir_abi::service::Slot` packs them; shared, because a table is 256 KiB.
 pub type TableWords = Arc<Vec<u32>>;

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use proptest::prelude::*;
 use weir_abi::{limits::TABLE_LEN, service::Slot};
 use weir_core::{
     hash,
@@ -18,6 +19,8 @@ use weir_model::{Name, Snapshot, SourceFile, status::Health};
 
 const BACKENDS: usize = 1_000;
 const BALANCERS: usize = 2;
+/// As in the default of `flow_hold`.
+const FLOW_HOLD: Duration = Duration::from_secs(3_600);
 /// Balancers read a change so much later than the first.
 const LAG: Duration = Duration::from_millis(20);
 
@@ -26,19 +29,20 @@ const LAG: Duration = Duration::from_millis(20);
 struct Written {
     members: BTreeSet<usize>,
     drained: BTreeSet<usize>,
-    weight: fn(usize) -> u32,
+    /// Of those that do not have 100.
+    weights: BTreeMap<usize, u32>,
 }
 
 impl Written {
-    fn new() -> Self {
-        Self { members: (0..BACKENDS).collect(), drained: BTreeSet::new(), weight: |_| 100 }
+    fn new(backends: usize) -> Self {
+        Self { members: (0..backends).collect(), drained: BTreeSet::new(), weights: BTreeMap::new() }
     }
 
     fn snapshot(&self) -> Snapshot {
         let mut text = String::from("[zone.az1]\n");
         for node in &self.members {
             let admin = if self.drained.contains(node) { "drain" } else { "active" };
-            let weight = (self.weight)(*node);
+            let weight = self.weights.get(node).copied().unwrap_or(100);
             text += &format!(
                 "[node.n{node}]\nzone = \"az1\"\naddress = \"10.9.{}.{}\"\nadmin = \"{admin}\"\nweight = {weight}\n",
                 node / 200,
@@ -228,7 +232,7 @@ fn flows() -> usize {
 #[test]
 fn no_connection_breaks_while_a_tenth_of_a_thousand_backends_is_replaced_in_steps_and_a_balancer_restarts() {
     const STEPS: usize = 5;
-    let mut written = Written::new();
+    let mut written = Written::new(BACKENDS);
     let mut world = World::new(&written, flows());
     let (mut needed, mut moved) = (0, 0);
     for step in 0..STEPS {
@@ -263,12 +267,12 @@ fn no_connection_breaks_while_a_tenth_of_a_thousand_backends_is_replaced_in_step
 
 #[test]
 fn one_change_at_a_time_breaks_nothing_at_all() {
-    let mut written = Written::new();
+    let mut written = Written::new(BACKENDS);
     let mut world = World::new(&written, flows() / 4);
     let changes: [fn(&mut Written); 3] = [
         |written| written.drained.extend(500..530),
         |written| written.members.extend(BACKENDS..BACKENDS + 30),
-        |written| written.weight = |node| if node.is_multiple_of(10) { 50 } else { 100 },
+        |written| written.weights.extend((0..BACKENDS).step_by(10).map(|node| (node, 50))),
     ];
     for change in changes {
         change(&mut written);
@@ -276,5 +280,57 @@ fn one_change_at_a_time_breaks_nothing_at_all() {
         assert_eq!((world.broken.old, world.broken.young, world.broken.once), (0, 0, 0));
         // Everybody hangs up before the next.
         world = World::new(&written, flows() / 4);
+    }
+}
+
+/// What an operator may do to one of a few backends.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Drain(usize),
+    Undrain(usize),
+    Weight(usize, u32),
+    Add(usize),
+    Restart(usize),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let node = 0usize..10;
+    prop_oneof![
+        3 => node.clone().prop_map(Act::Drain),
+        3 => node.clone().prop_map(Act::Undrain),
+        3 => (node.clone(), 1u32..=200).prop_map(|(node, weight)| Act::Weight(node, weight)),
+        1 => node.prop_map(Act::Add),
+        1 => (0..BALANCERS).prop_map(Act::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
+
+    #[test]
+    fn drains_weights_and_additions_in_any_order_break_no_flow_opened_before_them(
+        acts in prop::collection::vec((act(), 50u64..3_000), 1..12),
+    ) {
+        let mut written = Written::new(7);
+        let mut world = World::new(&written, 20_000);
+        for (act, gap_ms) in acts {
+            let mut restart = None;
+            match act {
+                Act::Drain(node) => _ = written.drained.insert(node),
+                Act::Undrain(node) => _ = written.drained.remove(&node),
+                Act::Weight(node, weight) => _ = written.weights.insert(node, weight),
+                Act::Add(node) => _ = written.members.insert(node),
+                Act::Restart(balancer) => restart = Some(balancer),
+            }
+            world.change(&written, Duration::from_millis(gap_ms), restart);
+        }
+        prop_assert_eq!((world.broken.old, world.broken.once), (0, 0), "{:?}", world.broken);
+        // In the end there is one table, the same for all, without memories.
+        world.change(&written, FLOW_HOLD * 2, None);
+        for balancer in &world.balancers {
+            let settled = |(row, wished): (&(usize, usize), &usize)| *row == (*wished, usize::MAX);
+            prop_assert!(balancer.rows.iter().zip(&world.wished).all(settled));
+            prop_assert_eq!(balancer.wake, None);
+        }
     }
 }

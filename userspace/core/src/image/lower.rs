@@ -15,16 +15,17 @@ use std::{
 use weir_abi::{
     ABI_VERSION, Address, Config,
     hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_LOCAL},
-    limits::{BACKENDS_MAX, PEERS_MAX, SERVICES_MAX, TABLE_LEN, TABLES_MAX, VIP_RANGES_MAX},
-    service::{PROTO_TCP, PROTO_UDP, Service, Slot, VipKey, VipRange, VipRanges},
+    limits::{BACKENDS_MAX, PEERS_MAX, SERVICES_MAX, TABLES_MAX, VIP_RANGES_MAX},
+    service::{PROTO_TCP, PROTO_UDP, Service, VipKey, VipRange, VipRanges},
 };
 use weir_model::{Admin, Name, Node, PortRange, Protocol, Snapshot, Spread, Vip, status::Health};
 
 use super::{
-    Image, TableWords,
-    phases::{Row, Rules, TableHistory},
+    Image,
+    phases::Rules,
+    rows::{self, TableHistory},
 };
-use crate::maglev::{self, Weighted};
+use crate::maglev::Weighted;
 
 /// What an image is made of.
 #[derive(Clone, Copy, Debug)]
@@ -81,9 +82,11 @@ pub enum LowerError {
 pub fn lower(input: Lowering<'_>) -> Result<Lowered, LowerError> {
     let snapshot = input.snapshot;
     let node = snapshot.nodes.get(input.node).ok_or_else(|| LowerError::UnknownNode(input.node.clone()))?;
+    let in_kernel = input.current.backends.iter().rev();
     let mut builder = Builder {
         input,
         node,
+        current_slots: in_kernel.map(|(slot, there)| ((there.address, there.kind), *slot)).collect(),
         slots: BTreeMap::new(),
         tables: BTreeMap::new(),
         first_free_service: 0,
@@ -126,6 +129,8 @@ fn config(node: &Node) -> Config {
 struct Builder<'a> {
     input: Lowering<'a>,
     node: &'a Node,
+    /// Numbers in the kernel.
+    current_slots: BTreeMap<(Address, u8), u16>,
     /// Numbers given to nodes so far.
     slots: BTreeMap<&'a Name, u16>,
     /// Tables made so far, by what they are made from.
@@ -192,7 +197,7 @@ impl<'a> Builder<'a> {
             return Ok(0);
         };
         let current = &self.input.current.backends;
-        let kept = current.iter().find(|(_, there)| **there == backend).map(|(slot, _)| *slot);
+        let kept = self.current_slots.get(&(backend.address, backend.kind)).copied();
         let used = |slot: u32| {
             u16::try_from(slot)
                 .is_ok_and(|slot| current.contains_key(&slot) || self.out.image.backends.contains_key(&slot))
@@ -253,45 +258,35 @@ impl<'a> Builder<'a> {
         for (slot, _) in numbers.iter().zip(&weighted).filter(|(_, weighted)| weighted.weight > 0) {
             mark(&mut wanted, *slot);
         }
-        let targets = numbered(&maglev::build(&weighted, TABLE_LEN), &numbers);
         let index = self.table_index(vip)?;
-        let now = self.input.now;
-        let flow_hold = self.flow_hold(vip);
         let current = self.input.current.tables.get(&index);
         let history = self.input.history.get(&index).filter(|_| current.is_some()).cloned();
-        let mut history = history.unwrap_or_else(|| TableHistory::unknown(now));
+        let mut history = history.unwrap_or_else(|| TableHistory::unknown(self.input.now));
+        let unchanged = history.wish(&weighted, &numbers);
+        if unchanged && let Some(current) = current.filter(|current| history.is_settled_as(current)) {
+            self.out.image.tables.insert(index, Arc::clone(current));
+            self.out.history.insert(index, history);
+            return Ok(index);
+        }
         let rules = Rules {
-            now,
+            now: self.input.now,
             stepped: history.stepped,
             started: history.started,
-            flow_hold,
+            flow_hold: self.flow_hold(vip),
             alive: &alive,
             wanted: &wanted,
         };
-        let mut rows = Rows::new(&history);
-        match current {
-            Some(current) => rows.step(&rules, &targets, current),
+        let (words, wake) = match current {
+            Some(current) => history.step(&rules, current),
             None => {
                 let mut without = weighted;
                 for weighted in without.iter_mut().filter(|weighted| weighted.id == self.input.node.as_str())
                 {
                     weighted.weight = 0;
                 }
-                rows.first(&rules, &targets, &numbered(&maglev::build(&without, TABLE_LEN), &numbers));
+                history.first(&rules, &rows::targets(&without, &numbers))
             }
-        }
-        let Rows { words, held, stepped, wake, .. } = rows;
-        let words: TableWords = match current {
-            Some(current) if **current == words => Arc::clone(current),
-            _ => Arc::new(words),
         };
-        if stepped {
-            history.stepped = now;
-        }
-        history.started = false;
-        if let Some(held) = held {
-            history.held = Arc::new(if held.iter().all(|held| *held == 0) { Vec::new() } else { held });
-        }
         self.out.wake = [self.out.wake, wake].into_iter().flatten().min();
         self.out.image.tables.insert(index, words);
         self.out.history.insert(index, history);
@@ -385,66 +380,6 @@ impl<'a> Builder<'a> {
             }
         }
     }
-}
-
-/// The rows of a table as they come to be.
-struct Rows<'a> {
-    before: &'a [u32],
-    words: Vec<u32>,
-    /// As in [`TableHistory`], once it is not what it was.
-    held: Option<Vec<u32>>,
-    stepped: bool,
-    wake: Option<Duration>,
-}
-
-impl<'a> Rows<'a> {
-    fn new(history: &'a TableHistory) -> Self {
-        let words = Vec::with_capacity(TABLE_LEN);
-        Self { before: &history.held, words, held: None, stepped: false, wake: None }
-    }
-
-    /// From what is in the kernel.
-    fn step(&mut self, rules: &Rules<'_>, targets: &[u16], current: &[u32]) {
-        for (bucket, (target, word)) in targets.iter().zip(current).enumerate() {
-            let held = self.before.get(bucket).copied().unwrap_or_default();
-            if *word == u32::from(*target) && held == 0 {
-                self.words.push(*word);
-                continue;
-            }
-            self.push(held, rules.next(Slot::unpack(*word), held, *target));
-        }
-    }
-
-    /// Without memory: `others` are the owners in a world without this node.
-    fn first(&mut self, rules: &Rules<'_>, targets: &[u16], others: &[u16]) {
-        for (target, other) in targets.iter().zip(others) {
-            let before = Slot { owner: *target, previous: if other == target { 0 } else { *other } };
-            self.push(0, rules.next(before, 0, *target));
-        }
-    }
-
-    fn push(&mut self, before: u32, row: Row) {
-        let bucket = self.words.len();
-        self.words.push(row.slot.pack());
-        if row.held != before {
-            let all = self.before;
-            let held = self.held.get_or_insert_with(|| match all.is_empty() {
-                true => vec![0; TABLE_LEN],
-                false => all.to_vec(),
-            });
-            held[bucket] = row.held;
-        }
-        self.stepped |= row.stepped;
-        self.wake = [self.wake, row.wake].into_iter().flatten().min();
-    }
-}
-
-/// Owners as backend slots; without any, none in every row.
-fn numbered(owners: &[u16], numbers: &[u16]) -> Vec<u16> {
-    if owners.is_empty() {
-        return vec![0; TABLE_LEN];
-    }
-    owners.iter().map(|owner| numbers[*owner as usize]).collect()
 }
 
 fn mark(marks: &mut Vec<bool>, slot: u16) {

@@ -9,7 +9,7 @@
 //! ```
 //! All little-endian. Times are of the caller's clock, which must go on over the restart.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use weir_abi::limits::TABLE_LEN;
 
@@ -25,7 +25,7 @@ const MAGIC: &[u8; 8] = b"weirrow1";
 pub fn encode(histories: &BTreeMap<u32, TableHistory>, tables: &BTreeMap<u32, TableWords>) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     for (index, history) in histories {
-        let Some(words) = tables.get(index).filter(|words| words.iter().any(|word| *word > 0xffff)) else {
+        let Some(words) = tables.get(index).filter(|words| !history.is_settled_as(words)) else {
             continue;
         };
         let rows = history.held.iter().enumerate().filter(|(_, held)| **held != 0);
@@ -70,7 +70,7 @@ fn table(rest: &mut &[u8], now: Duration) -> Option<(u32, u64, TableHistory)> {
         let since = u32::from_le_bytes(take(rest)?);
         held[usize::from(row)] = (since & !RETURNED).min(second(now)) | since & RETURNED;
     }
-    Some((index, fingerprint, TableHistory { stepped, started: false, held: Arc::new(held) }))
+    Some((index, fingerprint, TableHistory::known(stepped, held)))
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
@@ -85,6 +85,8 @@ fn fingerprint(words: &[u32]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     const NOW: Duration = Duration::from_secs(20);
@@ -96,8 +98,7 @@ mod tests {
         let mut held = vec![0; TABLE_LEN];
         held[7] = 11;
         held[65_535] = RETURNED | 12;
-        let history =
-            TableHistory { stepped: Duration::from_millis(4_999), started: false, held: Arc::new(held) };
+        let history = TableHistory::known(Duration::from_millis(4_999), held);
         (
             BTreeMap::from([(3, history)]),
             BTreeMap::from([(3, Arc::new(words)), (4, Arc::new(vec![1; TABLE_LEN]))]),

@@ -37,7 +37,7 @@
 //! at Z while one of them is still at (Y, X). When X itself is the one that comes back, or is dead, there is no choice to
 //! make and nothing is lost.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use weir_abi::service::Slot;
 
@@ -51,27 +51,8 @@ pub const FLIP_CALM: Duration = Duration::from_secs(1);
 /// live 1/e of `flow_hold` on average, and as many beginning as ending, the two have the same number at 1 ÷ 4.
 pub const YOUNG: u32 = 4;
 
-/// What a balancer remembers of a table beside its rows. Times are since a start that the caller chose.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct TableHistory {
-    /// When rows last prepared or flipped.
-    pub(super) stepped: Duration,
-    /// Whether a start is all that is known.
-    pub(super) started: bool,
-    /// Per row since which second its second hop is a previous owner, at least 1; 0: it has none, or only a coming owner.
-    /// With [`RETURNED`] where the owner is older than that. Empty: all 0. 256 KiB where a table has not settled.
-    pub(super) held: Arc<Vec<u32>>,
-}
-
-/// Bit of [`TableHistory::held`]: the owner had the row before the second hop had it, and has it again.
+/// Bit of [`Row::held`]: the owner had the row before the second hop had it, and has it again.
 pub(super) const RETURNED: u32 = 1 << 31;
-
-impl TableHistory {
-    /// Nothing is known: flips wait as if everything had been prepared now, and preparations wait for nothing.
-    pub(super) fn unknown(now: Duration) -> Self {
-        Self { stepped: now, started: true, held: Arc::default() }
-    }
-}
 
 /// The second in which a previous owner that gives up its row `now` begins to be held; never 0, never too early.
 pub(super) fn second(now: Duration) -> u32 {
@@ -81,8 +62,9 @@ pub(super) fn second(now: Duration) -> u32 {
 /// What a row is decided by, besides itself.
 pub(super) struct Rules<'a> {
     pub(super) now: Duration,
-    /// As in [`TableHistory`].
+    /// When rows of the table last went a step.
     pub(super) stepped: Duration,
+    /// Whether that is the start of the balancer, before which nothing is known.
     pub(super) started: bool,
     pub(super) flow_hold: Duration,
     /// By backend slot: may have flows. A dead one may not.
@@ -95,7 +77,8 @@ pub(super) struct Rules<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) slot: Slot,
-    /// As in [`TableHistory::held`].
+    /// Since which second its second hop is a previous owner, at least 1; 0: it has none, or only a coming owner. With
+    /// [`RETURNED`] where the owner is the elder.
     pub(super) held: u32,
     /// Whether it went a step.
     pub(super) stepped: bool,
@@ -143,6 +126,9 @@ impl Rules<'_> {
         };
         if owner == target {
             let over = held != 0 && self.hold_ends(held) <= self.now;
+            // A change taken back before its flip: the owner never left.
+            let taken_back = held == 0 && !self.started;
+            let held = if taken_back { second(self.now) | RETURNED } else { held };
             return if over { row(target, 0, 0, false) } else { keep(previous, held, false) };
         }
         if target == 0 || !self.is_alive(owner) {

@@ -1,7 +1,11 @@
+use weir_abi::service::Slot;
 use weir_model::SourceFile;
 
 use super::*;
-use crate::{image::FLIP_CALM, plan};
+use crate::{
+    image::{FLIP_CALM, TableHistory},
+    plan,
+};
 
 const TEXT: &str = r#"
 [zone.az1]
@@ -292,4 +296,16 @@ fn too_many_services_are_refused() {
         lingering: &BTreeMap::new(),
     };
     assert!(matches!(lower(input), Err(LowerError::Full { what: "services", .. })));
+}
+
+#[test]
+fn a_table_somebody_else_changed_is_mended() {
+    let up = health(&["a", "b", "c"], &[]);
+    let (mut balancer, before) = settled(TEXT, &up);
+    let index = *before.tables.keys().next().expect("a table");
+    let mut words = before.tables[&index].to_vec();
+    (words[5], words[6]) = (0, words[6] | words[6] << 16);
+    balancer.image.tables.insert(index, Arc::new(words));
+    let after = balancer.run(TEXT, &up, A_MINUTE).image;
+    assert_eq!(slots(&after), slots(&before));
 }

@@ -169,6 +169,24 @@ fn a_change_taken_back_loses_nothing_in_every_order() {
 }
 
 #[test]
+fn the_elder_of_a_row_stays_through_any_number_of_quick_changes() {
+    for [second, third, fourth] in [[1, 3, 4], [3, 1, 2], [3, 2, 4], [1, 2, 3], [2, 1, 3]] {
+        for gap_ms in [20, 60, 500, 1_500, 30_000] {
+            let at = |number: u32| secs(10) + Duration::from_millis(gap_ms) * number;
+            let changes =
+                [change(at(0), 2), change(at(1), second), change(at(2), third), change(at(3), fourth)];
+            for (at, slot) in &states(SETTLED, &changes) {
+                let held = *at < HOLD / 2;
+                assert!(
+                    !held || reaches(*slot, 1),
+                    "{second} {third} {fourth} every {gap_ms} ms: {at:?} {slot:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn a_second_change_keeps_the_flows_of_the_owner_that_had_the_row_for_long() {
     // Soon after the first the first owner has nearly all flows, and not for a moment is it out of the row.
     let soon = states(SETTLED, &[change(secs(10), 2), change(secs(100), 3)]);
