@@ -82,6 +82,7 @@ fn l4() -> Result<Vec<Case>> {
         has_v6: 0,
         address4: own,
         address6: Address::default(),
+        mtu: 1500,
     };
     let mut balancer = Balancer::load(config)?;
     balancer.backend(1, Backend { address: Address::v4(own), kind: KIND_LOCAL, _pad: [0; 3] })?;
