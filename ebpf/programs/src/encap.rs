@@ -63,6 +63,9 @@ fn put<const IS_V4: bool, const REST: usize>(ctx: &XdpContext, work: &Work, conf
     let route: &Route = &work.route;
     let l3_len = if IS_V4 { V4_LEN } else { V6_LEN };
     let inner_len = packet::len(ctx) - L3_AT;
+    if config.mtu != 0 && inner_len + l3_len + REST > config.mtu as usize {
+        return Err(Reason::DropTooBig);
+    }
     // SAFETY: a plain helper call; every packet pointer is taken anew afterwards.
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, -((l3_len + REST) as i32)) } != 0 {
         return Err(Reason::DropHeadroom);
