@@ -203,6 +203,27 @@ impl Rig {
         Ok(())
     }
 
+    /// Pings a VIP: the kernel's own ICMP sockets check what comes back.
+    pub fn ping(&self, vip: IpAddr) -> Result<()> {
+        use socket2::{Domain, Protocol, Socket, Type};
+        self.router.netns.sysctl(&[("ipv4/ping_group_range", "0 2147483647")])?;
+        self.router.netns.run(|| {
+            let (domain, protocol, request) = match vip {
+                IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8),
+                IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128),
+            };
+            let socket = Socket::new(domain, Type::DGRAM, Some(protocol))?;
+            socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+            socket.connect(&SocketAddr::new(vip, 0).into())?;
+            socket.send(&[&[request, 0, 0, 0, 0, 0, 0, 1][..], b"ping"].concat())?;
+            let mut socket = socket;
+            let mut buffer = [0; 64];
+            let len = std::io::Read::read(&mut socket, &mut buffer).context("no answer")?;
+            ensure!(buffer[..len].ends_with(b"ping"), "another answer");
+            Ok(())
+        })
+    }
+
     /// Sends a datagram to a VIP from a port of its own, and returns which host answered from the VIP.
     pub fn ask(&self, vip: IpAddr, payload: &[u8]) -> Result<usize> {
         let local = if vip.is_ipv4() { own4(1, 1).into() } else { own6(1, 1).into() };

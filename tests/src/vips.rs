@@ -37,8 +37,19 @@ pub fn v6(text: &str) -> Address {
 /// tcp/80 → 2; tcp/81 → 2 then 3; tcp/82 → local; tcp/83 → local then 3; tcp/84 → 2 then 4; tcp/85 → 4; tcp/86 → 4 then 4;
 /// tcp/87 → nobody; udp/53 → 2, fragments too; tcp/1000-2000 → 3; [2001:db8::10]:80 → 2 then 3, udp/53 → 3 then 2.
 pub fn balancer() -> Balancer {
-    let config =
-        Config { abi_version: weir_abi::ABI_VERSION, has_v4: 1, has_v6: 1, address4: OWN4, address6: own6() };
+    balancer_with_mtu(0)
+}
+
+/// The same on links that carry `mtu` bytes.
+pub fn balancer_with_mtu(mtu: u32) -> Balancer {
+    let config = Config {
+        abi_version: weir_abi::ABI_VERSION,
+        has_v4: 1,
+        has_v6: 1,
+        address4: OWN4,
+        address6: own6(),
+        mtu,
+    };
     let mut balancer = Balancer::load(config).expect("load");
     let gue4 = |last| Backend { address: Address::v4([10, 1, last, 2]), kind: KIND_GUE4, _pad: [0; 3] };
     let local = Backend { address: Address::v4(OWN4), kind: KIND_LOCAL, _pad: [0; 3] };

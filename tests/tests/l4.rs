@@ -1,6 +1,9 @@
 //! `weir-l4` on two hosts behind a router, with real datagrams.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use aya::maps::{Array, Map, MapData};
 use weir_abi::Config;
@@ -34,6 +37,39 @@ async fn udp_flows_reach_both_hosts_and_are_answered_from_the_vip() {
     let dropped: Vec<_> =
         status.reasons.iter().filter(|(name, n)| name.starts_with("drop") && **n > 0).collect();
     assert!(dropped.is_empty(), "{dropped:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn datagrams_too_big_for_the_tunnel_come_through_once_their_client_is_told() {
+    let rig = Rig::build().await.expect("rig");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    for vip in VIPS {
+        // Fits into the client's link, of the same size as the fabric's, but not into a tunnel on it.
+        let payload = vec![b'x'; if vip.is_ipv4() { 1_565 } else { 1_545 }];
+        // From a port whose flow has a remote owner the first is lost, and the client's kernel told why. From then on it
+        // sends fragments, which must come together again at one proxy.
+        let told = async || {
+            let status = rig.until(0, "counters", |_| true).await.expect("status");
+            status.reasons["icmp_too_big"]
+        };
+        let before = told().await;
+        while told().await == before {
+            let _lost_or_answered = rig.ask(vip, &payload);
+            assert!(Instant::now() < deadline, "{vip}: nobody was told");
+        }
+        for _ in 0..5 {
+            rig.ask(vip, &payload).unwrap_or_else(|error| panic!("{vip}: {error:#}"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn pings_of_a_vip_are_answered_by_its_balancer() {
+    let rig = Rig::build().await.expect("rig");
+    for vip in VIPS {
+        rig.ping(vip).unwrap_or_else(|error| panic!("{vip}: {error:#}"));
+    }
+    rig.until(0, "pings are counted", |status| status.reasons["icmp_echo"] >= 2).await.expect("status");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -68,6 +68,7 @@ fn balancer() -> Balancer {
         has_v6: 1,
         address4: OWN4,
         address6: ip(OWN6).into(),
+        mtu: 1400,
     };
     let mut balancer = Balancer::load(config).expect("load");
     let backend = |address: Address, kind| Backend { address, kind, _pad: [0; 3] };
@@ -177,6 +178,13 @@ fn good_packets() -> Vec<Vec<u8>> {
         packet::tcp(client6, "[2001:db8::10]:80", ACK, &[7; 100]),
     ] {
         good.extend(packet::fragments(&whole, 1, 48));
+    }
+    for payload in [1300, 1340] {
+        let mut unfragmentable = packet::tcp(client, "198.51.100.10:80", ACK, &vec![7; payload]);
+        good.push(unfragmentable.clone());
+        unfragmentable[20] = 0x40;
+        good.push(unfragmentable);
+        good.push(packet::tcp(client6, "[2001:db8::10]:80", ACK, &vec![7; payload]));
     }
     // Every tenth again in a VLAN, every twentieth in two.
     let tagged: Vec<_> = good
@@ -289,6 +297,10 @@ fn check(sent: &[u8], seen: &Seen) {
         Reason::IcmpEcho => {
             assert_eq!(seen.action, XDP_TX);
             assert_eq!(went, came, "an echo is as long as what it answers");
+        }
+        Reason::IcmpTooBig => {
+            assert_eq!(seen.action, XDP_TX);
+            assert!(went == 14 + 28 + 256 || went == 14 + 48 + 256, "{came} bytes became {went}");
         }
         Reason::Encap | Reason::EncapIcmp | Reason::EncapFragment | Reason::EncapSecondHop => {
             assert_eq!(seen.action, XDP_TX);

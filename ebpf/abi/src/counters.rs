@@ -26,6 +26,8 @@ pub enum Reason {
     EncapFragment,
     /// An echo request to a VIP, answered.
     IcmpEcho,
+    /// Too big for the tunnel: the client was told what fits.
+    IcmpTooBig,
     /// Too short for the headers it announces.
     DropMalformed,
     /// A TCP fragment for a VIP, whose first fragment has not come here, or not lately.
@@ -34,6 +36,9 @@ pub enum Reason {
     DropExtension,
     /// TTL or hop limit used up.
     DropTtl,
+    /// Too big for the tunnel, and nobody was told: it may be fragmented, is an error or a fragment, or too many were told
+    /// already.
+    DropTooBig,
     /// No backend in the slot.
     DropNoBackend,
     /// A tunnel with a header that is not ours.
@@ -66,10 +71,12 @@ pub const REASONS: [(Reason, &str); REASON_COUNT as usize] = [
     (Reason::EncapIcmp, "encap_icmp"),
     (Reason::EncapFragment, "encap_fragment"),
     (Reason::IcmpEcho, "icmp_echo"),
+    (Reason::IcmpTooBig, "icmp_too_big"),
     (Reason::DropMalformed, "drop_malformed"),
     (Reason::DropFragment, "drop_fragment"),
     (Reason::DropExtension, "drop_extension"),
     (Reason::DropTtl, "drop_ttl"),
+    (Reason::DropTooBig, "drop_too_big"),
     (Reason::DropNoBackend, "drop_no_backend"),
     (Reason::DropGueMalformed, "drop_gue_malformed"),
     (Reason::DropGueUntrusted, "drop_gue_untrusted"),

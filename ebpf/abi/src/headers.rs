@@ -63,6 +63,12 @@ impl Ipv4 {
         (self.version_ihl & 0x0f) as usize * 4
     }
 
+    /// Whether it must not be fragmented.
+    #[inline(always)]
+    pub const fn is_unfragmentable(&self) -> bool {
+        self.fragment[0] & 0x40 != 0
+    }
+
     /// Whether it is a fragment other than the first.
     #[inline(always)]
     pub const fn is_later_fragment(&self) -> bool {

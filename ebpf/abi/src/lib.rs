@@ -94,5 +94,7 @@ pub struct Config {
     pub address4: [u8; 4],
     /// The same for IPv6.
     pub address6: Address,
+    /// What the links tunnels leave by carry, from the outer IP header on; 0 when it is not known and not looked at.
+    pub mtu: u32,
 }
-pod!(Config, 32);
+pod!(Config, 36);

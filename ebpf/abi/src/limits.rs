@@ -30,5 +30,10 @@ pub const EXTENSIONS_LEN_BYTES_MAX: usize = 192;
 /// dropped. 16,384 × (36 B key + 8 B value + about 60 B of the kernel) = 1.7 MiB.
 pub const FRAGMENTS_MAX: u32 = 16_384;
 
+/// Clients told that a packet is too big, per CPU: one in this time,
+pub const TOO_BIG_INTERVAL_NS: u64 = 1_000_000;
+/// after so many at once. Beyond, such packets are only dropped and counted: a client sends again and is told then.
+pub const TOO_BIG_BURST: u64 = 100;
+
 /// Hosts whose tunnels are accepted.
 pub const PEERS_MAX: u32 = 1 << 16;

@@ -26,7 +26,7 @@ const V4_AT: usize = L3_AT + size_of::<Ipv4>();
 /// Where ICMPv6 begins behind an IPv6 header alone.
 const V6_AT: usize = L3_AT + size_of::<Ipv6>();
 /// TTL and hop limit of answers.
-const TTL: u8 = 64;
+pub(crate) const TTL: u8 = 64;
 /// Length of an IPv6 fragment header.
 const FRAGMENT_LEN: usize = 8;
 
@@ -124,7 +124,7 @@ fn reverse_ports(ctx: &XdpContext, at: usize, protocol: u8, parsed: &mut Parsed)
 
 /// Whether an answer may go to `address`: never to groups, this network or nobody. The kernel judges the rest.
 #[inline(always)]
-fn is_answerable(address: &Address) -> bool {
+pub(crate) fn is_answerable(address: &Address) -> bool {
     let first = (address.0[3].to_ne_bytes())[0];
     if address.is_v4() {
         first != 0 && first != 127 && first < 224

@@ -18,10 +18,12 @@ mod extension;
 mod fragment;
 mod icmp;
 mod maps;
+mod next_hop;
 mod packet;
 mod reason;
 mod special;
 mod steer;
+mod too_big;
 mod vlan;
 mod work;
 
@@ -71,7 +73,14 @@ fn treat(ctx: &XdpContext, work: &mut Work) -> Verdict<(Reason, u32)> {
             balance::balance(ctx, work)?
         }
     };
-    Ok((reason, encap::encap(ctx, work)?))
+    match encap::encap(ctx, work) {
+        Ok(transmit) => Ok((reason, transmit)),
+        Err(Reason::DropTooBig) => {
+            too_big::tell(ctx, work)?;
+            Err(Reason::IcmpTooBig)
+        }
+        Err(reason) => Err(reason),
+    }
 }
 
 /// Passes every packet: the peer of a veth pair needs a native program for `XDP_TX` to come through.

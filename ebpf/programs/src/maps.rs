@@ -52,6 +52,25 @@ static WORK: PerCpuArray<[u64; WORK_LEN], 1> = PerCpuArray::new();
 /// Words of a [`Work`].
 const WORK_LEN: usize = size_of::<Work>().div_ceil(8);
 
+/// One [`Bucket`].
+#[btf_map]
+static TOO_BIG: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
+
+/// A token bucket.
+pub(crate) struct Bucket {
+    /// Tokens left.
+    pub(crate) tokens: u64,
+    /// When tokens last came in.
+    pub(crate) filled_ns: u64,
+}
+
+/// This CPU's bucket of messages to clients whose packets are too big.
+#[inline(always)]
+pub(crate) fn too_big_bucket() -> Option<&'static mut Bucket> {
+    // SAFETY: two words, as a `Bucket` is; XDP neither migrates nor nests on a CPU.
+    TOO_BIG.get_ptr_mut(0).map(|room| unsafe { &mut *room.cast::<Bucket>() })
+}
+
 /// What is known of the packet at hand on this CPU: nothing, at first.
 #[inline(always)]
 pub(crate) fn work() -> Verdict<&'static mut Work> {

@@ -21,11 +21,12 @@ pub(crate) fn finish(reason: Reason, transmit: u32) -> u32 {
         | Reason::EncapSecondHop
         | Reason::DecapSecondHop => transmit,
         // Back to the router it came from.
-        Reason::IcmpEcho => xdp_action::XDP_TX,
+        Reason::IcmpEcho | Reason::IcmpTooBig => xdp_action::XDP_TX,
         Reason::DropMalformed
         | Reason::DropFragment
         | Reason::DropExtension
         | Reason::DropTtl
+        | Reason::DropTooBig
         | Reason::DropNoBackend
         | Reason::DropGueMalformed
         | Reason::DropGueUntrusted

@@ -88,6 +88,7 @@ fn loaded() -> Result<Balancer> {
         has_v6: 1,
         address4: OWN,
         address6: "fd00::2".parse::<IpAddr>()?.into(),
+        mtu: 1600,
     };
     let mut balancer = Balancer::load(config)?;
     let backend = |address: [u8; 4], kind| Backend { address: Address::v4(address), kind, _pad: [0; 3] };

@@ -62,7 +62,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     }
     let mut memory = Memory::open(options.run_dir.join("tables"))?;
     let (publisher, feed) = status::publisher(&L4Status::default());
+    let mtu = current.config.mtu;
     let mut daemon = Daemon {
+        mtu,
         node: options.node.clone(),
         kernel,
         prober: Prober::new(&options.node),
@@ -94,6 +96,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         tracing::info!(interface, mode = status.mode, mtu = status.mtu, "balancer attached");
         daemon.interfaces.push(status);
     }
+    daemon.note_mtu();
+    daemon.recompute().await;
     attach::steer(&mut loaded.ebpf, &options.pin_dir)?;
     let mut steering =
         steer::Listener::bind(&options.run_dir.join(steer::SOCKET)).context("steering socket")?;
@@ -218,6 +222,8 @@ struct Daemon {
     publisher: Publisher<L4Status>,
     metrics: Metrics,
     interfaces: Vec<InterfaceStatus>,
+    /// What tunnels have to fit into; until the interfaces are known, what the datapath was told before.
+    mtu: u32,
     adopted: bool,
     last_plan: Vec<String>,
     errors: Vec<String>,
@@ -281,7 +287,9 @@ impl Daemon {
             now: self.memory.now(),
             lingering: &lingering,
         };
-        lower(input).map_err(|error| error.to_string())
+        let mut lowered = lower(input).map_err(|error| error.to_string())?;
+        lowered.image.config.mtu = self.mtu;
+        Ok(lowered)
     }
 
     async fn apply(&mut self, lowered: Lowered) -> Result<(), MapsError> {
@@ -337,8 +345,33 @@ impl Daemon {
         }
     }
 
+    /// What tunnels have to fit into: the smallest MTU. Generic XDP sees packets the kernel has put together, larger than
+    /// any MTU and cut up again later: there it is not looked at.
+    fn note_mtu(&mut self) {
+        let is_generic = self.interfaces.iter().any(|interface| interface.mode == "generic");
+        let smallest = self.interfaces.iter().map(|interface| interface.mtu).min().unwrap_or_default();
+        self.mtu = if is_generic { 0 } else { smallest };
+    }
+
+    /// Whether somebody changed the MTU of an interface.
+    async fn look_at_mtu(&mut self) {
+        for interface in &mut self.interfaces {
+            match self.kernel.mtu(&interface.name).await {
+                Ok(mtu) if mtu != interface.mtu => {
+                    interface.mtu = mtu;
+                    tracing::info!(interface = interface.name, mtu, "MTU changed");
+                    warn_of_mtu(interface);
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!("MTU of {}: {error}", interface.name),
+            }
+        }
+        self.note_mtu();
+    }
+
     /// Reads everything back and mends what differs, whoever changed it.
     async fn full_pass(&mut self) {
+        self.look_at_mtu().await;
         match self.kernel.read_back().await {
             Ok(image) => {
                 if image != self.current {

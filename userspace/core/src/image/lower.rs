@@ -123,6 +123,7 @@ fn config(node: &Node) -> Config {
         has_v6: node.address6.is_some().into(),
         address4: node.address.map_or([0; 4], |address| address.octets()),
         address6: node.address6.map_or(Address::default(), |address| Address::v6(address.octets())),
+        mtu: 0, // whoever knows the interfaces says
     }
 }
 

@@ -162,6 +162,24 @@ fn vips_of_one_group_share_one_table_over_their_own_zone() {
 }
 
 #[test]
+fn udp_fragments_of_an_address_are_given_to_its_first_udp_service() {
+    let image = run(TEXT, &health(&["a", "b", "c"], &[]), &Image::default(), &[]).image;
+    let mut with_udp = 0;
+    for (key, ranges) in &image.ranges {
+        if ranges.fragments == 0 {
+            let services =
+                image.vips.keys().filter(|vip| (vip.address, vip.protocol) == (key.address, PROTO_UDP));
+            assert!(key.protocol == PROTO_TCP || (services.count() == 0 && ranges.count == 0), "{key:?}");
+        } else {
+            assert_eq!(key.protocol, PROTO_UDP, "TCP fragments follow their first");
+            assert!(image.services.contains_key(&(ranges.fragments - 1)));
+            with_udp += 1;
+        }
+    }
+    assert!(with_udp > 0);
+}
+
+#[test]
 fn the_same_input_again_makes_an_empty_plan() {
     let up = health(&["a", "b", "c"], &["d"]);
     let mut balancer = Balancer::new("a");
