@@ -163,7 +163,7 @@ fn vips_of_one_group_share_one_table_over_their_own_zone() {
 
 #[test]
 fn udp_fragments_of_an_address_are_given_to_its_first_udp_service() {
-    let image = run(TEXT, &health(&["a", "b", "c"], &[]), &Image::default(), &[]).image;
+    let image = Balancer::new("a").run(TEXT, &health(&["a", "b", "c"], &[]), Duration::ZERO).image;
     let mut with_udp = 0;
     for (key, ranges) in &image.ranges {
         if ranges.fragments == 0 {
