@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, PerCpuArray},
@@ -10,6 +10,7 @@ use aya::{
 };
 use weir_abi::{
     Address, Config,
+    bench::{Bench, TEMPLATE_WORDS},
     counters::{REASONS, Reason},
     hop::Backend,
     maps, programs,
@@ -86,8 +87,14 @@ impl Balancer {
 
     /// A table in which every slot is the same.
     pub fn table(&mut self, index: u32, slot: Slot) -> Result<()> {
+        self.table_of(index, &[slot.pack(); weir_abi::limits::TABLE_LEN])
+    }
+
+    /// A table of these words.
+    pub fn table_of(&mut self, index: u32, words: &[u32]) -> Result<()> {
         let mut inner: Array<MapData, Table> = Array::create(1, 0)?;
-        let table = Box::new(Table([slot.pack(); weir_abi::limits::TABLE_LEN]));
+        let mut table = Box::new(Table([0; weir_abi::limits::TABLE_LEN]));
+        table.0.copy_from_slice(words);
         inner.set(0, *table, 0)?;
         let map = self.ebpf.map_mut(maps::TABLES).context("no tables")?;
         let mut outer: aya::maps::ArrayOfMaps<_, Array<MapData, Table>> = map.try_into()?;
@@ -101,33 +108,48 @@ impl Balancer {
         REASONS.iter().map(|(reason, _)| Ok(map.get(&(*reason as u32), 0)?.iter().sum())).collect()
     }
 
-    /// Nanoseconds the balancer takes for `packet`, over `repeat` runs; only for packets it leaves as they are.
-    pub fn time(&mut self, packet: &[u8], repeat: u32) -> Result<f64> {
-        self.time_program(programs::BALANCER, packet, repeat)
-    }
-
-    /// The same for the program that passes everything.
-    pub fn time_pass(&mut self, packet: &[u8], repeat: u32) -> Result<f64> {
-        let program: &mut Xdp = self.ebpf.program_mut(programs::PASS).context("no pass")?.try_into()?;
+    /// Nanoseconds per packet of a program that puts the packet back (`bench`, `bench_null`): `packet` from `flows` sources
+    /// in turn (a power of two), counted at `source_at`. The action must be `action` and the packet as it was.
+    pub fn time(
+        &mut self,
+        name: &str,
+        packet: &[u8],
+        flows: u64,
+        source_at: usize,
+        action: u32,
+    ) -> Result<f64> {
+        const REPEAT: u32 = 1_000_000;
+        let mut bench = Bench {
+            len_bytes: packet.len() as u32,
+            source_at: source_at as u32,
+            flows_mask: (flows - 1) as u32,
+            first_source: 0x0100_0000,
+            template: [0; TEMPLATE_WORDS],
+        };
+        ensure!(packet.len() >= size_of_val(&bench.template), "the packet is shorter than what is put back");
+        for (word, bytes) in bench.template.iter_mut().zip(packet.chunks_exact(8)) {
+            *word = u64::from_ne_bytes(bytes.try_into()?);
+        }
+        self.array::<Bench>(maps::BENCH)?.set(0, bench, 0)?;
+        let program: &mut Xdp = self.ebpf.program_mut(name).context("no such program")?.try_into()?;
         if program.fd().is_err() {
             program.load()?;
         }
-        self.time_program(programs::PASS, packet, repeat)
-    }
-
-    fn time_program(&mut self, name: &str, packet: &[u8], repeat: u32) -> Result<f64> {
-        let program: &Xdp = self.ebpf.program(name).context("no such program")?.try_into()?;
+        let mut out = vec![0; packet.len() + 256];
         let result = program.test_run(TestRunOptions {
             data_in: Some(packet),
-            repeat,
+            data_out: Some(&mut out),
+            repeat: REPEAT,
             ..TestRunOptions::default()
         })?;
+        ensure!(result.return_value == action, "{name} returned {} and not {action}", result.return_value);
+        ensure!(result.data_size_out as usize == packet.len(), "{name} did not put the packet back");
         Ok(result.duration.as_nanos() as f64)
     }
 
-    /// How many instructions the verifier went through to accept the balancer; kernels before 5.16 do not say.
-    pub fn verified_instructions(&mut self) -> Result<Option<u32>> {
-        let program: &Xdp = self.ebpf.program(programs::BALANCER).context("no balancer")?.try_into()?;
+    /// Instructions the verifier went through for a loaded program; `None` where the kernel does not tell.
+    pub fn verified_instructions(&mut self, name: &str) -> Result<Option<u32>> {
+        let program: &Xdp = self.ebpf.program(name).context("no such program")?.try_into()?;
         Ok(program.info()?.verified_instruction_count())
     }
 

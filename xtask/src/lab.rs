@@ -27,7 +27,11 @@ pub(crate) fn prepare() -> Result<Command> {
 pub(crate) fn run_lab(mut arguments: Vec<OsString>) -> Result<ExitCode> {
     if arguments.iter().any(|argument| argument == "--check") {
         arguments = ["run", "--all", "--fresh", "-o", "json"].map(OsString::from).into();
-    } else if arguments.first().is_none_or(|first| first.to_string_lossy().starts_with("--name")) {
+    } else if arguments
+        .first()
+        .is_none_or(|first| first.to_string_lossy().starts_with('-') && first != "--help")
+    {
+        // Options without a verb are those of `up`.
         arguments.insert(0, "up".into());
     }
     let mut weir = prepare()?;

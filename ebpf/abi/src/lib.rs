@@ -19,6 +19,7 @@ macro_rules! pod {
 pub(crate) use pod;
 
 pub mod address;
+pub mod bench;
 pub mod checksum;
 pub mod counters;
 pub mod flow;
@@ -57,6 +58,8 @@ pub mod maps {
     pub const REASONS: &str = "REASONS";
     /// `PerCpuArray<Traffic>`: packets and bytes by service index.
     pub const SERVICE_TRAFFIC: &str = "SERVICE_TRAFFIC";
+    /// `Array<Bench, 1>`: the case the benchmark runs.
+    pub const BENCH: &str = "BENCH";
     /// `PerCpuArray<Traffic>`: packets and bytes by backend slot.
     pub const BACKEND_TRAFFIC: &str = "BACKEND_TRAFFIC";
 }
@@ -67,6 +70,10 @@ pub mod programs {
     pub const BALANCER: &str = "balancer";
     /// sk_lookup: VIP and port → the listening socket registered for it.
     pub const STEER: &str = "steer";
+    /// XDP: the balancer as the benchmark runs it.
+    pub const BENCH: &str = "bench";
+    /// XDP: the reference of the benchmark.
+    pub const BENCH_NULL: &str = "bench_null";
     /// XDP: passes everything; makes `XDP_TX` work from the other end of a veth pair.
     pub const PASS: &str = "pass";
 }

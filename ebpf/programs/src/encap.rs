@@ -1,12 +1,8 @@
 //! Putting a tunnel in front of a packet and sending it on its way.
 
 use aya_ebpf::{
-    EbpfContext,
-    bindings::{
-        BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS,
-        BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup as FibParameters, xdp_action,
-    },
-    helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head},
+    bindings::xdp_action,
+    helpers::generated::{bpf_redirect, bpf_xdp_adjust_head},
     programs::XdpContext,
 };
 use weir_abi::{
@@ -21,14 +17,12 @@ use weir_abi::{
 use crate::{
     Verdict,
     classify::L3_AT,
-    maps, packet,
+    maps, next_hop, packet,
     work::{Route, Work},
 };
 
 /// TTL of the outer header: a tunnel crosses the fabric, not the Internet.
 const OUTER_TTL: u8 = 64;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 
 /// Puts the tunnel of `route` in front of the packet and finds its next hop; returns the action that sends it.
 #[inline(always)]
@@ -50,10 +44,7 @@ pub(crate) fn encap(ctx: &XdpContext, work: &Work) -> Verdict<u32> {
         (false, _) if has_v6_address(&route.second) => put::<false, CHAIN6_LEN>(ctx, work, config)?,
         (false, _) => put::<false, CHAIN4_LEN>(ctx, work, config)?,
     }
-    match send(ctx, &came_as, work, config) {
-        xdp_action::XDP_DROP => Err(Reason::DropNoRoute),
-        action => Ok(action),
-    }
+    send(ctx, &came_as, work, config)
 }
 
 const V4_LEN: usize = size_of::<Ipv4>();
@@ -140,50 +131,27 @@ fn put<const IS_V4: bool, const REST: usize>(ctx: &XdpContext, work: &Work, conf
     }
 }
 
-/// Writes the Ethernet header towards the next hop of the tunnel and returns the action that sends it, `XDP_DROP` when
-/// the routing table forbids the way. A program of its own for the stack's sake.
-#[inline(never)]
-fn send(ctx: &XdpContext, came_as: &Eth, work: &Work, config: &Config) -> u32 {
+/// Writes the Ethernet header towards the next hop of the tunnel and returns the action that sends it.
+#[inline(always)]
+fn send(ctx: &XdpContext, came_as: &Eth, work: &Work, config: &Config) -> Verdict<u32> {
     let to = &work.route.first;
-    // SAFETY: integers and unions of them; all bits zero is a value.
-    let mut fib: FibParameters = unsafe { core::mem::zeroed() };
-    let ingress = ctx.ingress_ifindex() as u32;
-    fib.ifindex = ingress;
-    let ethertype = if to.kind == KIND_GUE4 {
-        fib.family = AF_INET;
-        fib.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(config.address4);
-        fib.__bindgen_anon_4.ipv4_dst = to.address.0[3];
-        ETHERTYPE_IPV4
-    } else {
-        fib.family = AF_INET6;
-        fib.__bindgen_anon_3.ipv6_src = config.address6.0;
-        fib.__bindgen_anon_4.ipv6_dst = to.address.0;
-        ETHERTYPE_IPV6
-    };
-    // SAFETY: the parameters live on the stack with the size given.
-    let found =
-        unsafe { bpf_fib_lookup(ctx.as_ptr(), &mut fib, size_of::<FibParameters>() as i32, 0) } as u32;
-    let (eth, action) = match found {
+    let way = next_hop::find(ctx, to, config)?;
+    let ethertype = if to.kind == KIND_GUE4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+    let (eth, action) = match way.verdict {
+        next_hop::FORBIDDEN => return Err(Reason::DropNoRoute),
         // The routing table knows nothing of tags: a tagged packet goes back, with its tags, to the router it came from.
-        BPF_FIB_LKUP_RET_SUCCESS if work.tags.count == 0 => {
-            let eth = Eth { destination: fib.dmac, source: fib.smac, ethertype };
-            let same = fib.ifindex == ingress;
+        next_hop::FORWARD if work.tags.count == 0 => {
+            let eth = Eth { destination: way.destination, source: way.source, ethertype };
+            let same = way.egress == ctx.ingress_ifindex() as u32;
             // SAFETY: a plain helper call.
-            (eth, if same { xdp_action::XDP_TX } else { unsafe { bpf_redirect(fib.ifindex, 0) as u32 } })
+            (eth, if same { xdp_action::XDP_TX } else { unsafe { bpf_redirect(way.egress, 0) as u32 } })
         }
-        BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => {
-            return xdp_action::XDP_DROP;
-        }
-        // Forwarding is off on this host, or the neighbour is not resolved at the moment: the router that sent the packet
-        // knows the way to every host of the fabric.
         _ => {
             (Eth { destination: came_as.source, source: came_as.destination, ethertype }, xdp_action::XDP_TX)
         }
     };
-    if packet::write(ctx, 0, eth).is_err() {
-        return xdp_action::XDP_DROP;
-    }
-    action
+    packet::write(ctx, 0, eth)?;
+    Ok(action)
 }
 
 /// Whether a hop's address is IPv6. A hop that is this host itself has its own tunnel address here.

@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 mod balance;
+mod bench;
 mod chain;
 mod classify;
 mod decap;
@@ -17,6 +18,7 @@ mod extension;
 mod fragment;
 mod icmp;
 mod maps;
+mod next_hop;
 mod packet;
 mod reason;
 mod special;
@@ -33,20 +35,25 @@ use crate::work::{Kind, Work};
 /// The data path of one packet.
 #[xdp]
 pub(crate) fn balancer(ctx: XdpContext) -> u32 {
+    datapath(&ctx)
+}
+
+#[inline(always)]
+pub(crate) fn datapath(ctx: &XdpContext) -> u32 {
     let Ok(work) = maps::work() else {
         return reason::finish(Reason::DropInternal, xdp_action::XDP_DROP);
     };
     work.tags.count = 0;
-    if packet::read::<Eth>(&ctx, 0).is_ok_and(|eth| vlan::is_tag(eth.ethertype)) {
-        if vlan::take_off(&ctx, work).is_err() {
-            return reason::finish(Reason::DropMalformed, xdp_action::XDP_DROP);
-        }
+    if packet::read::<Eth>(ctx, 0).is_ok_and(|eth| vlan::is_tag(eth.ethertype))
+        && vlan::take_off(ctx, work).is_err()
+    {
+        return reason::finish(Reason::DropMalformed, xdp_action::XDP_DROP);
     }
-    let (mut reason, transmit) = match treat(&ctx, work) {
+    let (mut reason, transmit) = match treat(ctx, work) {
         Ok(sent) => sent,
         Err(reason) => (reason, xdp_action::XDP_DROP),
     };
-    if work.tags.count != 0 && vlan::put_back(&ctx, work).is_err() {
+    if work.tags.count != 0 && vlan::put_back(ctx, work).is_err() {
         reason = Reason::DropHeadroom;
     }
     reason::finish(reason, transmit)

@@ -7,7 +7,9 @@ const INSTRUCTIONS_MAX: u32 = 60_000;
 
 #[test]
 fn the_verifier_is_done_quickly() {
-    let Some(count) = balancer().verified_instructions().expect("info") else { return };
+    let Some(count) = balancer().verified_instructions(weir_abi::programs::BALANCER).expect("info") else {
+        return;
+    };
     println!("{count} instructions verified");
     assert!(count <= INSTRUCTIONS_MAX, "{count} instructions");
 }

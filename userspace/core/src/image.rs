@@ -4,6 +4,9 @@
 //! there back into the same form.
 
 mod lower;
+pub mod memory;
+mod phases;
+mod rows;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,6 +21,8 @@ use weir_abi::{
 };
 
 pub use lower::{LowerError, Lowered, Lowering, lower};
+pub use phases::{FLIP_CALM, FLIP_DRAIN, YOUNG};
+pub use rows::TableHistory;
 
 /// Words of a Maglev table as `weir_abi::service::Slot` packs them; shared, because a table is 256 KiB.
 pub type TableWords = Arc<Vec<u32>>;

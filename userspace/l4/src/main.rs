@@ -13,6 +13,7 @@ mod attach;
 mod counters;
 mod load;
 mod maps;
+mod memory;
 mod options;
 mod probes;
 mod reconcile;

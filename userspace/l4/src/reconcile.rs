@@ -8,10 +8,10 @@ use std::{
 };
 
 use anyhow::Context;
-use tokio::time::{MissedTickBehavior, interval};
-use weir_abi::{Address, gue::OVERHEAD_V4_LEN_BYTES, service::Slot};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use weir_abi::{Address, gue::OVERHEAD_V4_LEN_BYTES};
 use weir_core::{
-    image::{Image, Lowered, Lowering, VIP_LINGER, lower},
+    image::{Image, Lowered, Lowering, TableHistory, VIP_LINGER, lower},
     plan::{Op, diff},
 };
 use weir_model::{
@@ -31,6 +31,7 @@ use crate::{
     counters::{self, Counters},
     load,
     maps::{Kernel, MapsError},
+    memory::Memory,
     options::Options,
     probes::Prober,
     routes::Routes,
@@ -59,6 +60,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     if loaded.adopted {
         tracing::info!(vips = current.vip_addresses().len(), "adopted the pinned datapath");
     }
+    let mut memory = Memory::open(options.run_dir.join("tables"))?;
     let (publisher, feed) = status::publisher(&L4Status::default());
     let mtu = current.config.mtu;
     let mut daemon = Daemon {
@@ -67,8 +69,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         kernel,
         prober: Prober::new(&options.node),
         snapshot: Arc::new(Snapshot::default()),
+        history: memory.load(&current),
+        memory,
         current,
-        changed_at: BTreeMap::new(),
         lingering: BTreeMap::new(),
         confirmed: BTreeMap::new(),
         last: None,
@@ -117,6 +120,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     full_pass.set_missed_tick_behavior(MissedTickBehavior::Delay);
     full_pass.reset();
     loop {
+        let until_wake = daemon.until_wake();
         tokio::select! {
             () = stop.wait() => break,
             candidate = source.candidate() => {
@@ -135,7 +139,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
                 daemon.confirm();
             }
             request = steering.next() => daemon.steer(request),
-            _ = tick.tick() => daemon.settle().await,
+            () = sleep(until_wake) => daemon.recompute().await,
+            _ = tick.tick() => daemon.end_lingering().await,
             _ = full_pass.tick() => daemon.full_pass().await,
             _ = config.changed() => {}
         }
@@ -205,8 +210,9 @@ struct Daemon {
     prober: Prober,
     snapshot: Arc<Snapshot>,
     current: Image,
-    /// When the owners of a table last changed: from then on previous owners are held.
-    changed_at: BTreeMap<u32, Instant>,
+    /// Of the tables in the kernel.
+    history: BTreeMap<u32, TableHistory>,
+    memory: Memory,
     /// VIPs this node had until lately, and until when they stay in the datapath.
     lingering: BTreeMap<Name, (Vip, Instant)>,
     /// VIPs in the kernel, with the generation that was confirmed.
@@ -228,7 +234,7 @@ impl Daemon {
     async fn put_in_force(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), String> {
         let lingering = self.lingering.clone();
         self.linger(snapshot);
-        let lowered = match self.lower(snapshot, &BTreeSet::new()) {
+        let lowered = match self.lower(snapshot) {
             Ok(lowered) => lowered,
             Err(what) => {
                 self.lingering = lingering;
@@ -256,20 +262,20 @@ impl Daemon {
 
     /// The same snapshot with what is known now.
     async fn recompute(&mut self) {
-        self.recompute_settled(&BTreeSet::new()).await;
-    }
-
-    async fn recompute_settled(&mut self, settled: &BTreeSet<u32>) {
-        let done = match self.lower(&self.snapshot.clone(), settled) {
+        let done = match self.lower(&self.snapshot.clone()) {
             Ok(lowered) => self.apply(lowered).await.map_err(|error| error.to_string()),
             Err(what) => Err(what),
         };
         if let Err(what) = done {
             tracing::error!("{what}");
+            // What wanted to be done by now is left to the next event, at the latest to the full pass.
+            if let Some(last) = &mut self.last {
+                last.wake = None;
+            }
         }
     }
 
-    fn lower(&self, snapshot: &Snapshot, settled: &BTreeSet<u32>) -> Result<Lowered, String> {
+    fn lower(&self, snapshot: &Snapshot) -> Result<Lowered, String> {
         let health = self.prober.health();
         let lingering = self.lingering.iter().map(|(name, (vip, _))| (name.clone(), vip.clone())).collect();
         let input = Lowering {
@@ -277,7 +283,8 @@ impl Daemon {
             node: &self.node,
             health: &health,
             current: &self.current,
-            settled,
+            history: &self.history,
+            now: self.memory.now(),
             lingering: &lingering,
         };
         let mut lowered = lower(input).map_err(|error| error.to_string())?;
@@ -299,67 +306,42 @@ impl Daemon {
                 self.errors.push(format!("{op}: {error}"));
                 // What is there now is between two images: the next pass reads it back and goes on from there.
                 self.current = self.kernel.read_back().await?;
+                self.remember(&lowered);
                 return Err(error);
             }
             tracing::debug!("{op}");
             self.metrics.operations.add(1);
-            self.note_change(op);
             self.current.apply(op);
         }
+        self.remember(&lowered);
         self.counters.set_labels(counters::labels(&self.snapshot, &self.current));
         self.last = Some(lowered);
         Ok(())
     }
 
-    /// Remembers since when a table holds previous owners.
-    fn note_change(&mut self, op: &Op) {
-        match op {
-            Op::PutTable(index, words) => {
-                if words.iter().any(|word| Slot::unpack(*word).previous != 0) {
-                    self.changed_at.insert(*index, Instant::now());
-                } else {
-                    self.changed_at.remove(index);
-                }
+    /// What is known of a table is true once the kernel has it.
+    fn remember(&mut self, lowered: &Lowered) {
+        self.history.retain(|index, _| self.current.tables.contains_key(index));
+        for (index, history) in &lowered.history {
+            if self.current.tables.get(index) == lowered.image.tables.get(index) {
+                self.history.insert(*index, history.clone());
             }
-            Op::DeleteTable(index) => _ = self.changed_at.remove(index),
-            _ => {}
         }
+        self.memory.save(&self.history, &self.current);
     }
 
-    /// Forgets previous owners that have been held long enough, and VIPs that have lingered.
-    async fn settle(&mut self) {
-        let mut hold: BTreeMap<u32, Duration> = BTreeMap::new();
-        for (_, vip) in self.snapshot.vips_of(&self.node) {
-            let table = vip.services.first().and_then(|service| {
-                let address = Address::from(*vip.addresses.first()?);
-                let index =
-                    self.current.service_at(address, number(service.protocol), service.ports.first.max(1))?;
-                Some(self.current.services.get(&index)?.table)
-            });
-            if let Some(table) = table {
-                let longest = hold.entry(table).or_default();
-                *longest = (*longest).max(vip.flow_hold);
-            }
-        }
-        // After an adoption it is not known since when: they are held from now on.
-        for (index, words) in &self.current.tables {
-            if !self.changed_at.contains_key(index)
-                && words.iter().any(|word| Slot::unpack(*word).previous != 0)
-            {
-                self.changed_at.insert(*index, Instant::now());
-            }
-        }
-        let settled: BTreeSet<u32> = self
-            .changed_at
-            .iter()
-            .filter(|(index, since)| since.elapsed() >= hold.get(index).copied().unwrap_or_default())
-            .map(|(index, _)| *index)
-            .collect();
-        let now = Instant::now();
-        let lingering = self.lingering.len();
+    /// How long the image stays what it is when nothing happens.
+    fn until_wake(&self) -> Duration {
+        let wake = self.last.as_ref().and_then(|last| last.wake);
+        wake.map_or(FULL_PASS, |wake| wake.saturating_sub(self.memory.now()))
+    }
+
+    /// Forgets VIPs that have lingered.
+    async fn end_lingering(&mut self) {
+        let (now, before) = (Instant::now(), self.lingering.len());
         self.lingering.retain(|_, (_, until)| *until > now);
-        if !settled.is_empty() || self.lingering.len() < lingering {
-            self.recompute_settled(&settled).await;
+        if self.lingering.len() < before {
+            self.recompute().await;
         }
     }
 

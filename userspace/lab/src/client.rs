@@ -60,8 +60,7 @@ pub(crate) type Sender = http1::SendRequest<Empty<Bytes>>;
 
 /// Connects from `source` (port 0 for any) to the VIP of its family.
 pub(crate) async fn connect(source: SocketAddr, tls: Option<&Trust>) -> Result<Box<dyn Stream>> {
-    let vip = if source.is_ipv4() { IpAddr::V4(VIP4) } else { IpAddr::V6(VIP6) };
-    let stream = dial(source, SocketAddr::new(vip, if tls.is_some() { 443 } else { 80 })).await?;
+    let stream = dial(source, if tls.is_some() { 443 } else { 80 }).await?;
     Ok(match tls {
         None => Box::new(stream),
         Some(trust) => {
@@ -71,7 +70,10 @@ pub(crate) async fn connect(source: SocketAddr, tls: Option<&Trust>) -> Result<B
     })
 }
 
-async fn dial(source: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
+/// A TCP connection from `source` to a port of the VIP of its family.
+pub(crate) async fn dial(source: SocketAddr, port: u16) -> Result<TcpStream> {
+    let vip = if source.is_ipv4() { IpAddr::V4(VIP4) } else { IpAddr::V6(VIP6) };
+    let to = SocketAddr::new(vip, port);
     let domain = if source.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
     socket.set_nonblocking(true)?;

@@ -114,7 +114,7 @@ const HOST: &[(&str, &str)] = &[
     ("ipv6/conf/default/keep_addr_on_down", "1"),
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
-    // Connections to the dead are forgotten in seconds: what one mission killed must not show up as loss in the next.
+    // Connections to the dead are forgotten in seconds: what one mission killed must not trouble the next.
     ("ipv4/tcp_orphan_retries", "2"),
     ("ipv4/tcp_retries2", "6"),
 ];

@@ -1,5 +1,5 @@
-//! The three system calls no safe wrapper offers: what a child does between fork and exec, the XDP program of a
-//! router port, and the checksum setting of an interface. Nothing else in this crate is `unsafe`.
+//! The system calls no safe wrapper offers: what a child does between fork and exec, the XDP program of a router port,
+//! the checksum setting of an interface, and what TCP knows of a connection. Nothing else in this crate is `unsafe`.
 #![allow(unsafe_code)]
 
 use std::{
@@ -107,6 +107,33 @@ fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
     }
     // SAFETY: both commands return a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Segments a TCP socket sent again, and how many of them the other side reports to have had already (RFC 2883).
+pub(crate) fn sent_again(socket: &socket2::Socket) -> io::Result<(u32, u32)> {
+    // `struct tcp_info` of linux/tcp.h; libc's stops short of what is needed here.
+    const TOTAL_RETRANS: usize = 100;
+    const DSACK_DUPS: usize = 216;
+    let mut info = [0u8; 256];
+    let mut length = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into `info`, and the number written into `length`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &mut length,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if (length as usize) < DSACK_DUPS + 4 {
+        return Err(io::Error::other("the kernel does not count duplicate segments"));
+    }
+    let number = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+    Ok((number(TOTAL_RETRANS), number(DSACK_DUPS)))
 }
 
 const SIOCETHTOOL: libc::Ioctl = 0x8946;

@@ -166,6 +166,7 @@ impl Control {
 
     /// Runs until the shutdown is complete.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
+        let mut config = self.source.status();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut steered = self.steering.as_ref().map(steer::Client::registered);
@@ -178,6 +179,8 @@ impl Control {
                     Ok(()) => self.source.accept(&snapshot),
                     Err(problems) => self.source.refuse(Problems(problems)),
                 },
+                // A refusal, or its end, is news without being a candidate.
+                Ok(()) = config.changed() => {}
                 Some(event) = self.events.recv() => self.note_health(event),
                 registered = changed(&mut steered) => {
                     self.registered = registered;

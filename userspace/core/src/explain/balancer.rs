@@ -1,8 +1,9 @@
 //! Which proxy a balancer sends a new flow to: the same image and the same flow hash as in the datapath.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use weir_abi::{
@@ -37,14 +38,15 @@ pub fn balance(
     source: SocketAddr,
     destination: SocketAddr,
 ) -> Option<Balanced> {
-    let (current, settled) = (Image::default(), BTreeSet::new());
+    let (current, history) = (Image::default(), BTreeMap::new());
     let lingering = BTreeMap::new();
     let image = lower(Lowering {
         snapshot,
         node,
         health,
         current: &current,
-        settled: &settled,
+        history: &history,
+        now: Duration::ZERO,
         lingering: &lingering,
     })
     .ok()?
@@ -110,7 +112,7 @@ mod tests {
             let destination = SocketAddr::new([203, 0, 113, 1].into(), port);
             balance(&s, &name(node), health, Protocol::Tcp, source, destination)
         };
-        let mut seen = BTreeSet::new();
+        let mut seen = std::collections::BTreeSet::new();
         for source_port in 40_000..40_020 {
             let first = ask("n1", &up, source_port, 8_050).unwrap();
             assert_eq!(ask("n2", &up, source_port, 8_050).unwrap(), first);

@@ -1,24 +1,31 @@
 //! Snapshot and health of the proxies → [`Image`].
 //!
-//! A slot whose owner changes keeps the previous one as second hop, as long as that node is neither disabled nor down and
-//! the table has not settled. A second change before the first has settled forgets the owner before last: its flows in that
-//! slot are lost unless the new owner is that one. Which tables have settled is time's business, hence the caller's.
+//! Owners are a pure function of the snapshot and the health: equal on all balancers once a change is through. How each row
+//! gets there from what is in the kernel, and what it remembers on the way, is [`super::phases`]' business.
+//!
+//! A node without a table of a VIP is new to it, or has lost its memory in a crash. The others held it for absent, so flows
+//! may be where they would be without it: there its rows look first for what they do not know.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use weir_abi::{
     ABI_VERSION, Address, Config,
     hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_LOCAL},
-    limits::{BACKENDS_MAX, PEERS_MAX, SERVICES_MAX, TABLE_LEN, TABLES_MAX, VIP_RANGES_MAX},
-    service::{PROTO_TCP, PROTO_UDP, Service, Slot, VipKey, VipRange, VipRanges},
+    limits::{BACKENDS_MAX, PEERS_MAX, SERVICES_MAX, TABLES_MAX, VIP_RANGES_MAX},
+    service::{PROTO_TCP, PROTO_UDP, Service, VipKey, VipRange, VipRanges},
 };
 use weir_model::{Admin, Name, Node, PortRange, Protocol, Snapshot, Spread, Vip, status::Health};
 
-use super::{Image, TableWords};
-use crate::maglev::{self, Weighted};
+use super::{
+    Image,
+    phases::Rules,
+    rows::{self, TableHistory},
+};
+use crate::maglev::Weighted;
 
 /// What an image is made of.
 #[derive(Clone, Copy, Debug)]
@@ -31,8 +38,10 @@ pub struct Lowering<'a> {
     pub health: &'a BTreeMap<Name, Health>,
     /// What is in the kernel now: numbers and owners are kept from it.
     pub current: &'a Image,
-    /// Tables whose previous owners have no flows left.
-    pub settled: &'a BTreeSet<u32>,
+    /// What the last [`Lowered`] said of the tables that are in the kernel; nothing after a start.
+    pub history: &'a BTreeMap<u32, TableHistory>,
+    /// Time since a start of the caller's choice, the same for all calls.
+    pub now: Duration,
     /// VIPs this node no longer has, still routed to it until its withdrawal has reached every router: their new flows
     /// go to the nodes that have them, the old ones stay.
     pub lingering: &'a BTreeMap<Name, Vip>,
@@ -47,6 +56,10 @@ pub struct Lowered {
     pub owners: BTreeMap<Name, BTreeSet<Name>>,
     /// VIPs without a healthy proxy, spread over all that are not disabled: rather a slow death than a quick one.
     pub panicking: BTreeSet<Name>,
+    /// What is to be remembered of the tables once they are in the kernel.
+    pub history: BTreeMap<u32, TableHistory>,
+    /// When the same input would give another image.
+    pub wake: Option<Duration>,
 }
 
 /// Why a snapshot cannot be put into the datapath; what is there stays.
@@ -69,9 +82,11 @@ pub enum LowerError {
 pub fn lower(input: Lowering<'_>) -> Result<Lowered, LowerError> {
     let snapshot = input.snapshot;
     let node = snapshot.nodes.get(input.node).ok_or_else(|| LowerError::UnknownNode(input.node.clone()))?;
+    let in_kernel = input.current.backends.iter().rev();
     let mut builder = Builder {
         input,
         node,
+        current_slots: in_kernel.map(|(slot, there)| ((there.address, there.kind), *slot)).collect(),
         slots: BTreeMap::new(),
         tables: BTreeMap::new(),
         first_free_service: 0,
@@ -79,6 +94,8 @@ pub fn lower(input: Lowering<'_>) -> Result<Lowered, LowerError> {
             image: Image { config: config(node), ..Image::default() },
             owners: BTreeMap::new(),
             panicking: BTreeSet::new(),
+            history: BTreeMap::new(),
+            wake: None,
         },
     };
     // Any node of the platform may be a balancer of a flow: groups change one host after the other.
@@ -113,6 +130,8 @@ fn config(node: &Node) -> Config {
 struct Builder<'a> {
     input: Lowering<'a>,
     node: &'a Node,
+    /// Numbers in the kernel.
+    current_slots: BTreeMap<(Address, u8), u16>,
     /// Numbers given to nodes so far.
     slots: BTreeMap<&'a Name, u16>,
     /// Tables made so far, by what they are made from.
@@ -179,7 +198,7 @@ impl<'a> Builder<'a> {
             return Ok(0);
         };
         let current = &self.input.current.backends;
-        let kept = current.iter().find(|(_, there)| **there == backend).map(|(slot, _)| *slot);
+        let kept = self.current_slots.get(&(backend.address, backend.kind)).copied();
         let used = |slot: u32| {
             u16::try_from(slot)
                 .is_ok_and(|slot| current.contains_key(&slot) || self.out.image.backends.contains_key(&slot))
@@ -218,15 +237,15 @@ impl<'a> Builder<'a> {
         for (name, node) in owners {
             numbers.push(self.slot(name, node)?);
         }
-        let mut may_be_previous = BTreeSet::new();
+        let (mut alive, mut wanted) = (Vec::new(), Vec::new());
         for (name, node) in members {
             if self.input.health.get(*name) != Some(&Health::Down) {
-                may_be_previous.insert(self.slot(name, node)?);
+                mark(&mut alive, self.slot(name, node)?);
             }
         }
         if !members.iter().any(|(name, _)| *name == self.input.node) {
             // A node that was taken out of the group finishes the flows it has.
-            may_be_previous.insert(self.slot(self.input.node, self.node)?);
+            mark(&mut alive, self.slot(self.input.node, self.node)?);
         }
         let weighted: Vec<_> = owners
             .iter()
@@ -237,22 +256,49 @@ impl<'a> Builder<'a> {
                 weight: if *slot == 0 { 0 } else { node.weight },
             })
             .collect();
-        let owner_of = maglev::build(&weighted, TABLE_LEN);
+        for (slot, _) in numbers.iter().zip(&weighted).filter(|(_, weighted)| weighted.weight > 0) {
+            mark(&mut wanted, *slot);
+        }
         let index = self.table_index(vip)?;
         let current = self.input.current.tables.get(&index);
-        let settled = self.input.settled.contains(&index);
-        let mut words = Vec::with_capacity(TABLE_LEN);
-        for bucket in 0..TABLE_LEN {
-            let owner = owner_of.get(bucket).map_or(0, |&index| numbers[index as usize]);
-            let before = current.map_or(Slot::default(), |words| Slot::unpack(words[bucket]));
-            words.push(Slot { owner, previous: previous(owner, before, settled, &may_be_previous) }.pack());
+        let history = self.input.history.get(&index).filter(|_| current.is_some()).cloned();
+        let mut history = history.unwrap_or_else(|| TableHistory::unknown(self.input.now));
+        let unchanged = history.wish(&weighted, &numbers);
+        if unchanged && let Some(current) = current.filter(|current| history.is_settled_as(current)) {
+            self.out.image.tables.insert(index, Arc::clone(current));
+            self.out.history.insert(index, history);
+            return Ok(index);
         }
-        let words: TableWords = match current {
-            Some(current) if **current == words => Arc::clone(current),
-            _ => Arc::new(words),
+        let rules = Rules {
+            now: self.input.now,
+            stepped: history.stepped,
+            started: history.started,
+            flow_hold: self.flow_hold(vip),
+            alive: &alive,
+            wanted: &wanted,
         };
+        let (words, wake) = match current {
+            Some(current) => history.step(&rules, current),
+            None => {
+                let mut without = weighted;
+                for weighted in without.iter_mut().filter(|weighted| weighted.id == self.input.node.as_str())
+                {
+                    weighted.weight = 0;
+                }
+                history.first(&rules, &rows::targets(&without, &numbers))
+            }
+        };
+        self.out.wake = [self.out.wake, wake].into_iter().flatten().min();
         self.out.image.tables.insert(index, words);
+        self.out.history.insert(index, history);
         Ok(index)
+    }
+
+    /// The longest of the VIPs that share the table.
+    fn flow_hold(&self, vip: &Vip) -> Duration {
+        let here = self.input.snapshot.vips_of(self.input.node).chain(self.input.lingering);
+        let sharing = here.filter(|(_, other)| (&other.group, other.spread) == (&vip.group, vip.spread));
+        sharing.map(|(_, other)| other.flow_hold).max().unwrap_or(vip.flow_hold)
     }
 
     /// The table the VIP's services use in the kernel, unless another took it meanwhile; or the lowest free one.
@@ -337,15 +383,12 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Who stands behind the owner of a slot that was `before`.
-fn previous(owner: u16, before: Slot, settled: bool, allowed: &BTreeSet<u16>) -> u16 {
-    let candidates = if owner == before.owner {
-        // Nothing new: the previous owner stays until its flows are gone.
-        [if settled { 0 } else { before.previous }, 0]
-    } else {
-        [before.owner, before.previous]
-    };
-    candidates.into_iter().find(|slot| *slot != 0 && *slot != owner && allowed.contains(slot)).unwrap_or(0)
+fn mark(marks: &mut Vec<bool>, slot: u16) {
+    let slot = slot as usize;
+    if marks.len() <= slot {
+        marks.resize(slot + 1, false);
+    }
+    marks[slot] = true;
 }
 
 fn protocol_number(protocol: Protocol) -> u8 {

@@ -11,6 +11,7 @@ mod broken_config;
 mod l4_killed;
 mod long_lived;
 mod observe;
+mod pulse;
 mod servers_die;
 mod streams;
 mod zone_failover;
@@ -62,6 +63,8 @@ pub(crate) struct Mission {
     pub(crate) name: &'static str,
     /// What it does, in a line.
     pub(crate) about: &'static str,
+    /// How many zones it takes: traffic that leaves one needs another to go to.
+    zones_min: u8,
     run: for<'a> fn(&'a mut Trial) -> Run<'a>,
 }
 
@@ -70,46 +73,55 @@ pub(crate) const ALL: &[Mission] = &[
     Mission {
         name: "baseline",
         about: "every client is served in its own zone, over IPv4 and IPv6, http and https",
+        zones_min: 1,
         run: |trial| Box::pin(baseline::run(trial)),
     },
     Mission {
         name: "balancers-die",
         about: "balancers of a zone die: served through another zone, by the servers of the home zone",
+        zones_min: 2,
         run: |trial| Box::pin(balancers_die::run(trial)),
     },
     Mission {
         name: "servers-die",
         about: "servers of a zone die: its traffic is split evenly over the others, sticky per client",
+        zones_min: 2,
         run: |trial| Box::pin(servers_die::run(trial)),
     },
     Mission {
         name: "both-die",
         about: "balancers and servers of a zone die: the other zones' own traffic stays",
+        zones_min: 2,
         run: |trial| Box::pin(both_die::run(trial)),
     },
     Mission {
         name: "zone-failover",
         about: "an operator fails a zone over and restores it: nothing fails, the same clients return",
+        zones_min: 2,
         run: |trial| Box::pin(zone_failover::run(trial)),
     },
     Mission {
         name: "long-lived",
         about: "long-lived connections survive a proxy added, drained, removed, and a host leaving ECMP",
+        zones_min: 2,
         run: |trial| Box::pin(long_lived::run(trial)),
     },
     Mission {
         name: "l4-killed",
         about: "all weir-l4 killed, then restarted: no packet lost, no flow moved",
+        zones_min: 2,
         run: |trial| Box::pin(l4_killed::run(trial)),
     },
     Mission {
         name: "bgp-reset",
         about: "a BGP session reset, a router restarted, a host rebooted: announcements return, none too early",
+        zones_min: 2,
         run: |trial| Box::pin(bgp_reset::run(trial)),
     },
     Mission {
         name: "broken-config",
         about: "a broken configuration is refused everywhere, traffic untouched",
+        zones_min: 2,
         run: |trial| Box::pin(broken_config::run(trial)),
     },
 ];
@@ -212,11 +224,12 @@ pub(crate) async fn run(
     progress: UnboundedSender<String>,
 ) -> Result<Vec<Report>> {
     check_names(names)?;
-    if lab.topology.zones < 2 {
-        bail!("missions need a second zone for the traffic to go to: --zones 2 or more");
+    let missions: Vec<&Mission> = names.iter().filter_map(|name| find(name)).collect();
+    if let Some(mission) = missions.iter().find(|mission| mission.zones_min > lab.topology.zones) {
+        bail!("{} needs a second zone for the traffic to go to: --zones 2 or more", mission.name);
     }
     let mut reports = Vec::new();
-    for mission in names.iter().filter_map(|name| find(name)) {
+    for mission in missions {
         let _ = progress.send(format!("{}: {}", mission.name, mission.about));
         let begun = Instant::now();
         let mut trial = Trial { lab: lab.clone(), begun, checks: Vec::new(), progress: progress.clone() };

@@ -1,7 +1,11 @@
+use weir_abi::service::Slot;
 use weir_model::SourceFile;
 
 use super::*;
-use crate::plan;
+use crate::{
+    image::{FLIP_CALM, TableHistory},
+    plan,
+};
 
 const TEXT: &str = r#"
 [zone.az1]
@@ -44,46 +48,90 @@ fn health(up: &[&str], down: &[&str]) -> BTreeMap<Name, Health> {
     up.chain(down.iter().map(|n| (name(n), Health::Down))).collect()
 }
 
-fn run(text: &str, health: &BTreeMap<Name, Health>, current: &Image, settled: &[u32]) -> Lowered {
-    let (snapshot, node) = (snapshot(text), name("a"));
-    let settled = settled.iter().copied().collect();
-    let lingering = BTreeMap::new();
-    let input = Lowering {
-        snapshot: &snapshot,
-        node: &node,
-        health,
-        current,
-        settled: &settled,
-        lingering: &lingering,
-    };
-    lower(input).expect("lowered")
+/// A balancer in time: what `weir-l4` does, without a kernel.
+struct Balancer {
+    node: Name,
+    image: Image,
+    history: BTreeMap<u32, TableHistory>,
+    now: Duration,
+}
+
+impl Balancer {
+    fn new(node: &str) -> Self {
+        Self {
+            node: name(node),
+            image: Image::default(),
+            history: BTreeMap::new(),
+            now: Duration::from_secs(100),
+        }
+    }
+
+    /// One look at what there is.
+    fn look(
+        &mut self,
+        snapshot: &Snapshot,
+        health: &BTreeMap<Name, Health>,
+        lingering: &BTreeMap<Name, Vip>,
+    ) -> Lowered {
+        let (node, current, history) = (&self.node, &self.image, &self.history);
+        let input = Lowering { snapshot, node, health, current, history, now: self.now, lingering };
+        let lowered = lower(input).expect("lowered");
+        (self.image, self.history) = (lowered.image.clone(), lowered.history.clone());
+        lowered
+    }
+
+    /// A second later: looks as often as it wants to until `after` has passed.
+    fn run(&mut self, text: &str, health: &BTreeMap<Name, Health>, after: Duration) -> Lowered {
+        let (snapshot, lingering) = (snapshot(text), BTreeMap::new());
+        self.now += Duration::from_secs(1);
+        let until = self.now + after;
+        loop {
+            let lowered = self.look(&snapshot, health, &lingering);
+            match lowered.wake {
+                Some(wake) if wake <= until => self.now = wake,
+                _ => {
+                    self.now = until;
+                    return lowered;
+                }
+            }
+        }
+    }
+}
+
+/// Long enough for a change, short enough for nothing to settle.
+const A_MINUTE: Duration = Duration::from_secs(60);
+
+/// A balancer on node a that has run long enough to have settled, and its image.
+fn settled(text: &str, health: &BTreeMap<Name, Health>) -> (Balancer, Image) {
+    let mut balancer = Balancer::new("a");
+    let image = balancer.run(text, health, A_MINUTE * 100).image;
+    assert!(slots(&image).iter().all(|slot| slot.owner != 0 && slot.previous == 0));
+    (balancer, image)
 }
 
 #[test]
 fn a_vip_taken_from_this_node_lingers_with_its_old_flows() {
     let up = health(&["a", "b", "c"], &[]);
-    let before = run(TEXT, &up, &Image::default(), &[]).image;
-    let (left, node) = (snapshot(&TEXT.replace("nodes = [\"a\", ", "nodes = [")), name("a"));
+    let (mut balancer, before) = settled(TEXT, &up);
+    let left = snapshot(&TEXT.replace("nodes = [\"a\", ", "nodes = ["));
     let lingering = snapshot(TEXT).vips;
-    let input = Lowering {
-        snapshot: &left,
-        node: &node,
-        health: &up,
-        current: &before,
-        settled: &BTreeSet::new(),
-        lingering: &lingering,
-    };
-    let image = lower(input).expect("lowered").image;
+    balancer.look(&left, &up, &lingering);
+    balancer.now += FLIP_CALM;
+    let image = balancer.look(&left, &up, &lingering).image;
     let a = slot_of(&before, "10.1.1.2");
     for (old, new) in slots(&before).iter().zip(slots(&image)) {
         assert!(new.owner != 0 && new.owner != a);
         assert_eq!(new.previous == a, old.owner == a);
     }
-    let gone =
-        lower(Lowering { current: &image, lingering: &BTreeMap::new(), ..input }).expect("lowered").image;
+    let gone = balancer.look(&left, &up, &BTreeMap::new());
+    let image = gone.image;
     assert!(
-        gone.vips.is_empty() && gone.ranges.is_empty() && gone.routes.is_empty() && gone.tables.is_empty()
+        image.vips.is_empty()
+            && image.ranges.is_empty()
+            && image.routes.is_empty()
+            && image.tables.is_empty()
     );
+    assert!(gone.history.is_empty() && gone.wake.is_none());
 }
 
 fn slots(image: &Image) -> Vec<Slot> {
@@ -98,15 +146,14 @@ fn slot_of(image: &Image, address: &str) -> u16 {
 #[test]
 fn vips_of_one_group_share_one_table_over_their_own_zone() {
     let up = health(&["a", "b", "c", "d"], &[]);
-    let lowered = run(TEXT, &up, &Image::default(), &[]);
-    let image = &lowered.image;
+    let (_, image) = settled(TEXT, &up);
+    let image = &image;
     assert_eq!(image.tables.len(), 1);
     assert_eq!(image.backends.len(), 3, "d stands in another zone");
     assert_eq!(image.backends[&slot_of(image, "10.1.1.2")].kind, KIND_LOCAL);
     assert_eq!(image.backends[&slot_of(image, "10.1.2.2")].kind, KIND_GUE4);
     assert_eq!(image.backends[&slot_of(image, "fd00:1:3::2")].kind, KIND_GUE6);
     assert_eq!(image.services.len(), 3 * 2 + 2);
-    assert!(slots(image).iter().all(|slot| slot.owner != 0 && slot.previous == 0));
     let vip = Address::v4([198, 51, 100, 10]);
     assert!(image.service_at(vip, PROTO_TCP, 443).is_some());
     assert!(image.service_at(vip, PROTO_UDP, 1500).is_some());
@@ -116,7 +163,7 @@ fn vips_of_one_group_share_one_table_over_their_own_zone() {
 
 #[test]
 fn udp_fragments_of_an_address_are_given_to_its_first_udp_service() {
-    let image = run(TEXT, &health(&["a", "b", "c"], &[]), &Image::default(), &[]).image;
+    let image = Balancer::new("a").run(TEXT, &health(&["a", "b", "c"], &[]), Duration::ZERO).image;
     let mut with_udp = 0;
     for (key, ranges) in &image.ranges {
         if ranges.fragments == 0 {
@@ -135,43 +182,88 @@ fn udp_fragments_of_an_address_are_given_to_its_first_udp_service() {
 #[test]
 fn the_same_input_again_makes_an_empty_plan() {
     let up = health(&["a", "b", "c"], &["d"]);
-    let first = run(TEXT, &up, &Image::default(), &[]).image;
-    let second = run(TEXT, &up, &first, &[]).image;
+    let mut balancer = Balancer::new("a");
+    let first = balancer.run(TEXT, &up, Duration::ZERO).image;
+    // A restart remembers no history.
+    balancer.history.clear();
+    let second = balancer.run(TEXT, &up, Duration::ZERO).image;
     assert_eq!(plan::diff(&first, &second), vec![]);
+}
+
+fn drained(node: &str) -> String {
+    let line = format!("[node.{node}]\n");
+    TEXT.replace(&line, &format!("{line}admin = \"drain\"\n"))
 }
 
 #[test]
 fn a_drained_proxy_stays_behind_the_new_owners_until_settled() {
     let up = health(&["a", "b", "c"], &[]);
-    let before = run(TEXT, &up, &Image::default(), &[]).image;
-    let drained = TEXT.replace("address = \"10.1.2.2\"", "address = \"10.1.2.2\"\nadmin = \"drain\"");
-    let after = run(&drained, &up, &before, &[]).image;
+    let (mut balancer, before) = settled(TEXT, &up);
+    let prepared = balancer.run(&drained("b"), &up, Duration::ZERO).image;
+    let after = balancer.run(&drained("b"), &up, A_MINUTE).image;
     let b = slot_of(&before, "10.1.2.2");
-    for (old, new) in slots(&before).iter().zip(slots(&after)) {
+    for ((old, mid), new) in slots(&before).iter().zip(slots(&prepared)).zip(slots(&after)) {
         assert_ne!(new.owner, b);
-        if old.owner == b {
-            assert_eq!(new.previous, b, "the drained proxy keeps its flows");
-        } else if old.owner == new.owner {
-            assert_eq!(new.previous, 0, "an untouched slot needs no second hop");
+        if old.owner == new.owner {
+            assert_eq!((mid, new), (*old, *old), "an untouched slot needs no second hop");
         } else {
-            assert_eq!(new.previous, old.owner);
+            assert_eq!(
+                mid,
+                Slot { owner: old.owner, previous: new.owner },
+                "first the coming owner is known"
+            );
+            assert_eq!(new.previous, old.owner, "then the previous owner keeps its flows");
         }
     }
-    let table = *after.tables.keys().next().expect("a table");
-    let settled = run(&drained, &up, &after, &[table]).image;
-    assert!(slots(&settled).iter().all(|slot| slot.previous == 0));
-    // Back again: its flows elsewhere are kept, those that never left it are at home at once.
-    let back = run(TEXT, &up, &after, &[]).image;
+    // Back again: its flows elsewhere are kept, those that never left it are at home.
+    let back = balancer.run(TEXT, &up, A_MINUTE).image;
     for ((old, mid), new) in slots(&before).iter().zip(slots(&after)).zip(slots(&back)) {
         assert_eq!(new.owner, old.owner);
         assert_eq!(new.previous, if mid.owner == new.owner { mid.previous } else { mid.owner });
+    }
+    let settled = balancer.run(TEXT, &up, A_MINUTE * 60).image;
+    assert_eq!(slots(&settled), slots(&before));
+}
+
+#[test]
+fn a_drained_proxy_gets_no_new_flow_after_100_ms() {
+    let up = health(&["a", "b", "c"], &[]);
+    let (mut balancer, before) = settled(TEXT, &up);
+    let b = slot_of(&before, "10.1.2.2");
+    let after = balancer.run(&drained("b"), &up, Duration::from_millis(50)).image;
+    assert!(slots(&after).iter().all(|slot| slot.owner != b));
+}
+
+#[test]
+fn a_weight_that_goes_to_zero_by_drain_and_back_ends_where_it_began() {
+    let up = health(&["a", "b", "c"], &[]);
+    let (mut balancer, before) = settled(TEXT, &up);
+    for text in [drained("c"), drained("b"), TEXT.to_owned()] {
+        balancer.run(&text, &up, A_MINUTE);
+    }
+    let after = balancer.run(TEXT, &up, A_MINUTE * 70).image;
+    assert_eq!(slots(&after), slots(&before));
+    assert_eq!(plan::diff(&before, &after), vec![]);
+}
+
+#[test]
+fn a_node_without_memory_looks_for_flows_where_they_are_without_it() {
+    let up = health(&["a", "b", "c"], &[]);
+    let (_, without) = settled(TEXT, &health(&["b", "c"], &["a"]));
+    let (_, with) = settled(TEXT, &up);
+    let first = Balancer::new("a").run(TEXT, &up, Duration::ZERO).image;
+    let host = |image: &Image, slot: u16| image.backends.get(&slot).map(|backend| backend.address);
+    for ((first_slot, old), new) in slots(&first).iter().zip(slots(&without)).zip(slots(&with)) {
+        let (old, new) = (host(&without, old.owner), host(&with, new.owner));
+        assert_eq!(host(&first, first_slot.owner), new);
+        assert_eq!(host(&first, first_slot.previous), old.filter(|_| old != new));
     }
 }
 
 #[test]
 fn a_dead_proxy_is_neither_owner_nor_second_hop() {
-    let before = run(TEXT, &health(&["a", "b", "c"], &[]), &Image::default(), &[]).image;
-    let after = run(TEXT, &health(&["a", "c"], &["b"]), &before, &[]);
+    let (mut balancer, before) = settled(TEXT, &health(&["a", "b", "c"], &[]));
+    let after = balancer.run(TEXT, &health(&["a", "c"], &["b"]), Duration::ZERO);
     let b = slot_of(&before, "10.1.2.2");
     assert!(slots(&after.image).iter().all(|slot| slot.owner != b && slot.previous != b));
     assert!(after.panicking.is_empty());
@@ -179,21 +271,18 @@ fn a_dead_proxy_is_neither_owner_nor_second_hop() {
 
 #[test]
 fn when_every_proxy_looks_dead_all_are_used() {
-    let before = run(TEXT, &health(&["a", "b", "c"], &[]), &Image::default(), &[]).image;
-    let after = run(TEXT, &health(&[], &["a", "b", "c"]), &before, &[]);
+    let (mut balancer, before) = settled(TEXT, &health(&["a", "b", "c"], &[]));
+    let after = balancer.run(TEXT, &health(&[], &["a", "b", "c"]), Duration::ZERO);
     assert_eq!(after.panicking.len(), 2);
-    assert_eq!(
-        slots(&after.image).iter().map(|s| s.owner).collect::<Vec<_>>(),
-        slots(&before).iter().map(|s| s.owner).collect::<Vec<_>>()
-    );
+    assert_eq!(slots(&after.image), slots(&before));
 }
 
 #[test]
 fn a_vip_that_goes_leaves_the_numbers_of_the_others() {
     let up = health(&["a", "b", "c"], &[]);
-    let before = run(TEXT, &up, &Image::default(), &[]).image;
+    let (mut balancer, before) = settled(TEXT, &up);
     let text = TEXT.split("[vip.dns]").next().expect("first part");
-    let after = run(text, &up, &before, &[]).image;
+    let after = balancer.run(text, &up, Duration::ZERO).image;
     let ops = plan::diff(&before, &after);
     assert!(
         ops.iter().all(|op| matches!(
@@ -215,14 +304,26 @@ fn too_many_services_are_refused() {
     text.extend((1..=SERVICES_MAX + 1).map(|port| format!("\"tcp/{port}\",")));
     text += "]\n";
     let (snapshot, node, health) = (snapshot(&text), name("a"), health(&["a"], &[]));
-    let (current, settled) = (Image::default(), BTreeSet::new());
     let input = Lowering {
         snapshot: &snapshot,
         node: &node,
         health: &health,
-        current: &current,
-        settled: &settled,
+        current: &Image::default(),
+        history: &BTreeMap::new(),
+        now: Duration::ZERO,
         lingering: &BTreeMap::new(),
     };
     assert!(matches!(lower(input), Err(LowerError::Full { what: "services", .. })));
+}
+
+#[test]
+fn a_table_somebody_else_changed_is_mended() {
+    let up = health(&["a", "b", "c"], &[]);
+    let (mut balancer, before) = settled(TEXT, &up);
+    let index = *before.tables.keys().next().expect("a table");
+    let mut words = before.tables[&index].to_vec();
+    (words[5], words[6]) = (0, words[6] | words[6] << 16);
+    balancer.image.tables.insert(index, Arc::new(words));
+    let after = balancer.run(TEXT, &up, A_MINUTE).image;
+    assert_eq!(slots(&after), slots(&before));
 }
