@@ -1,6 +1,15 @@
 //! Packet tables: what the loaded kernel program does with single packets.
 
+mod ecn;
+mod extension;
+mod fragment;
+mod icmp;
+mod too_big;
+mod verifier;
+mod vlan;
+
 use std::net::IpAddr;
+
 use weir_abi::{
     counters::Reason,
     service::{PROTO_TCP, PROTO_UDP},
