@@ -11,7 +11,7 @@ use anyhow::Context;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use weir_abi::{Address, gue::OVERHEAD_V4_LEN_BYTES};
 use weir_core::{
-    image::{Image, Lowered, Lowering, TableHistory, VIP_LINGER, lower},
+    image::{FLIP_CALM, Image, Lowered, Lowering, TableHistory, VIP_LINGER, lower},
     plan::{Op, diff},
 };
 use weir_model::{
@@ -446,6 +446,7 @@ impl Daemon {
             vips: vips.collect(),
             proxies: self.prober.health(),
             adopted: self.adopted,
+            changing: self.until_wake() <= FLIP_CALM,
             last_plan: self.last_plan.clone(),
             errors: self.errors.clone(),
             reasons: self.counters.reasons(),

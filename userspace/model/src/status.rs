@@ -49,6 +49,8 @@ pub struct L4Status {
     pub proxies: BTreeMap<Name, Health>,
     /// What the last start found pinned and kept.
     pub adopted: bool,
+    /// Whether owners of slots are about to change: the second phase of a change is due.
+    pub changing: bool,
     /// Operations of the last plan, by kind; empty when the kernel already was as wished.
     pub last_plan: Vec<String>,
     /// Errors of the last apply; empty when it succeeded.

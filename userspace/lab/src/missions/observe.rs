@@ -64,6 +64,7 @@ pub(crate) async fn healthy(lab: Arc<Lab>) -> Result<()> {
             ensure!(up, "{host} finds {name} not up: {}", server.reason);
         }
         let status: weir_model::status::L4Status = ask(&lab, host, Kind::L4).await?;
+        ensure!(!status.changing, "{host} is about to change the owners of slots");
         for (name, health) in &status.proxies {
             let same_zone = name.as_str().starts_with(&format!("z{}lb", host.zone));
             let up = *health == weir_model::status::Health::Up;
