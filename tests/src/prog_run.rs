@@ -14,7 +14,7 @@ use weir_abi::{
     counters::{REASONS, Reason},
     hop::Backend,
     maps, programs,
-    service::{Service, Slot, Table, VipKey, VipRanges},
+    service::{SERVICE_IN_USE, Service, Slot, Table, VipKey, VipRanges},
 };
 
 /// Where `cargo xtask build-ebpf` puts the object; `WEIR_EBPF` overrides it.
@@ -69,7 +69,11 @@ impl Balancer {
     /// A service on one port of a VIP, with a table in which every slot is the same.
     pub fn service(&mut self, index: u32, key: VipKey, slot: Slot) -> Result<()> {
         self.table(index, slot)?;
-        self.array::<Service>(maps::SERVICES)?.set(index, Service { table: index, in_use: 1 }, 0)?;
+        self.array::<Service>(maps::SERVICES)?.set(
+            index,
+            Service { table: index, flags: SERVICE_IN_USE },
+            0,
+        )?;
         let map = self.ebpf.map_mut(maps::VIPS).context("no vips")?;
         HashMap::<_, VipKey, u32>::try_from(map)?.insert(key, index, 0)?;
         for protocol in [weir_abi::service::PROTO_TCP, weir_abi::service::PROTO_UDP] {

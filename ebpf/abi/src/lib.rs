@@ -32,7 +32,7 @@ pub mod service;
 
 /// Version of everything in this crate that ends up in pinned maps. A loader that finds another version does not adopt
 /// the maps but replaces them.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Names of the maps, as the programs declare them and user space pins them.
 pub mod maps {

@@ -52,14 +52,17 @@ pub struct VipRange {
 }
 pod!(VipRange, 8);
 
+/// [`Service::flags`]: the entry is in use.
+pub const SERVICE_IN_USE: u32 = 1 << 0;
+
 /// What is done with the packets of a service.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Service {
     /// Index into `TABLES`.
     pub table: u32,
-    /// Non-zero once the entry is in use.
-    pub in_use: u32,
+    /// The `SERVICE_` bits that hold for it.
+    pub flags: u32,
 }
 pod!(Service, 8);
 

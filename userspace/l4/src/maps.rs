@@ -11,7 +11,7 @@ use weir_abi::{
     hop::{Backend, KIND_NONE},
     limits::{BACKENDS_MAX, SERVICES_MAX, TABLE_LEN, TABLES_MAX},
     maps as names,
-    service::{Service, Table, VipKey, VipRanges},
+    service::{SERVICE_IN_USE, Service, Table, VipKey, VipRanges},
 };
 use weir_core::{image::Image, plan::Op};
 
@@ -181,7 +181,7 @@ impl Kernel {
         }
         for index in 0..SERVICES_MAX {
             let service = self.services.get(&index, 0).map_err(at(names::SERVICES))?;
-            if service.in_use != 0 {
+            if service.flags & SERVICE_IN_USE != 0 {
                 image.services.insert(index, service);
             }
         }

@@ -16,7 +16,7 @@ use weir_abi::{
     ABI_VERSION, Address, Config,
     hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_LOCAL},
     limits::{BACKENDS_MAX, PEERS_MAX, SERVICES_MAX, TABLES_MAX, VIP_RANGES_MAX},
-    service::{PROTO_TCP, PROTO_UDP, Service, VipKey, VipRange, VipRanges},
+    service::{PROTO_TCP, PROTO_UDP, SERVICE_IN_USE, Service, VipKey, VipRange, VipRanges},
 };
 use weir_model::{Admin, Name, Node, PortRange, Protocol, Snapshot, Spread, Vip, status::Health};
 
@@ -337,7 +337,7 @@ impl<'a> Builder<'a> {
                     // Port 0 stands for the ranges themselves.
                     let first = first.max(1);
                     let index = self.service_index(all, first, last)?;
-                    self.out.image.services.insert(index, Service { table, in_use: 1 });
+                    self.out.image.services.insert(index, Service { table, flags: SERVICE_IN_USE });
                     if protocol == PROTO_UDP && ranges.fragments == 0 {
                         // All services of a VIP have the same table; the traffic is counted for its first.
                         ranges.fragments = index + 1;

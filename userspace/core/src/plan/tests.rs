@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use weir_abi::{
     hop::KIND_GUE4,
-    service::{PROTO_TCP, Slot, VipRange},
+    service::{PROTO_TCP, SERVICE_IN_USE, Slot, VipRange},
 };
 
 use super::*;
@@ -28,7 +28,9 @@ fn image() -> impl Strategy<Value = Image> {
         }
         let tables: Vec<u32> = image.tables.keys().copied().collect();
         for (index, table) in services {
-            image.services.insert(index, Service { table: tables[table % tables.len()], in_use: 1 });
+            image
+                .services
+                .insert(index, Service { table: tables[table % tables.len()], flags: SERVICE_IN_USE });
         }
         let services: Vec<u32> = image.services.keys().copied().collect();
         for ((last, port), service) in vips {
