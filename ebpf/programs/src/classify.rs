@@ -29,10 +29,7 @@ fn judge(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
     network(ctx, work)?;
     let parsed = &mut work.parsed;
     let protocol = parsed.flow.protocol;
-    if (protocol != PROTO_TCP && protocol != PROTO_UDP) || parsed.is_fragment {
-        return special::service(ctx, work);
-    }
-    if protocol == PROTO_UDP && is_own(parsed) {
+    if protocol == PROTO_UDP && !parsed.is_fragment && is_own(parsed) {
         let udp: Udp = packet::read(ctx, parsed.at())?;
         if udp.destination == GUE_PORT {
             if !maps::is_peer(&parsed.flow.source) {
@@ -42,6 +39,12 @@ fn judge(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
             parsed.kind = Kind::Tunnel;
             return Ok(());
         }
+    }
+    if !maps::may_be_vip(&parsed.flow.destination) {
+        return Err(Reason::PassNotVip);
+    }
+    if (protocol != PROTO_TCP && protocol != PROTO_UDP) || parsed.is_fragment {
+        return special::service(ctx, work);
     }
     by_ports(ctx, work)
 }

@@ -6,7 +6,7 @@ use weir_abi::{
     counters::Reason,
     gue::{Chain, Gue, LEN_CHAIN4, LEN_CHAIN6, LEN_PLAIN},
     headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, Ipv4, PROTO_IPIP, PROTO_IPV6},
-    hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_NONE},
+    hop::{KIND_GUE4, KIND_GUE6, KIND_NONE},
 };
 
 use crate::{
@@ -76,7 +76,7 @@ fn mark(ctx: &XdpContext, parsed: &mut Parsed) -> Verdict<()> {
 #[inline(always)]
 fn strip(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
     let gue_at = work.parsed.at();
-    (work.route.first, work.route.second) = (Backend::default(), Backend::default());
+    work.route.clear();
     let second = &mut work.route.first;
     let malformed = |_| Reason::DropGueMalformed;
     let gue: Gue = packet::read(ctx, gue_at).map_err(malformed)?;

@@ -15,11 +15,13 @@ use nix::{
 use weir_abi::{ABI_VERSION, Config, maps as names, programs};
 
 /// Every map that outlives a program, in the order of their declaration.
-const MAPS: [&str; 12] = [
+const MAPS: [&str; 14] = [
     names::CONFIG,
     names::VIPS,
     names::VIP_RANGES,
     names::SERVICES,
+    names::FILTER,
+    names::HALVES,
     names::TABLES,
     names::BACKENDS,
     names::PEERS,

@@ -11,8 +11,8 @@
 
 mod attach;
 mod counters;
+mod kernel;
 mod load;
-mod maps;
 mod memory;
 mod options;
 mod probes;

@@ -21,7 +21,7 @@ use weir_abi::{
 use weir_model::{Admin, Name, Node, PortRange, Protocol, Snapshot, Spread, Vip, status::Health};
 
 use super::{
-    Image,
+    Image, filter_of,
     phases::Rules,
     rows::{self, TableHistory},
 };
@@ -113,7 +113,9 @@ pub fn lower(input: Lowering<'_>) -> Result<Lowered, LowerError> {
             builder.vip(name, vip)?;
         }
     }
-    Ok(builder.out)
+    let mut out = builder.out;
+    out.image.filter = filter_of(out.image.vip_addresses());
+    Ok(out)
 }
 
 fn config(node: &Node) -> Config {
