@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie::Key},
     programs::{TestRun, TestRunOptions, Xdp},
 };
 use weir_abi::{
@@ -15,6 +15,7 @@ use weir_abi::{
     hop::Backend,
     maps, programs,
     service::{SERVICE_IN_USE, Service, Slot, Table, VipKey, VipRanges},
+    tunnel::TunnelSource,
 };
 
 /// Where `cargo xtask build-ebpf` puts the object; `WEIR_EBPF` overrides it.
@@ -104,6 +105,20 @@ impl Balancer {
         let mut outer: aya::maps::ArrayOfMaps<_, Array<MapData, Table>> = map.try_into()?;
         outer.set(index, &inner, 0)?;
         Ok(())
+    }
+
+    /// Tunnels of these kinds (`ACCEPT_` bits) are accepted from a prefix.
+    pub fn tunnel_source(&mut self, source: TunnelSource, kinds: u32) -> Result<()> {
+        let map = self.ebpf.map_mut(maps::TUNNEL_SOURCES).context("no tunnel sources")?;
+        let key = Key::new(source.len_bits, source.address);
+        Ok(LpmTrie::<_, Address, u32>::try_from(map)?.insert(&key, kinds, 0)?)
+    }
+
+    /// Sets the flags of a service beside that it is in use.
+    pub fn service_flags(&mut self, index: u32, flags: u32) -> Result<()> {
+        let mut services = self.array::<Service>(maps::SERVICES)?;
+        let service = services.get(&index, 0)?;
+        Ok(services.set(index, Service { flags: SERVICE_IN_USE | flags, ..service }, 0)?)
     }
 
     fn reasons(&mut self) -> Result<Vec<u64>> {

@@ -26,6 +26,7 @@ pub(crate) fn balance(ctx: &XdpContext, work: &mut Work) -> Verdict<Reason> {
     maps::count_traffic(parsed.service, slot.owner, packet::len(ctx));
     if owner.kind != KIND_LOCAL {
         route.first = *owner;
+        // IPIP has no room for it: see `weir_core::image`, which leaves such rows none.
         route.second = previous.copied().unwrap_or_default();
         return Ok(match parsed.kind {
             Kind::Error => Reason::EncapIcmp,

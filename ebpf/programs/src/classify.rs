@@ -10,7 +10,7 @@ use weir_abi::{
 };
 
 use crate::{
-    Verdict, maps, packet, special,
+    Verdict, maps, packet, special, tunnel,
     work::{Kind, Parsed, Work, set_ends},
 };
 
@@ -35,12 +35,7 @@ fn judge(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
     if protocol == PROTO_UDP && is_own(parsed) {
         let udp: Udp = packet::read(ctx, parsed.at())?;
         if udp.destination == GUE_PORT {
-            if !maps::is_peer(&parsed.flow.source) {
-                return Err(Reason::DropGueUntrusted);
-            }
-            parsed.l4_at += size_of::<Udp>() as u32;
-            parsed.kind = Kind::Tunnel;
-            return Ok(());
+            return tunnel::admit_gue(parsed);
         }
     }
     by_ports(ctx, work)
@@ -110,7 +105,7 @@ pub(crate) fn by_ports(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
 
 /// Whether tunnels to the packet's destination end at this host.
 #[inline(always)]
-fn is_own(parsed: &Parsed) -> bool {
+pub(crate) fn is_own(parsed: &Parsed) -> bool {
     let Some(config) = maps::config() else { return false };
     let address = &parsed.flow.destination;
     if parsed.is_v4 {

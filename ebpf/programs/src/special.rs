@@ -8,7 +8,7 @@ use weir_abi::{
     service::{PROTO_TCP, PROTO_UDP, VipKey},
 };
 
-use crate::{Verdict, classify, extension, fragment, icmp, maps, work::Work};
+use crate::{Verdict, classify, extension, fragment, icmp, maps, tunnel, work::Work};
 
 /// Finds the service such a packet is for. A program of its own, with a stack of its own.
 #[inline(never)]
@@ -19,6 +19,9 @@ pub(crate) fn service(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
 
 #[inline(always)]
 fn judge(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
+    if tunnel::admit_ipip(ctx, &mut work.parsed) {
+        return Ok(());
+    }
     work.key = VipKey { address: work.parsed.flow.destination, port: [0, 0], protocol: 0, _pad: 0 };
     // What is none of our business must not be judged by rules that hold for VIPs.
     if !maps::is_vip(&mut work.key) {

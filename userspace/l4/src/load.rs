@@ -9,7 +9,7 @@ use aya::{Ebpf, EbpfLoader, maps::Array, maps::MapData, programs::ProgramError};
 use weir_abi::{ABI_VERSION, Config, maps as names, programs};
 
 /// Every map that outlives a program, in the order of their declaration.
-const MAPS: [&str; 12] = [
+const MAPS: [&str; 13] = [
     names::CONFIG,
     names::VIPS,
     names::VIP_RANGES,
@@ -17,6 +17,7 @@ const MAPS: [&str; 12] = [
     names::TABLES,
     names::BACKENDS,
     names::PEERS,
+    names::TUNNEL_SOURCES,
     names::SOCKETS,
     names::FRAGMENTS,
     names::REASONS,

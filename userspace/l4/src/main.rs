@@ -11,6 +11,7 @@
 
 mod attach;
 mod counters;
+mod links;
 mod load;
 mod maps;
 mod memory;
