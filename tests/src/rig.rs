@@ -369,8 +369,8 @@ pub fn own6(number: u8, last: u8) -> Ipv6Addr {
     Ipv6Addr::new(0xfd09, number.into(), 0, 0, 0, 0, 0, last.into())
 }
 
-/// No proxies run here: the balancers find them all dead, and use them all.
-fn config() -> String {
+/// Two nodes and the VIPs. No proxies run here: the balancers find them all dead, and use them all.
+pub fn config() -> String {
     format!(
         r#"
 [zone.az1]
