@@ -30,6 +30,7 @@ pub mod headers;
 pub mod hop;
 pub mod limits;
 pub mod service;
+pub mod tunnel;
 
 /// Version of everything in this crate that ends up in pinned maps. A loader that finds another version does not adopt
 /// the maps but replaces them.
@@ -55,6 +56,8 @@ pub mod maps {
     pub const BACKENDS: &str = "BACKENDS";
     /// `HashMap<Address, u32>`: hosts whose tunnels are accepted.
     pub const PEERS: &str = "PEERS";
+    /// `LpmTrie<Address, u32>`: prefixes of others whose tunnels are accepted → of which kinds.
+    pub const TUNNEL_SOURCES: &str = "TUNNEL_SOURCES";
     /// `SockMap`: service index → listening socket.
     pub const SOCKETS: &str = "SOCKETS";
     /// `LruHashMap<FragmentKey, FirstFragment>`: first fragments of TCP segments → their ports.
@@ -99,7 +102,10 @@ pub struct Config {
     pub address4: [u8; 4],
     /// The same for IPv6.
     pub address6: Address,
-    /// What the links tunnels leave by carry, from the outer IP header on; 0 when it is not known and not looked at.
+    /// What the links tunnels leave by carry, from the outer IP header on, where the routing table does not say it of the
+    /// way; 0 when it is not looked at.
     pub mtu: u32,
+    /// Which tunnels are opened besides the peers' GUE: `TUNNELS_` bits of [`tunnel`].
+    pub tunnels: u32,
 }
-pod!(Config, 36);
+pod!(Config, 40);

@@ -44,3 +44,7 @@ pub const TOO_BIG_BURST: u64 = 100;
 
 /// Hosts whose tunnels are accepted.
 pub const PEERS_MAX: u32 = 1 << 16;
+
+/// Prefixes of others whose tunnels are accepted. 1,024 × (20 B key + 4 B value + about 64 B of the kernel), and as many inner
+/// nodes at most: 180 KiB.
+pub const TUNNEL_SOURCES_MAX: u32 = 1_024;

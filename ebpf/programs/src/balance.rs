@@ -26,6 +26,7 @@ pub(crate) fn balance(ctx: &XdpContext, work: &mut Work) -> Verdict<Reason> {
     maps::count_traffic(parsed.service, slot.owner, packet::len(ctx));
     if owner.kind != KIND_LOCAL {
         copy(owner, &mut route.first);
+        // IPIP has no room for it: see `weir_core::image`, which leaves such rows none.
         match previous {
             Some(previous) => copy(previous, &mut route.second),
             None => route.second.kind = KIND_NONE,

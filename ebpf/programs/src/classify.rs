@@ -10,7 +10,7 @@ use weir_abi::{
 };
 
 use crate::{
-    Verdict, maps, packet, special,
+    Verdict, maps, packet, special, tunnel,
     work::{Kind, Parsed, Work, set_ends},
 };
 
@@ -29,14 +29,13 @@ fn judge(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
     network(ctx, work)?;
     let parsed = &mut work.parsed;
     let protocol = parsed.flow.protocol;
-    if protocol == PROTO_UDP && !parsed.is_fragment && is_own(parsed) {
-        let udp: Udp = packet::read(ctx, parsed.at())?;
-        if udp.destination == GUE_PORT {
-            if !maps::is_peer(&parsed.flow.source) {
-                return Err(Reason::DropGueUntrusted);
+    if protocol != PROTO_TCP && !parsed.is_fragment && is_own(parsed) {
+        if protocol == PROTO_UDP {
+            let udp: Udp = packet::read(ctx, parsed.at())?;
+            if udp.destination == GUE_PORT {
+                return tunnel::admit_gue(parsed);
             }
-            parsed.l4_at += size_of::<Udp>() as u32;
-            parsed.kind = Kind::Tunnel;
+        } else if tunnel::admit_ipip(ctx, parsed) {
             return Ok(());
         }
     }
@@ -113,7 +112,7 @@ pub(crate) fn by_ports(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
 
 /// Whether tunnels to the packet's destination end at this host.
 #[inline(always)]
-fn is_own(parsed: &Parsed) -> bool {
+pub(crate) fn is_own(parsed: &Parsed) -> bool {
     let Some(config) = maps::config() else { return false };
     let address = &parsed.flow.destination;
     if parsed.is_v4 {

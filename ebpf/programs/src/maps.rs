@@ -1,7 +1,7 @@
 //! The maps: key → value, and who writes. User space writes all but the counters; names and types are `weir-abi`'s.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, SockMap},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, SockMap, lpm_trie::Key},
     macros::btf_map,
 };
 use weir_abi::{
@@ -13,9 +13,9 @@ use weir_abi::{
     hop::Backend,
     limits::{
         BACKENDS_MAX, FILTER_WORDS, FRAGMENTS_MAX, PEERS_MAX, SERVICES_MAX, TABLE_LEN, TABLES_MAX,
-        VIP_RANGES_MAX,
+        TUNNEL_SOURCES_MAX, VIP_RANGES_MAX,
     },
-    service::{PROTO_TCP, Service, Slot, Traffic, VipKey, VipRanges},
+    service::{PROTO_TCP, SERVICE_DIRECT, Service, Slot, Traffic, VipKey, VipRanges},
 };
 
 use crate::{Verdict, work::Work};
@@ -43,6 +43,8 @@ static TABLES: ArrayOfMaps<Array<[u32; TABLE_LEN], 1>, { 2 * TABLES_MAX as usize
 static BACKENDS: Array<Backend, { BACKENDS_MAX as usize }> = Array::new();
 #[btf_map]
 static PEERS: HashMap<Address, u32, { PEERS_MAX as usize }, BPF_F_NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static TUNNEL_SOURCES: LpmTrie<Address, u32, { TUNNEL_SOURCES_MAX as usize }> = LpmTrie::new();
 #[btf_map]
 pub(crate) static SOCKETS: SockMap<{ SERVICES_MAX as usize }> = SockMap::new();
 #[btf_map]
@@ -183,6 +185,18 @@ pub(crate) fn backend(slot: u16) -> Result<&'static Backend, Reason> {
 pub(crate) fn is_peer(address: &Address) -> bool {
     // SAFETY: only its presence is looked at.
     unsafe { PEERS.get(address) }.is_some()
+}
+
+/// The kinds of tunnels that are accepted from `address`, which is no peer's: `ACCEPT_` bits.
+#[inline(always)]
+pub(crate) fn accepted_from(address: &Address) -> u32 {
+    TUNNEL_SOURCES.get(&Key::new(128, *address)).copied().unwrap_or_default()
+}
+
+/// Whether a service's packets go straight to servers.
+#[inline(always)]
+pub(crate) fn is_direct(service: u32) -> bool {
+    SERVICES.get(service).is_some_and(|service| service.flags & SERVICE_DIRECT != 0)
 }
 
 /// Counts a packet under its reason.

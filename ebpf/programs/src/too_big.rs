@@ -10,9 +10,8 @@ use aya_ebpf::{
 use weir_abi::{
     checksum,
     counters::Reason,
-    gue::{OVERHEAD_LEN_BYTES_MAX, OVERHEAD_V4_LEN_BYTES},
+    gue,
     headers::{Eth, Icmp, Ipv4, Ipv6, PROTO_ICMP, PROTO_ICMPV6},
-    hop::{KIND_GUE4, KIND_GUE6},
     limits::{TOO_BIG_BURST, TOO_BIG_INTERVAL_NS},
 };
 
@@ -46,16 +45,13 @@ pub(crate) fn tell(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
 
 #[inline(always)]
 fn turn(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
-    let config = maps::config().ok_or(Reason::DropInternal)?;
     let parsed = &work.parsed;
     // RFC 1122 §3.2.2, RFC 4443 §2.4: no errors about errors, nor about any fragment but the first.
     if parsed.kind == Kind::Error || parsed.is_later {
         return Err(Reason::DropTooBig);
     }
-    // Room for a second hop is always kept: its coming and going shall not change what fits.
-    let is_small = work.route.first.kind == KIND_GUE4 && work.route.second.kind != KIND_GUE6;
-    let overhead = if is_small { OVERHEAD_V4_LEN_BYTES } else { OVERHEAD_LEN_BYTES_MAX };
-    let fits = config.mtu.saturating_sub(overhead);
+    let route = &work.route;
+    let fits = route.mtu.saturating_sub(gue::overhead(&route.first, &route.second));
     let is_v4 = parsed.is_v4;
     if fits < if is_v4 { V4_MTU_MIN } else { V6_MTU_MIN } {
         return Err(Reason::DropTooBig);

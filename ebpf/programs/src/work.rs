@@ -46,7 +46,7 @@ pub(crate) struct Parsed {
     pub(crate) flow: Flow,
     /// Index into `SERVICES`.
     pub(crate) service: u32,
-    /// Where TCP, UDP or ICMP begins, for a tunnel GUE; see [`at`](Self::at).
+    /// Where TCP, UDP or ICMP begins, for a tunnel GUE or what is in IPIP; see [`at`](Self::at).
     pub(crate) l4_at: u32,
     /// Whether it is IPv4.
     pub(crate) is_v4: bool,
@@ -60,6 +60,10 @@ pub(crate) struct Parsed {
     pub(crate) is_fragment: bool,
     /// Whether it is a fragment other than the first: it has no ports.
     pub(crate) is_later: bool,
+    /// Of a tunnel: whether it is IPIP, and not GUE.
+    pub(crate) is_ipip: bool,
+    /// Of a tunnel, and then of what was in it: whether no peer sent it.
+    pub(crate) is_foreign: bool,
     /// What the fragments of a packet have in common, as it stands in the packet.
     pub(crate) fragment_id: u32,
 }
@@ -101,6 +105,8 @@ pub(crate) struct Route {
     pub(crate) second: Backend,
     /// The flow's hash.
     pub(crate) hash: u32,
+    /// What the way to `first` carries from the outer IP header on, once that is known; 0 when it is not looked at.
+    pub(crate) mtu: u32,
 }
 
 impl Route {

@@ -4,7 +4,9 @@ mod ecn;
 mod extension;
 mod fragment;
 mod icmp;
+mod ipip;
 mod too_big;
+mod tunnel;
 mod verifier;
 mod vlan;
 

@@ -4,6 +4,7 @@
 //! there back into the same form.
 
 mod lower;
+mod members;
 pub mod memory;
 mod phases;
 mod rows;
@@ -18,6 +19,7 @@ use weir_abi::{
     Address, Config,
     hop::Backend,
     service::{Service, VipKey, VipRanges},
+    tunnel::TunnelSource,
 };
 
 pub use lower::{LowerError, Lowered, Lowering, lower};
@@ -38,6 +40,8 @@ pub struct Image {
     pub config: Config,
     /// Hosts whose tunnels are accepted.
     pub peers: BTreeSet<Address>,
+    /// Prefixes of others whose tunnels are accepted → of which kinds, as `weir_abi::tunnel` numbers them.
+    pub tunnel_sources: BTreeMap<TunnelSource, u32>,
     /// Backend slots; never slot 0.
     pub backends: BTreeMap<u16, Backend>,
     /// Maglev tables.

@@ -14,6 +14,7 @@ use weir_abi::{
     Address, Config,
     hop::Backend,
     service::{Service, VipKey, VipRanges},
+    tunnel::TunnelSource,
 };
 
 use crate::image::{Image, TableWords};
@@ -24,6 +25,7 @@ use crate::image::{Image, TableWords};
 pub enum Op {
     SetConfig(Config),
     PutPeer(Address),
+    PutTunnelSource(TunnelSource, u32),
     PutBackend(u16, Backend),
     PutTable(u32, TableWords),
     PutService(u32, Service),
@@ -37,6 +39,7 @@ pub enum Op {
     DeleteService(u32),
     DeleteTable(u32),
     DeleteBackend(u16),
+    DeleteTunnelSource(TunnelSource),
     DeletePeer(Address),
 }
 
@@ -50,6 +53,9 @@ pub fn diff(current: &Image, desired: &Image) -> Plan {
         plan.push(Op::SetConfig(desired.config));
     }
     plan.extend(desired.peers.difference(&current.peers).map(|peer| Op::PutPeer(*peer)));
+    put(&mut plan, &current.tunnel_sources, &desired.tunnel_sources, |source, kinds| {
+        Op::PutTunnelSource(*source, *kinds)
+    });
     put(&mut plan, &current.backends, &desired.backends, |slot, backend| Op::PutBackend(*slot, *backend));
     for (index, words) in &desired.tables {
         let same = current.tables.get(index).is_some_and(|there| Arc::ptr_eq(there, words) || there == words);
@@ -82,6 +88,9 @@ pub fn diff(current: &Image, desired: &Image) -> Plan {
     plan.extend(gone(&current.services, &desired.services).map(|index| Op::DeleteService(*index)));
     plan.extend(gone(&current.tables, &desired.tables).map(|index| Op::DeleteTable(*index)));
     plan.extend(gone(&current.backends, &desired.backends).map(|slot| Op::DeleteBackend(*slot)));
+    plan.extend(
+        gone(&current.tunnel_sources, &desired.tunnel_sources).map(|source| Op::DeleteTunnelSource(*source)),
+    );
     plan.extend(current.peers.difference(&desired.peers).map(|peer| Op::DeletePeer(*peer)));
     plan
 }
@@ -107,6 +116,7 @@ impl Image {
         match op {
             Op::SetConfig(config) => self.config = *config,
             Op::PutPeer(peer) => _ = self.peers.insert(*peer),
+            Op::PutTunnelSource(source, kinds) => _ = self.tunnel_sources.insert(*source, *kinds),
             Op::PutBackend(slot, backend) => _ = self.backends.insert(*slot, *backend),
             Op::PutTable(index, words) => _ = self.tables.insert(*index, Arc::clone(words)),
             Op::PutService(index, service) => _ = self.services.insert(*index, *service),
@@ -121,6 +131,7 @@ impl Image {
             Op::DeleteService(index) => _ = self.services.remove(index),
             Op::DeleteTable(index) => _ = self.tables.remove(index),
             Op::DeleteBackend(slot) => _ = self.backends.remove(slot),
+            Op::DeleteTunnelSource(source) => _ = self.tunnel_sources.remove(source),
             Op::DeletePeer(peer) => _ = self.peers.remove(peer),
         }
     }
@@ -133,6 +144,9 @@ impl fmt::Display for Op {
         match self {
             Op::SetConfig(_) => write!(f, "set config"),
             Op::PutPeer(peer) => write!(f, "put peer {}", ip(peer)),
+            Op::PutTunnelSource(source, _) => {
+                write!(f, "put tunnel source {}, {} of 128 bits", ip(&source.address), source.len_bits)
+            }
             Op::PutBackend(slot, backend) => write!(f, "put backend {slot} = {}", ip(&backend.address)),
             Op::PutTable(index, _) => write!(f, "put table {index}"),
             Op::PutService(index, service) => write!(f, "put service {index} = table {}", service.table),
@@ -160,6 +174,9 @@ impl fmt::Display for Op {
             Op::DeleteService(index) => write!(f, "delete service {index}"),
             Op::DeleteTable(index) => write!(f, "delete table {index}"),
             Op::DeleteBackend(slot) => write!(f, "delete backend {slot}"),
+            Op::DeleteTunnelSource(source) => {
+                write!(f, "delete tunnel source {}, {} of 128 bits", ip(&source.address), source.len_bits)
+            }
             Op::DeletePeer(peer) => write!(f, "delete peer {}", ip(peer)),
         }
     }

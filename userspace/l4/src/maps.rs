@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, os::fd::AsRawFd, os::fd::OwnedFd, sync::Arc};
 
 use aya::{
     Ebpf,
-    maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, SockMap},
+    maps::{Array, ArrayOfMaps, HashMap, LpmTrie, MapData, MapError, SockMap, lpm_trie::Key},
 };
 use weir_abi::{
     Address, Config,
@@ -12,6 +12,7 @@ use weir_abi::{
     limits::{BACKENDS_MAX, FILTER_WORDS, SERVICES_MAX, TABLE_LEN, TABLES_MAX},
     maps as names,
     service::{SERVICE_IN_USE, Service, Table, VipKey, VipRanges},
+    tunnel::TunnelSource,
 };
 use weir_core::{image::Image, plan::Op};
 
@@ -40,6 +41,7 @@ pub struct Maps {
     tables: ArrayOfMaps<MapData, Array<MapData, Table>>,
     backends: Array<MapData, Backend>,
     peers: HashMap<MapData, Address, u32>,
+    tunnel_sources: LpmTrie<MapData, Address, u32>,
     sockets: SockMap<MapData>,
 }
 
@@ -66,6 +68,7 @@ impl Maps {
             tables: take!(ebpf, names::TABLES),
             backends: take!(ebpf, names::BACKENDS),
             peers: take!(ebpf, names::PEERS),
+            tunnel_sources: take!(ebpf, names::TUNNEL_SOURCES),
             sockets: take!(ebpf, names::SOCKETS),
         })
     }
@@ -75,6 +78,9 @@ impl Maps {
         match op {
             Op::SetConfig(config) => self.config.set(0, config, 0).map_err(at(names::CONFIG))?,
             Op::PutPeer(peer) => self.peers.insert(peer, 1, 0).map_err(at(names::PEERS))?,
+            Op::PutTunnelSource(source, kinds) => {
+                self.tunnel_sources.insert(&key(source), kinds, 0).map_err(at(names::TUNNEL_SOURCES))?;
+            }
             Op::PutBackend(slot, backend) => {
                 self.backends.set(u32::from(*slot), backend, 0).map_err(at(names::BACKENDS))?;
             }
@@ -101,6 +107,10 @@ impl Maps {
             Op::DeleteBackend(slot) => {
                 self.backends.set(u32::from(*slot), Backend::default(), 0).map_err(at(names::BACKENDS))?;
             }
+            Op::DeleteTunnelSource(source) => {
+                let removed = self.tunnel_sources.remove(&key(source));
+                absent_is_fine(removed).map_err(at(names::TUNNEL_SOURCES))?;
+            }
             Op::DeletePeer(peer) => absent_is_fine(self.peers.remove(peer)).map_err(at(names::PEERS))?,
         }
         if self.confirms(op)? { Ok(()) } else { Err(MapsError::NotConfirmed(op.to_string())) }
@@ -111,6 +121,10 @@ impl Maps {
         Ok(match op {
             Op::SetConfig(config) => self.config.get(&0, 0).map_err(at(names::CONFIG))? == *config,
             Op::PutPeer(peer) => self.peers.get(peer, 0).is_ok(),
+            // Of the longest prefix that matches, which is this one.
+            Op::PutTunnelSource(source, kinds) => {
+                self.tunnel_sources.get(&key(source), 0).map_err(at(names::TUNNEL_SOURCES))? == *kinds
+            }
             Op::PutBackend(slot, backend) => {
                 self.backends.get(&u32::from(*slot), 0).map_err(at(names::BACKENDS))? == *backend
             }
@@ -132,6 +146,7 @@ impl Maps {
             | Op::DeleteService(_)
             | Op::DeleteTable(_)
             | Op::DeleteBackend(_)
+            | Op::DeleteTunnelSource(_)
             | Op::DeletePeer(_) => true,
         })
     }
@@ -192,6 +207,11 @@ impl Maps {
         for peer in self.peers.keys() {
             image.peers.insert(peer.map_err(at(names::PEERS))?);
         }
+        for pair in self.tunnel_sources.iter() {
+            let (key, kinds) = pair.map_err(at(names::TUNNEL_SOURCES))?;
+            let source = TunnelSource { len_bits: key.prefix_len(), address: key.data() };
+            image.tunnel_sources.insert(source, kinds);
+        }
         for slot in 1..BACKENDS_MAX {
             let backend = self.backends.get(&slot, 0).map_err(at(names::BACKENDS))?;
             if backend.kind != KIND_NONE {
@@ -236,6 +256,10 @@ fn pairs<V: aya::Pod>(
     name: &'static str,
 ) -> Result<BTreeMap<VipKey, V>, MapsError> {
     map.iter().map(|pair| pair.map_err(at(name))).collect()
+}
+
+fn key(source: &TunnelSource) -> Key<Address> {
+    Key::new(source.len_bits, source.address)
 }
 
 fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
