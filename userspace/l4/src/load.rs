@@ -9,7 +9,7 @@ use aya::{Ebpf, EbpfLoader, maps::Array, maps::MapData, programs::ProgramError};
 use weir_abi::{ABI_VERSION, Config, maps as names, programs};
 
 /// Every map that outlives a program, in the order of their declaration.
-const MAPS: [&str; 13] = [
+const MAPS: [&str; 14] = [
     names::CONFIG,
     names::VIPS,
     names::VIP_RANGES,
@@ -20,6 +20,7 @@ const MAPS: [&str; 13] = [
     names::TUNNEL_SOURCES,
     names::SOCKETS,
     names::FRAGMENTS,
+    names::PATH_MTUS,
     names::REASONS,
     names::SERVICE_TRAFFIC,
     names::BACKEND_TRAFFIC,
