@@ -48,8 +48,11 @@ pub struct Rig {
     name: String,
     /// The router and client.
     pub router: Place,
-    hosts: Vec<Place>,
+    /// The hosts, h1 first.
+    pub hosts: Vec<Place>,
     roles: Vec<Role>,
+    /// Interfaces the balancer is attached to.
+    pub interfaces: Vec<Vec<&'static str>>,
     daemons: Vec<Option<Child>>,
     _ports: Vec<OwnedFd>,
     dir: tempfile::TempDir,
@@ -109,6 +112,7 @@ impl Rig {
             router,
             hosts,
             roles: roles.to_vec(),
+            interfaces: roles.iter().map(|_| vec!["eth0"]).collect(),
             daemons: roles.iter().map(|_| None).collect(),
             _ports: ports,
             dir,
@@ -153,7 +157,8 @@ impl Rig {
             Role::Server => "--server",
         };
         command.arg(self.dir.path().join("config")).args([role, &format!("h{}", host + 1)]);
-        command.args(["--interface", "eth0", "--run-dir"]).arg(self.run_dir(host));
+        command.args(self.interfaces[host].iter().flat_map(|interface| ["--interface", interface]));
+        command.arg("--run-dir").arg(self.run_dir(host));
         command.arg("--pin-dir").arg(self.pin_dir(host)).arg("--ebpf").arg(object_path());
         sys::confine(&mut command, self.hosts[host].netns.fd());
         command
@@ -166,6 +171,11 @@ impl Rig {
         let child = self.command(host).stdout(Stdio::null()).stderr(log).spawn().context("start weir-l4")?;
         self.daemons[host] = Some(child);
         Ok(())
+    }
+
+    /// What the `weir-l4` of a host has said so far.
+    pub fn log(&self, host: usize) -> String {
+        fs::read_to_string(self.run_dir(host).join("log")).unwrap_or_default()
     }
 
     /// Kills it without a word.
@@ -199,7 +209,7 @@ impl Rig {
             match status {
                 Ok(status) if wished(&status) => return Ok(status),
                 seen if Instant::now() > deadline => {
-                    let log = fs::read_to_string(self.run_dir(host).join("log")).unwrap_or_default();
+                    let log = self.log(host);
                     anyhow::bail!("h{} never came to: {what}; last {seen:?}\n{log}", host + 1)
                 }
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,

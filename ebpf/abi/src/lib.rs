@@ -29,6 +29,7 @@ pub mod gue;
 pub mod headers;
 pub mod hop;
 pub mod limits;
+pub mod path;
 pub mod service;
 pub mod tunnel;
 
@@ -62,6 +63,8 @@ pub mod maps {
     pub const SOCKETS: &str = "SOCKETS";
     /// `LruHashMap<FragmentKey, FirstFragment>`: first fragments of TCP segments → their ports.
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// `LruHashMap<Address, PathMtu>`: ends of tunnels → what the path to them carries, where a router said so.
+    pub const PATH_MTUS: &str = "PATH_MTUS";
     /// `PerCpuArray<u64>`: packets by reason.
     pub const REASONS: &str = "REASONS";
     /// `PerCpuArray<Traffic>`: packets and bytes by service index.

@@ -48,3 +48,11 @@ pub const PEERS_MAX: u32 = 1 << 16;
 /// Prefixes of others whose tunnels are accepted. 1,024 × (20 B key + 4 B value + about 64 B of the kernel), and as many inner
 /// nodes at most: 180 KiB.
 pub const TUNNEL_SOURCES_MAX: u32 = 1_024;
+
+/// Ends of tunnels whose path carries less than the link; beyond, the least recently used is forgotten and learnt again.
+/// 4,096 × (16 B key + 16 B value + about 60 B of the kernel) = 370 KiB.
+pub const PATH_MTUS_MAX: u32 = 4_096;
+/// How long a router is believed: ten minutes, as the kernel does.
+pub const PATH_MTU_LIFETIME_NS: u64 = 600_000_000_000;
+/// Less than this is believed of no path over IPv4 (the kernel's `min_pmtu`); over IPv6 RFC 8200 §5 says 1,280.
+pub const PATH_MTU_MIN_V4: u32 = 552;

@@ -5,12 +5,12 @@ use weir_abi::{
     Address,
     counters::Reason,
     gue::GUE_PORT,
-    headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, Ipv4, Ipv6, Tcp, Udp},
+    headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, Ipv4, Ipv6, PROTO_ICMP, PROTO_ICMPV6, Tcp, Udp},
     service::{PROTO_TCP, PROTO_UDP, VipKey},
 };
 
 use crate::{
-    Verdict, maps, packet, special, tunnel,
+    Verdict, maps, packet, special, tunnel, tunnel_error,
     work::{Kind, Parsed, Work, set_ends},
 };
 
@@ -37,6 +37,8 @@ fn judge(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
             }
         } else if tunnel::admit_ipip(ctx, parsed) {
             return Ok(());
+        } else if protocol == if parsed.is_v4 { PROTO_ICMP } else { PROTO_ICMPV6 } {
+            return tunnel_error::note(ctx, work);
         }
     }
     if !maps::may_be_vip(&parsed.flow.destination) {

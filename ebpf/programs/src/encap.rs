@@ -39,11 +39,9 @@ pub(crate) fn encap(ctx: &XdpContext, work: &mut Work) -> Verdict<u32> {
         return Err(Reason::DropNoRoute);
     }
     // The routing table knows nothing of tags: a tagged packet goes back, with its tags, to the router it came from.
-    let way = if work.tags.count == 0 { way.forward() } else { None };
-    work.route.mtu = match way {
-        Some(way) if config.mtu != 0 && way.mtu != 0 => way.mtu,
-        _ => config.mtu,
-    };
+    let (way, mtu) =
+        if work.tags.count == 0 { (way.forward(), way.mtu) } else { (None, way.mtu.min(config.mtu)) };
+    work.route.mtu = if config.mtu == 0 { 0 } else { mtu };
     match (first.is_over_v4(), second.kind) {
         (true, _) if first.is_ipip() => put::<true, IPIP_LEN>(ctx, work, config)?,
         (false, _) if first.is_ipip() => put::<false, IPIP_LEN>(ctx, work, config)?,

@@ -25,6 +25,7 @@ mod special;
 mod steer;
 mod too_big;
 mod tunnel;
+mod tunnel_error;
 mod vlan;
 mod work;
 
@@ -69,6 +70,10 @@ fn treat(ctx: &XdpContext, work: &mut Work) -> Verdict<(Reason, u32)> {
         Kind::Echo => {
             icmp::answer_echo(ctx, work)?;
             return Err(Reason::IcmpEcho);
+        }
+        Kind::TunnelTooBig => {
+            tunnel_error::tell(ctx, work)?;
+            return Err(Reason::IcmpTunnelTooBig);
         }
         Kind::Syn | Kind::Segment | Kind::Datagram | Kind::Fragment | Kind::Error => None,
     };

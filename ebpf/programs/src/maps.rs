@@ -12,9 +12,10 @@ use weir_abi::{
     fragment::{FirstFragment, FragmentKey},
     hop::Backend,
     limits::{
-        BACKENDS_MAX, FILTER_WORDS, FRAGMENTS_MAX, PEERS_MAX, SERVICES_MAX, TABLE_LEN, TABLES_MAX,
-        TUNNEL_SOURCES_MAX, VIP_RANGES_MAX,
+        BACKENDS_MAX, FILTER_WORDS, FRAGMENTS_MAX, PATH_MTUS_MAX, PEERS_MAX, SERVICES_MAX, TABLE_LEN,
+        TABLES_MAX, TUNNEL_SOURCES_MAX, VIP_RANGES_MAX,
     },
+    path::PathMtu,
     service::{PROTO_TCP, SERVICE_DIRECT, Service, Slot, Traffic, VipKey, VipRanges},
 };
 
@@ -49,6 +50,8 @@ static TUNNEL_SOURCES: LpmTrie<Address, u32, { TUNNEL_SOURCES_MAX as usize }> = 
 pub(crate) static SOCKETS: SockMap<{ SERVICES_MAX as usize }> = SockMap::new();
 #[btf_map]
 static FRAGMENTS: LruHashMap<FragmentKey, FirstFragment, { FRAGMENTS_MAX as usize }> = LruHashMap::new();
+#[btf_map]
+static PATH_MTUS: LruHashMap<Address, PathMtu, { PATH_MTUS_MAX as usize }> = LruHashMap::new();
 #[btf_map]
 static REASONS: PerCpuArray<u64, { REASON_COUNT as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -162,6 +165,20 @@ pub(crate) fn first_fragment(key: &FragmentKey) -> Option<FirstFragment> {
     // SAFETY: the value is read at once. Another CPU may replace it meanwhile by that of a packet with the same
     // identification, which the receiver cannot tell apart either.
     unsafe { FRAGMENTS.get(key) }.copied()
+}
+
+/// Remembers what a router said of the path to a tunnel's end.
+#[inline(always)]
+pub(crate) fn remember_path(end: &Address, path: &PathMtu) {
+    // Without room it is said again by the next packet that is too big.
+    let _ = PATH_MTUS.insert(end, path, 0);
+}
+
+/// What a router said of the path to a tunnel's end, lately or not.
+#[inline(always)]
+pub(crate) fn path(end: &Address) -> Option<PathMtu> {
+    // SAFETY: the value is read at once; what another CPU may write meanwhile was said of the same path.
+    unsafe { PATH_MTUS.get(end) }.copied()
 }
 
 /// The hops of a flow of a service.

@@ -11,13 +11,13 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup as FibParameters,
     },
     btf_maps::PerCpuArray,
-    helpers::generated::{bpf_fib_lookup, bpf_jiffies64},
+    helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_ktime_get_ns},
     macros::btf_map,
     programs::XdpContext,
 };
 use weir_abi::{Address, Config, counters::Reason, hop::Backend};
 
-use crate::Verdict;
+use crate::{Verdict, maps};
 
 /// Ways remembered per CPU. 1,024 × 56 B = 56 KiB per CPU; two hosts that share a place ask anew each time.
 const WAYS_LEN: usize = 1 << 10;
@@ -46,8 +46,8 @@ pub(crate) struct Way {
     pub(crate) egress: u32,
     /// One of the constants; 0 when nothing was asked yet.
     pub(crate) verdict: u32,
-    /// What the link, the route or the path beyond it carries from the outer IP header on; 0 where the kernel does not say,
-    /// as those before 5.12.
+    /// What the link, the route and the path beyond it carry from the outer IP header on. Kernels before 5.12 do not say, nor
+    /// does a host that forwards nothing: then what [`Config::mtu`] says, and routers on the path.
     pub(crate) mtu: u32,
     /// Source MAC address.
     pub(crate) source: [u8; 6],
@@ -114,5 +114,12 @@ fn ask(ctx: &XdpContext, way: &mut Way, config: &Config) {
     };
     (way.egress, way.source, way.destination) = (fib.ifindex, fib.smac, fib.dmac);
     // SAFETY: every member is an integer of the same size: zero as it went in, or what the kernel says.
-    way.mtu = u32::from(unsafe { fib.__bindgen_anon_1.mtu_result });
+    let carries = u32::from(unsafe { fib.__bindgen_anon_1.mtu_result });
+    way.mtu = if way.verdict == FORWARD && carries != 0 { carries } else { config.mtu };
+    if let Some(path) = maps::path(&way.address) {
+        // SAFETY: a plain helper call.
+        if path.until_ns > unsafe { bpf_ktime_get_ns() } {
+            way.mtu = way.mtu.min(path.mtu);
+        }
+    }
 }

@@ -95,6 +95,8 @@ pub(crate) enum Kind {
     Echo,
     /// A tunnel that ends at this host.
     Tunnel,
+    /// An error about a tunnel of this host that was too big; `parsed` is about the packet in it.
+    TunnelTooBig,
 }
 
 /// Where a packet goes when it stays in the fabric.

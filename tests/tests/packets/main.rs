@@ -7,6 +7,7 @@ mod icmp;
 mod ipip;
 mod too_big;
 mod tunnel;
+mod tunnel_error;
 mod verifier;
 mod vlan;
 

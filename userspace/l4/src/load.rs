@@ -15,7 +15,7 @@ use nix::{
 use weir_abi::{ABI_VERSION, Config, maps as names, programs};
 
 /// Every map that outlives a program, in the order of their declaration.
-const MAPS: [&str; 15] = [
+const MAPS: [&str; 16] = [
     names::CONFIG,
     names::VIPS,
     names::VIP_RANGES,
@@ -28,6 +28,7 @@ const MAPS: [&str; 15] = [
     names::TUNNEL_SOURCES,
     names::SOCKETS,
     names::FRAGMENTS,
+    names::PATH_MTUS,
     names::REASONS,
     names::SERVICE_TRAFFIC,
     names::BACKEND_TRAFFIC,
