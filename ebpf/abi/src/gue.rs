@@ -6,6 +6,9 @@
 //!
 //! A settled slot has one hop and carries no chain: 4 bytes of GUE. A slot that changed carries the second hop, where a
 //! receiver that does not know the flow sends it on.
+//!
+//! A UDP datagram does not tell whether it opens a flow. What the first hop does not know goes to the second with the first
+//! as hop 2 of 3, and comes back if the second does not know it either: a flow that is new stays where it belongs.
 
 use crate::hop::{Backend, KIND_NONE};
 
@@ -31,9 +34,9 @@ pod!(Gue, 4);
 pub struct Chain {
     /// The [`kind`](crate::hop::Backend::kind) of the second hop: the tunnel to it, and the family of the address that follows.
     pub kind: u8,
-    /// Index of the hop that comes next, from 1.
+    /// Index of the hop that comes next: 1, or 2 when it is the first hop again.
     pub index: u8,
-    /// How many hops there are; 2.
+    /// How many hops there are, one more than `index`.
     pub count: u8,
     /// Zero.
     pub _pad: u8,

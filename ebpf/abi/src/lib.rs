@@ -30,6 +30,7 @@ pub mod headers;
 pub mod hop;
 pub mod limits;
 pub mod path;
+pub mod quic;
 pub mod service;
 pub mod tunnel;
 
@@ -65,6 +66,10 @@ pub mod maps {
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// `LruHashMap<Address, PathMtu>`: ends of tunnels → what the path to them carries, where a router said so.
     pub const PATH_MTUS: &str = "PATH_MTUS";
+    /// `LruHashMap<u64, u64>`: hash of a UDP flow this host has → when it last sent, by the kernel's clock in ns.
+    pub const UDP_FLOWS: &str = "UDP_FLOWS";
+    /// `Array<u32>`: number of a QUIC server → backend slot, 0 for none.
+    pub const QUIC_SERVERS: &str = "QUIC_SERVERS";
     /// `PerCpuArray<u64>`: packets by reason.
     pub const REASONS: &str = "REASONS";
     /// `PerCpuArray<Traffic>`: packets and bytes by service index.

@@ -57,6 +57,11 @@ pub const SERVICE_IN_USE: u32 = 1 << 0;
 /// [`Service::flags`]: its packets go straight to servers; no proxy of this host takes any.
 pub const SERVICE_DIRECT: u32 = 1 << 4;
 
+/// [`Service::flags`]: hosts remember the UDP flows they have, so that a change of a slot leaves them where they are.
+pub const SERVICE_UDP_FLOWS: u32 = 1 << 5;
+/// [`Service::flags`]: packets of QUIC connections go to the server their connection id names, see [`quic`](crate::quic).
+pub const SERVICE_QUIC: u32 = 1 << 6;
+
 /// What is done with the packets of a service.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

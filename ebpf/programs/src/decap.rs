@@ -6,14 +6,15 @@ use weir_abi::{
     counters::Reason,
     gue::{Chain, Gue, LEN_CHAIN4, LEN_CHAIN6, LEN_PLAIN, VARIANT_1_IPV4, VARIANT_1_IPV6},
     headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, Ipv4, PROTO_IPIP, PROTO_IPV6},
-    hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_IPIP4, KIND_IPIP6, KIND_NONE},
+    hop::{KIND_GUE4, KIND_GUE6, KIND_IPIP4, KIND_IPIP6},
+    service::SERVICE_DIRECT,
 };
 
 use crate::{
     Verdict, chain, classify,
     classify::L3_AT,
     maps, packet,
-    work::{Kind, Parsed, Work},
+    work::{Kind, Parsed, Route, Work},
 };
 
 /// Opens the tunnel that was parsed; what is inside takes its place. Returns what to count it under when it goes on to its
@@ -35,11 +36,11 @@ pub(crate) fn decap(ctx: &XdpContext, work: &mut Work) -> Verdict<Option<Reason>
     if outer_ecn == ECN_CE && work.parsed.tos & ECN != ECN_CE {
         congested(ctx, work)?;
     }
-    if work.parsed.is_foreign && maps::is_direct(work.parsed.service) {
+    if work.parsed.is_foreign && maps::service_flags(work.parsed.service) & SERVICE_DIRECT != 0 {
         // Another balancer's choice was this one. Peers choose a server, and never send such packets here.
         return Ok(None);
     }
-    if work.route.first.kind == KIND_NONE || chain::is_known(ctx, &work.parsed) {
+    if chain::stays(ctx, work) {
         return Err(Reason::DecapDeliver);
     }
     work.route.hash = work.parsed.flow.hash();
@@ -86,7 +87,7 @@ fn strip(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
     let (protocol, inner_at) = if work.parsed.is_ipip {
         (work.parsed.flow.protocol, work.parsed.at())
     } else {
-        look_inside(ctx, &work.parsed, &mut work.route.first)?
+        look_inside(ctx, &work.parsed, &mut work.route)?
     };
     let ethertype = match protocol {
         PROTO_IPIP => ETHERTYPE_IPV4,
@@ -104,7 +105,7 @@ fn strip(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
 
 /// The protocol of what is behind a GUE header, and where it begins; fills in the second hop.
 #[inline(always)]
-fn look_inside(ctx: &XdpContext, parsed: &Parsed, second: &mut Backend) -> Verdict<(u8, usize)> {
+fn look_inside(ctx: &XdpContext, parsed: &Parsed, route: &mut Route) -> Verdict<(u8, usize)> {
     let gue_at = parsed.at();
     let malformed = |_| Reason::DropGueMalformed;
     let gue: Gue = packet::read(ctx, gue_at).map_err(malformed)?;
@@ -119,15 +120,16 @@ fn look_inside(ctx: &XdpContext, parsed: &Parsed, second: &mut Backend) -> Verdi
     }
     let chain_at = gue_at + size_of::<Gue>();
     let address_at = chain_at + size_of::<Chain>();
+    let Route { first: second, is_back, .. } = route;
     let inner_at = match gue.version_control_len {
         LEN_PLAIN => chain_at,
         LEN_CHAIN4 => {
-            second.kind = chain_kind(ctx, chain_at, KIND_GUE4, KIND_IPIP4)?;
+            second.kind = chain_kind(ctx, chain_at, KIND_GUE4, KIND_IPIP4, is_back)?;
             second.address = Address::v4(packet::read(ctx, address_at).map_err(malformed)?);
             address_at + 4
         }
         LEN_CHAIN6 => {
-            second.kind = chain_kind(ctx, chain_at, KIND_GUE6, KIND_IPIP6)?;
+            second.kind = chain_kind(ctx, chain_at, KIND_GUE6, KIND_IPIP6, is_back)?;
             second.address = Address::v6(packet::read(ctx, address_at).map_err(malformed)?);
             address_at + 16
         }
@@ -137,9 +139,11 @@ fn look_inside(ctx: &XdpContext, parsed: &Parsed, second: &mut Backend) -> Verdi
 }
 
 #[inline(always)]
-fn chain_kind(ctx: &XdpContext, at: usize, gue: u8, ipip: u8) -> Verdict<u8> {
+fn chain_kind(ctx: &XdpContext, at: usize, gue: u8, ipip: u8, is_back: &mut bool) -> Verdict<u8> {
     let chain: Chain = packet::read(ctx, at).map_err(|_| Reason::DropGueMalformed)?;
-    if (chain.kind == gue || chain.kind == ipip) && chain.index == 1 && chain.count == 2 {
+    *is_back = chain.index == 2;
+    let is_whole = matches!((chain.index, chain.count), (1, 2) | (2, 3));
+    if (chain.kind == gue || chain.kind == ipip) && is_whole {
         Ok(chain.kind)
     } else {
         Err(Reason::DropGueMalformed)

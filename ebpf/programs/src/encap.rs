@@ -159,7 +159,8 @@ fn put<const IS_V4: bool, const REST: usize>(ctx: &XdpContext, work: &Work, conf
     };
     let chain_at = gue_at + size_of::<Gue>();
     let address_at = chain_at + size_of::<Chain>();
-    packet::write(ctx, chain_at, Chain { kind, index: 1, count: 2, _pad: 0 })?;
+    let index = 1 + u8::from(route.is_back);
+    packet::write(ctx, chain_at, Chain { kind, index, count: index + 1, _pad: 0 })?;
     if REST == CHAIN4_LEN {
         packet::write(ctx, address_at, second.address.v4_octets())
     } else {

@@ -20,12 +20,14 @@ mod icmp;
 mod maps;
 mod next_hop;
 mod packet;
+mod quic;
 mod reason;
 mod special;
 mod steer;
 mod too_big;
 mod tunnel;
 mod tunnel_error;
+mod udp;
 mod vlan;
 mod work;
 

@@ -12,11 +12,11 @@ use weir_abi::{
     fragment::{FirstFragment, FragmentKey},
     hop::Backend,
     limits::{
-        BACKENDS_MAX, FILTER_WORDS, FRAGMENTS_MAX, PATH_MTUS_MAX, PEERS_MAX, SERVICES_MAX, TABLE_LEN,
-        TABLES_MAX, TUNNEL_SOURCES_MAX, VIP_RANGES_MAX,
+        BACKENDS_MAX, FILTER_WORDS, FRAGMENTS_MAX, PATH_MTUS_MAX, PEERS_MAX, QUIC_SERVERS_MAX, SERVICES_MAX,
+        TABLE_LEN, TABLES_MAX, TUNNEL_SOURCES_MAX, UDP_FLOWS_MAX, VIP_RANGES_MAX,
     },
     path::PathMtu,
-    service::{PROTO_TCP, SERVICE_DIRECT, Service, Slot, Traffic, VipKey, VipRanges},
+    service::{PROTO_TCP, Service, Slot, Traffic, VipKey, VipRanges},
 };
 
 use crate::{Verdict, work::Work};
@@ -52,6 +52,10 @@ pub(crate) static SOCKETS: SockMap<{ SERVICES_MAX as usize }> = SockMap::new();
 static FRAGMENTS: LruHashMap<FragmentKey, FirstFragment, { FRAGMENTS_MAX as usize }> = LruHashMap::new();
 #[btf_map]
 static PATH_MTUS: LruHashMap<Address, PathMtu, { PATH_MTUS_MAX as usize }> = LruHashMap::new();
+#[btf_map]
+static UDP_FLOWS: LruHashMap<u64, u64, { UDP_FLOWS_MAX as usize }> = LruHashMap::new();
+#[btf_map]
+static QUIC_SERVERS: Array<u32, { QUIC_SERVERS_MAX as usize }> = Array::new();
 #[btf_map]
 static REASONS: PerCpuArray<u64, { REASON_COUNT as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -181,10 +185,40 @@ pub(crate) fn path(end: &Address) -> Option<PathMtu> {
     unsafe { PATH_MTUS.get(end) }.copied()
 }
 
+/// What is done with the packets of a service.
+#[inline(always)]
+pub(crate) fn service(index: u32) -> Result<&'static Service, Reason> {
+    SERVICES.get(index).ok_or(Reason::DropInternal)
+}
+
+/// The `SERVICE_` bits of a service.
+#[inline(always)]
+pub(crate) fn service_flags(index: u32) -> u32 {
+    SERVICES.get(index).map_or(0, |service| service.flags)
+}
+
+/// When a UDP flow this host has last sent.
+#[inline(always)]
+pub(crate) fn udp_flow(hash: u64) -> Option<*mut u64> {
+    UDP_FLOWS.get_ptr_mut(&hash)
+}
+
+/// Remembers that this host has a UDP flow.
+#[inline(always)]
+pub(crate) fn remember_udp_flow(hash: u64, now_ns: u64) {
+    // Without room it goes, at a change of its slot, where new flows go.
+    let _ = UDP_FLOWS.insert(&hash, &now_ns, 0);
+}
+
+/// The backend slot of a QUIC server; 0 for none.
+#[inline(always)]
+pub(crate) fn quic_server(id: u16) -> u16 {
+    QUIC_SERVERS.get(u32::from(id)).map_or(0, |slot| *slot as u16)
+}
+
 /// The hops of a flow of a service.
 #[inline(always)]
-pub(crate) fn slot(service: u32, flow: &Flow) -> Result<(Slot, u32), Reason> {
-    let service = SERVICES.get(service).ok_or(Reason::DropInternal)?;
+pub(crate) fn slot(service: &Service, flow: &Flow) -> Result<(Slot, u32), Reason> {
     let hash = flow.hash();
     let half = *HALVES.get(service.table).ok_or(Reason::DropInternal)? & 1;
     let table = TABLES.get_value(service.table << 1 | half, &0).ok_or(Reason::DropNoBackend)?;
@@ -208,12 +242,6 @@ pub(crate) fn is_peer(address: &Address) -> bool {
 #[inline(always)]
 pub(crate) fn accepted_from(address: &Address) -> u32 {
     TUNNEL_SOURCES.get(&Key::new(128, *address)).copied().unwrap_or_default()
-}
-
-/// Whether a service's packets go straight to servers.
-#[inline(always)]
-pub(crate) fn is_direct(service: u32) -> bool {
-    SERVICES.get(service).is_some_and(|service| service.flags & SERVICE_DIRECT != 0)
 }
 
 /// Counts a packet under its reason.

@@ -105,6 +105,8 @@ pub(crate) struct Route {
     pub(crate) first: Backend,
     /// The host behind that one; of kind `KIND_NONE` when there is none.
     pub(crate) second: Backend,
+    /// Whether that one behind is the first hop again: the packet comes back if its next hop does not know the flow.
+    pub(crate) is_back: bool,
     /// The flow's hash.
     pub(crate) hash: u32,
     /// What the way to `first` carries from the outer IP header on, once that is known; 0 when it is not looked at.
@@ -115,7 +117,7 @@ impl Route {
     /// Nowhere, as yet.
     #[inline(always)]
     pub(crate) fn clear(&mut self) {
-        (self.first.kind, self.second.kind) = (KIND_NONE, KIND_NONE);
+        (self.first.kind, self.second.kind, self.is_back) = (KIND_NONE, KIND_NONE, false);
     }
 }
 

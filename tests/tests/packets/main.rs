@@ -5,9 +5,11 @@ mod extension;
 mod fragment;
 mod icmp;
 mod ipip;
+mod quic;
 mod too_big;
 mod tunnel;
 mod tunnel_error;
+mod udp_flows;
 mod verifier;
 mod vlan;
 

@@ -44,6 +44,8 @@ pub struct Image {
     pub tunnel_sources: BTreeMap<TunnelSource, u32>,
     /// Backend slots; never slot 0.
     pub backends: BTreeMap<u16, Backend>,
+    /// QUIC server ids → backend slot.
+    pub quic_servers: BTreeMap<u16, u16>,
     /// Maglev tables.
     pub tables: BTreeMap<u32, TableWords>,
     /// Services.

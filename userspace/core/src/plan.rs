@@ -27,6 +27,7 @@ pub enum Op {
     PutPeer(Address),
     PutTunnelSource(TunnelSource, u32),
     PutBackend(u16, Backend),
+    PutQuicServer(u16, u16),
     PutTable(u32, TableWords),
     PutService(u32, Service),
     PutFilter(u32, u64),
@@ -38,6 +39,7 @@ pub enum Op {
     DeleteRoute(Address),
     DeleteService(u32),
     DeleteTable(u32),
+    DeleteQuicServer(u16),
     DeleteBackend(u16),
     DeleteTunnelSource(TunnelSource),
     DeletePeer(Address),
@@ -57,6 +59,7 @@ pub fn diff(current: &Image, desired: &Image) -> Plan {
         Op::PutTunnelSource(*source, *kinds)
     });
     put(&mut plan, &current.backends, &desired.backends, |slot, backend| Op::PutBackend(*slot, *backend));
+    put(&mut plan, &current.quic_servers, &desired.quic_servers, |id, slot| Op::PutQuicServer(*id, *slot));
     for (index, words) in &desired.tables {
         let same = current.tables.get(index).is_some_and(|there| Arc::ptr_eq(there, words) || there == words);
         if !same {
@@ -87,6 +90,7 @@ pub fn diff(current: &Image, desired: &Image) -> Plan {
     plan.extend(current.routes.difference(&desired.routes).map(|route| Op::DeleteRoute(*route)));
     plan.extend(gone(&current.services, &desired.services).map(|index| Op::DeleteService(*index)));
     plan.extend(gone(&current.tables, &desired.tables).map(|index| Op::DeleteTable(*index)));
+    plan.extend(gone(&current.quic_servers, &desired.quic_servers).map(|id| Op::DeleteQuicServer(*id)));
     plan.extend(gone(&current.backends, &desired.backends).map(|slot| Op::DeleteBackend(*slot)));
     plan.extend(
         gone(&current.tunnel_sources, &desired.tunnel_sources).map(|source| Op::DeleteTunnelSource(*source)),
@@ -118,6 +122,8 @@ impl Image {
             Op::PutPeer(peer) => _ = self.peers.insert(*peer),
             Op::PutTunnelSource(source, kinds) => _ = self.tunnel_sources.insert(*source, *kinds),
             Op::PutBackend(slot, backend) => _ = self.backends.insert(*slot, *backend),
+            Op::PutQuicServer(id, slot) => _ = self.quic_servers.insert(*id, *slot),
+            Op::DeleteQuicServer(id) => _ = self.quic_servers.remove(id),
             Op::PutTable(index, words) => _ = self.tables.insert(*index, Arc::clone(words)),
             Op::PutService(index, service) => _ = self.services.insert(*index, *service),
             Op::PutFilter(word, 0) => _ = self.filter.remove(word),
@@ -148,6 +154,8 @@ impl fmt::Display for Op {
                 write!(f, "put tunnel source {}, {} of 128 bits", ip(&source.address), source.len_bits)
             }
             Op::PutBackend(slot, backend) => write!(f, "put backend {slot} = {}", ip(&backend.address)),
+            Op::PutQuicServer(id, slot) => write!(f, "put quic server {id} = backend {slot}"),
+            Op::DeleteQuicServer(id) => write!(f, "delete quic server {id}"),
             Op::PutTable(index, _) => write!(f, "put table {index}"),
             Op::PutService(index, service) => write!(f, "put service {index} = table {}", service.table),
             Op::PutFilter(word, bits) => write!(f, "put filter {word} = {bits:#x}"),

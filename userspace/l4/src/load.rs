@@ -15,7 +15,7 @@ use nix::{
 use weir_abi::{ABI_VERSION, Config, maps as names, programs};
 
 /// Every map that outlives a program, in the order of their declaration.
-const MAPS: [&str; 16] = [
+const MAPS: [&str; 18] = [
     names::CONFIG,
     names::VIPS,
     names::VIP_RANGES,
@@ -29,6 +29,8 @@ const MAPS: [&str; 16] = [
     names::SOCKETS,
     names::FRAGMENTS,
     names::PATH_MTUS,
+    names::UDP_FLOWS,
+    names::QUIC_SERVERS,
     names::REASONS,
     names::SERVICE_TRAFFIC,
     names::BACKEND_TRAFFIC,

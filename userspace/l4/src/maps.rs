@@ -40,6 +40,7 @@ pub struct Maps {
     halves: Array<MapData, u32>,
     tables: ArrayOfMaps<MapData, Array<MapData, Table>>,
     backends: Array<MapData, Backend>,
+    quic_servers: Array<MapData, u32>,
     peers: HashMap<MapData, Address, u32>,
     tunnel_sources: LpmTrie<MapData, Address, u32>,
     sockets: SockMap<MapData>,
@@ -67,6 +68,7 @@ impl Maps {
             halves: take!(ebpf, names::HALVES),
             tables: take!(ebpf, names::TABLES),
             backends: take!(ebpf, names::BACKENDS),
+            quic_servers: take!(ebpf, names::QUIC_SERVERS),
             peers: take!(ebpf, names::PEERS),
             tunnel_sources: take!(ebpf, names::TUNNEL_SOURCES),
             sockets: take!(ebpf, names::SOCKETS),
@@ -84,6 +86,8 @@ impl Maps {
             Op::PutBackend(slot, backend) => {
                 self.backends.set(u32::from(*slot), backend, 0).map_err(at(names::BACKENDS))?;
             }
+            Op::PutQuicServer(id, slot) => self.put_quic_server(*id, *slot)?,
+            Op::DeleteQuicServer(id) => self.put_quic_server(*id, 0)?,
             Op::PutTable(index, words) => self.put_table(*index, words)?,
             Op::PutService(index, service) => {
                 self.services.set(*index, service, 0).map_err(at(names::SERVICES))?;
@@ -128,6 +132,7 @@ impl Maps {
             Op::PutBackend(slot, backend) => {
                 self.backends.get(&u32::from(*slot), 0).map_err(at(names::BACKENDS))? == *backend
             }
+            Op::PutQuicServer(id, slot) => self.quic_server(*id)? == u32::from(*slot),
             Op::PutTable(index, words) => match self.read_table(*index)? {
                 Some(there) => there == **words,
                 None => words.iter().all(|word| *word == 0),
@@ -145,10 +150,19 @@ impl Maps {
             | Op::DeleteRoute(_)
             | Op::DeleteService(_)
             | Op::DeleteTable(_)
+            | Op::DeleteQuicServer(_)
             | Op::DeleteBackend(_)
             | Op::DeleteTunnelSource(_)
             | Op::DeletePeer(_) => true,
         })
+    }
+
+    fn put_quic_server(&mut self, id: u16, slot: u16) -> Result<(), MapsError> {
+        self.quic_servers.set(id.into(), u32::from(slot), 0).map_err(at(names::QUIC_SERVERS))
+    }
+
+    fn quic_server(&self, id: u16) -> Result<u32, MapsError> {
+        self.quic_servers.get(&id.into(), 0).map_err(at(names::QUIC_SERVERS))
     }
 
     /// Each table has two places, one of which is in use: fills the other and exchanges them, so that packets see the whole
@@ -216,6 +230,12 @@ impl Maps {
             let backend = self.backends.get(&slot, 0).map_err(at(names::BACKENDS))?;
             if backend.kind != KIND_NONE {
                 image.backends.insert(slot as u16, backend);
+            }
+        }
+        for id in 0..=u16::MAX {
+            let slot = self.quic_server(id)? as u16;
+            if slot != 0 {
+                image.quic_servers.insert(id, slot);
             }
         }
         for index in 0..TABLES_MAX {

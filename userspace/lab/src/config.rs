@@ -161,6 +161,7 @@ fn healthy(topology: Topology) -> Result<Objects> {
                 weight: 100,
                 admin: Admin::Active,
                 tunnel: Tunnel::Gue,
+                quic_id: None,
                 probe_port: 9180,
                 probe_interval: Duration::from_millis(100),
                 probe_timeout: Duration::from_millis(500),
@@ -191,6 +192,8 @@ fn healthy(topology: Topology) -> Result<Objects> {
             home_zone: None,
             spread: Spread::Zone,
             flow_hold: Duration::from_secs(3600),
+            udp_flows: true,
+            quic: false,
             announce: Announce::default(),
         },
     );
@@ -215,6 +218,7 @@ fn healthy(topology: Topology) -> Result<Objects> {
         objects.server.insert(
             name(&host.to_string())?,
             Server {
+                quic_id: None,
                 pools: vec![name("web")?],
                 address: (host.address4(), topology::BACKEND_PORT).into(),
                 zone: name(&zone_name(host.zone))?,

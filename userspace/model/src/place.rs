@@ -85,6 +85,9 @@ pub struct Node {
     /// The tunnel in which other nodes send packets to it.
     #[serde(default)]
     pub tunnel: Tunnel,
+    /// The server id in QUIC connection ids its servers choose; of all nodes and servers, no two have the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic_id: Option<u16>,
     /// TCP port on which its proxy answers `/healthz` to the balancers of its group.
     #[serde(default = "default_probe_port")]
     pub probe_port: u16,
@@ -116,6 +119,7 @@ impl Node {
             weight: 1,
             admin: Admin::Active,
             tunnel: server.tunnel,
+            quic_id: server.quic_id,
             probe_port: default_probe_port(),
             probe_interval: default_probe_interval(),
             probe_timeout: default_probe_timeout(),

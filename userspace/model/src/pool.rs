@@ -129,6 +129,9 @@ pub struct Server {
     /// The tunnel in which it gets packets for VIPs straight at servers.
     #[serde(default)]
     pub tunnel: Tunnel,
+    /// The server id in QUIC connection ids it chooses; of all nodes and servers, no two have the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic_id: Option<u16>,
     /// The zone it stands in.
     pub zone: Name,
     /// Share of its zone's traffic; 0 (none) to 1,000.

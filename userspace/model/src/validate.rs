@@ -1,5 +1,6 @@
 //! What one object cannot know of itself: do names lead somewhere, do values agree, are the bounds kept?
 
+mod quic;
 mod tunnels;
 
 use std::{
@@ -18,6 +19,7 @@ pub(crate) fn check(objects: &Objects, problems: &mut Vec<Problem>) {
     checker.zones();
     checker.nodes_and_groups();
     checker.accepted_tunnels();
+    checker.quic();
     checker.vips();
     checker.direct_vips();
     checker.listeners();

@@ -28,6 +28,14 @@ pub struct Vip {
     /// How long a slot that changed its proxy remembers the previous one, so that its flows survive.
     #[serde(with = "units::duration", default = "default_flow_hold")]
     pub flow_hold: Duration,
+    /// Whether hosts remember their UDP flows, so that these too survive changes. Turn it off where every datagram stands for
+    /// itself, as in DNS: it costs a lookup for each.
+    #[serde(default = "yes")]
+    pub udp_flows: bool,
+    /// Whether packets of QUIC connections go to the server their connection id names (draft-ietf-quic-load-balancers,
+    /// plaintext, config 0, server id of two bytes: `quic_id` of the node or server), wherever the client moves.
+    #[serde(default)]
+    pub quic: bool,
     /// When it is announced by BGP.
     #[serde(default)]
     pub announce: Announce,
@@ -168,6 +176,10 @@ impl From<Service> for String {
     fn from(service: Service) -> Self {
         service.to_string()
     }
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn default_flow_hold() -> Duration {

@@ -16,7 +16,10 @@ use weir_abi::{
     ABI_VERSION, Address, Config,
     hop::Backend,
     limits::{BACKENDS_MAX, PEERS_MAX, SERVICES_MAX, TABLES_MAX, TUNNEL_SOURCES_MAX, VIP_RANGES_MAX},
-    service::{PROTO_TCP, PROTO_UDP, SERVICE_DIRECT, SERVICE_IN_USE, Service, VipKey, VipRange, VipRanges},
+    service::{
+        PROTO_TCP, PROTO_UDP, SERVICE_DIRECT, SERVICE_IN_USE, SERVICE_QUIC, SERVICE_UDP_FLOWS, Service,
+        VipKey, VipRange, VipRanges,
+    },
     tunnel::{ACCEPT_GUE, ACCEPT_IPIP, TUNNELS_IPIP_OF_PEERS, TUNNELS_OF_OTHERS, TunnelSource},
 };
 use weir_model::{AcceptTunnels, Name, Node, PortRange, Protocol, Snapshot, Tunnel, Vip, status::Health};
@@ -237,6 +240,10 @@ impl<'a> Builder<'a> {
             let slot = self.slot(member.backend)?;
             if member.health != Health::Down {
                 mark(&mut alive, slot);
+                // A drained one finishes its connections, a dead one has none.
+                if let Some(id) = member.quic_id.filter(|_| slot != 0) {
+                    self.out.image.quic_servers.insert(id, slot);
+                }
             }
             if member.backend.is_some_and(|backend| backend.is_ipip()) {
                 mark(&mut single, slot);
@@ -325,11 +332,15 @@ impl<'a> Builder<'a> {
 
     fn services(&mut self, vip: &Vip, table: u32) -> Result<(), LowerError> {
         let flags = SERVICE_IN_USE | if vip.pool.is_some() { SERVICE_DIRECT } else { 0 };
+        let flags_udp = [(vip.udp_flows, SERVICE_UDP_FLOWS), (vip.quic, SERVICE_QUIC)];
+        let flags_udp =
+            flags_udp.iter().filter(|(is_on, _)| *is_on).fold(flags, |flags, (_, bit)| flags | bit);
         for address in &vip.addresses {
             let address = Address::from(*address);
             for protocol in [PROTO_TCP, PROTO_UDP] {
                 let all = VipKey { address, port: [0, 0], protocol, _pad: 0 };
                 let mut ranges = VipRanges::default();
+                let flags = if protocol == PROTO_UDP { flags_udp } else { flags };
                 for service in
                     vip.services.iter().filter(|service| protocol_number(service.protocol) == protocol)
                 {

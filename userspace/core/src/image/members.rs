@@ -16,6 +16,7 @@ pub(super) struct Member<'a> {
     pub(super) weight: u32,
     pub(super) admin: Admin,
     pub(super) health: Health,
+    pub(super) quic_id: Option<u16>,
     /// Whether flows stay with it and its like as long as one of them is up.
     pub(super) is_near: bool,
     /// How it is reached; `None` for a family this node has no tunnel address in.
@@ -65,6 +66,7 @@ pub(super) fn of<'a>(input: &Lowering<'a>, here: &'a Node, basis: Basis<'a>) -> 
                     name,
                     weight: node.weight,
                     admin: node.admin,
+                    quic_id: node.quic_id,
                     health: input.health.get(name).copied().unwrap_or_default(),
                     is_near: true,
                     backend: of_node(here, node, name == input.node),
@@ -77,6 +79,7 @@ pub(super) fn of<'a>(input: &Lowering<'a>, here: &'a Node, basis: Basis<'a>) -> 
                 name,
                 weight: server.weight,
                 admin: server.admin,
+                quic_id: server.quic_id,
                 health: if is_checked { input.servers.get(pool, name) } else { Health::Up },
                 is_near: spread == Spread::Group || server.zone == here.zone,
                 backend: of_server(here, server),
