@@ -84,7 +84,7 @@ impl Host {
             }
         }
         let words = lowered.image.tables.values().next().expect("a table");
-        self.program.table_of(0, words).expect("table");
+        self.program.table_of(0, words.to_vec()).expect("table");
         (self.image, self.history, self.wake) = (lowered.image, lowered.history, lowered.wake);
     }
 

@@ -86,7 +86,7 @@ fn balancer() -> Balancer {
             let weighted: Vec<_> = members.iter().map(|id| Weighted { id, weight: 100 }).collect();
             let owners = maglev::build(&weighted, TABLE_LEN);
             let word = |owner: &u16| Slot { owner: owner + first as u16 + 1, previous: 0 }.pack();
-            balancer.table_of(index as u32, &owners.iter().map(word).collect::<Vec<_>>()).expect("table");
+            balancer.table_of(index as u32, owners.iter().map(word).collect()).expect("table");
         }
     }
     balancer

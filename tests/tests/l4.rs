@@ -115,8 +115,10 @@ async fn maps_of_another_abi_are_replaced_by_new_ones() {
 async fn what_cannot_be_put_into_the_datapath_is_refused_and_the_last_good_stays() {
     let rig = Rig::build().await.expect("rig");
     let services: Vec<String> = (1..=16_400).map(|port| format!("\"tcp/{port}\"")).collect();
+    let addresses: Vec<String> = (54..58).map(|last| format!("\"198.51.100.{last}\"")).collect();
     let too_much = format!(
-        "[vip.many]\naddresses = [\"198.51.100.54\"]\ngroup = \"edge\"\nservices = [{}]\n",
+        "[vip.many]\naddresses = [{}]\ngroup = \"edge\"\nservices = [{}]\n",
+        addresses.join(","),
         services.join(",")
     );
     for (text, what) in [("[vip.broken\n", "not TOML"), (&too_much, "services need more than")] {

@@ -136,7 +136,7 @@ struct Conn {
 
 /// What woke the driver.
 enum Wake {
-    Routes(bool),
+    Routes,
     Accepted(TcpStream),
     Stop(String),
     Connected(io::Result<TcpStream>),
@@ -178,7 +178,8 @@ impl Driver {
             };
             let wake = tokio::select! {
                 text = &mut stop, if !stopping => Wake::Stop(text.unwrap_or_default()),
-                changed = routes.changed(), if !stopping => Wake::Routes(changed.is_ok()),
+                // Whoever stops drops its end too: the stop says so, and with which text.
+                Ok(()) = routes.changed(), if !stopping => Wake::Routes,
                 Some(stream) = accepted.recv(), if !stopping => Wake::Accepted(stream),
                 result = connected => Wake::Connected(result),
                 wake = next_io(&mut self.conns, &mut buffer) => wake,
@@ -186,12 +187,7 @@ impl Driver {
             };
             let now = Instant::now();
             match wake {
-                // The agent has dropped its end: as a stop without a text.
-                Wake::Routes(false) => {
-                    stopping = true;
-                    self.session.handle_input(Input::Stop { text: "" }, now);
-                }
-                Wake::Routes(true) => {
+                Wake::Routes => {
                     let left_out = self.session.set_routes(routes.borrow_and_update().clone());
                     if left_out > 0 {
                         warn!(peer = %self.name, left_out, "routes with a next hop of the other family");

@@ -22,6 +22,7 @@ pub mod address;
 pub mod bench;
 pub mod checksum;
 pub mod counters;
+pub mod filter;
 pub mod flow;
 pub mod fragment;
 pub mod gue;
@@ -46,7 +47,11 @@ pub mod maps {
     pub const VIP_RANGES: &str = "VIP_RANGES";
     /// `Array<Service>`: service index → table.
     pub const SERVICES: &str = "SERVICES";
-    /// `ArrayOfMaps<Array<Table, 1>>`: table index → Maglev table.
+    /// `Array<u64>`: bits of VIP addresses, see [`filter`](crate::filter).
+    pub const FILTER: &str = "FILTER";
+    /// `Array<u32>`: table index → which of its two places in `TABLES` is in use.
+    pub const HALVES: &str = "HALVES";
+    /// `ArrayOfMaps<Array<Table, 1>>`: two places per table index → Maglev table.
     pub const TABLES: &str = "TABLES";
     /// `Array<Backend>`: backend slot → where to send.
     pub const BACKENDS: &str = "BACKENDS";

@@ -29,14 +29,20 @@ fn judge(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
     network(ctx, work)?;
     let parsed = &mut work.parsed;
     let protocol = parsed.flow.protocol;
-    if (protocol != PROTO_TCP && protocol != PROTO_UDP) || parsed.is_fragment {
-        return special::service(ctx, work);
-    }
-    if protocol == PROTO_UDP && is_own(parsed) {
+    if protocol != PROTO_TCP && !parsed.is_fragment && is_own(parsed) {
+        if protocol != PROTO_UDP {
+            return tunnel::without_udp(ctx, work);
+        }
         let udp: Udp = packet::read(ctx, parsed.at())?;
         if udp.destination == GUE_PORT {
             return tunnel::admit_gue(parsed);
         }
+    }
+    if !maps::may_be_vip(&parsed.flow.destination) {
+        return Err(Reason::PassNotVip);
+    }
+    if (protocol != PROTO_TCP && protocol != PROTO_UDP) || parsed.is_fragment {
+        return special::service(ctx, work);
     }
     by_ports(ctx, work)
 }
@@ -105,7 +111,7 @@ pub(crate) fn by_ports(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
 
 /// Whether tunnels to the packet's destination end at this host.
 #[inline(always)]
-pub(crate) fn is_own(parsed: &Parsed) -> bool {
+fn is_own(parsed: &Parsed) -> bool {
     let Some(config) = maps::config() else { return false };
     let address = &parsed.flow.destination;
     if parsed.is_v4 {

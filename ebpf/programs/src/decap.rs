@@ -82,7 +82,7 @@ fn mark(ctx: &XdpContext, parsed: &mut Parsed) -> Verdict<()> {
 /// Removes the outer headers, so that the inner packet stands behind an Ethernet header; the second hop becomes the route's first.
 #[inline(always)]
 fn strip(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
-    (work.route.first, work.route.second) = (Backend::default(), Backend::default());
+    work.route.clear();
     let (protocol, inner_at) = if work.parsed.is_ipip {
         (work.parsed.flow.protocol, work.parsed.at())
     } else {

@@ -7,12 +7,13 @@ use aya_ebpf::{
 use weir_abi::{
     Address, Config,
     counters::{REASON_COUNT, Reason},
+    filter,
     flow::Flow,
     fragment::{FirstFragment, FragmentKey},
     hop::Backend,
     limits::{
-        BACKENDS_MAX, FRAGMENTS_MAX, PATH_MTUS_MAX, PEERS_MAX, SERVICES_MAX, TABLE_LEN, TABLES_MAX,
-        TUNNEL_SOURCES_MAX, VIP_RANGES_MAX,
+        BACKENDS_MAX, FILTER_WORDS, FRAGMENTS_MAX, PATH_MTUS_MAX, PEERS_MAX, SERVICES_MAX, TABLE_LEN,
+        TABLES_MAX, TUNNEL_SOURCES_MAX, VIP_RANGES_MAX,
     },
     path::PathMtu,
     service::{PROTO_TCP, SERVICE_DIRECT, Service, Slot, Traffic, VipKey, VipRanges},
@@ -31,10 +32,14 @@ static VIP_RANGES: HashMap<VipKey, VipRanges, { VIP_RANGES_MAX as usize }, BPF_F
     HashMap::new();
 #[btf_map]
 static SERVICES: Array<Service, { SERVICES_MAX as usize }> = Array::new();
+#[btf_map]
+static FILTER: Array<u64, FILTER_WORDS> = Array::new();
+#[btf_map]
+static HALVES: Array<u32, { TABLES_MAX as usize }> = Array::new();
 /// Values are [`weir_abi::service::Table`]s, written as the array they are: kernels 5.15 to 6.1 tell inner maps whose
 /// value is a struct in BTF from those made without BTF, as user space makes them, and refuse the latter with EINVAL.
 #[btf_map]
-static TABLES: ArrayOfMaps<Array<[u32; TABLE_LEN], 1>, { TABLES_MAX as usize }> = ArrayOfMaps::new();
+static TABLES: ArrayOfMaps<Array<[u32; TABLE_LEN], 1>, { 2 * TABLES_MAX as usize }> = ArrayOfMaps::new();
 #[btf_map]
 static BACKENDS: Array<Backend, { BACKENDS_MAX as usize }> = Array::new();
 #[btf_map]
@@ -92,6 +97,13 @@ pub(crate) fn work() -> Verdict<&'static mut Work> {
 #[inline(always)]
 pub(crate) fn config() -> Option<&'static Config> {
     CONFIG.get(0)
+}
+
+/// Whether `address` may be a VIP.
+#[inline(always)]
+pub(crate) fn may_be_vip(address: &Address) -> bool {
+    let (word, bit) = filter::place(address);
+    FILTER.get(word).is_some_and(|bits| bits & bit != 0)
 }
 
 /// The service index of a port of a VIP, or why there is none.
@@ -174,7 +186,8 @@ pub(crate) fn path(end: &Address) -> Option<PathMtu> {
 pub(crate) fn slot(service: u32, flow: &Flow) -> Result<(Slot, u32), Reason> {
     let service = SERVICES.get(service).ok_or(Reason::DropInternal)?;
     let hash = flow.hash();
-    let table = TABLES.get_value(service.table, &0).ok_or(Reason::DropNoBackend)?;
+    let half = *HALVES.get(service.table).ok_or(Reason::DropInternal)? & 1;
+    let table = TABLES.get_value(service.table << 1 | half, &0).ok_or(Reason::DropNoBackend)?;
     Ok((Slot::unpack(table[(hash & 0xffff) as usize]), hash))
 }
 

@@ -8,7 +8,7 @@ use weir_abi::{
     service::{PROTO_TCP, PROTO_UDP, VipKey},
 };
 
-use crate::{Verdict, classify, extension, fragment, icmp, maps, tunnel, tunnel_error, work::Work};
+use crate::{Verdict, classify, extension, fragment, icmp, maps, work::Work};
 
 /// Finds the service such a packet is for. A program of its own, with a stack of its own.
 #[inline(never)]
@@ -19,14 +19,6 @@ pub(crate) fn service(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
 
 #[inline(always)]
 fn judge(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
-    if tunnel::admit_ipip(ctx, &mut work.parsed) {
-        return Ok(());
-    }
-    let parsed = &work.parsed;
-    let icmp = if parsed.is_v4 { PROTO_ICMP } else { PROTO_ICMPV6 };
-    if parsed.flow.protocol == icmp && !parsed.is_fragment && classify::is_own(parsed) {
-        return tunnel_error::note(ctx, work);
-    }
     work.key = VipKey { address: work.parsed.flow.destination, port: [0, 0], protocol: 0, _pad: 0 };
     // What is none of our business must not be judged by rules that hold for VIPs.
     if !maps::is_vip(&mut work.key) {

@@ -3,7 +3,13 @@
 //! The stack has 512 bytes for all calls together. And what the verifier reads back from a map it knows nothing about: the
 //! ways packets take come together again after each step, where it would otherwise follow each of them to its end.
 
-use weir_abi::{Address, flow::Flow, fragment::FragmentKey, hop::Backend, service::VipKey};
+use weir_abi::{
+    Address,
+    flow::Flow,
+    fragment::FragmentKey,
+    hop::{Backend, KIND_NONE},
+    service::VipKey,
+};
 
 use crate::{Verdict, vlan::Tags};
 
@@ -103,6 +109,21 @@ pub(crate) struct Route {
     pub(crate) hash: u32,
     /// What the way to `first` carries from the outer IP header on, once that is known; 0 when it is not looked at.
     pub(crate) mtu: u32,
+}
+
+impl Route {
+    /// Nowhere, as yet.
+    #[inline(always)]
+    pub(crate) fn clear(&mut self) {
+        (self.first.kind, self.second.kind) = (KIND_NONE, KIND_NONE);
+    }
+}
+
+/// A copy by words. The compiler would call `memmove`, which BPF has not: a loop over bytes, and a tenth of a packet's time.
+#[inline(always)]
+pub(crate) fn copy(from: &Backend, to: &mut Backend) {
+    let (Address([a, b, c, d]), kind) = (from.address, from.kind);
+    (to.address, to.kind) = (Address([a, b, c, d]), kind);
 }
 
 /// What an IP header says of a flow; the ports come later.

@@ -39,10 +39,12 @@ struct Case {
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let only = arguments.iter().position(|argument| argument == "--only");
+    let only = only.and_then(|at| arguments.get(at + 1)).map_or("", String::as_str);
     let cases = match arguments.first().map(String::as_str) {
-        Some("l4") => l4()?,
+        Some("l4") => l4(only)?,
         Some("zones") => zones()?,
-        _ => bail!("usage: weir-bench l4|zones [--json]"),
+        _ => bail!("usage: weir-bench l4|zones [--only CASE] [--json]"),
     };
     if arguments.iter().any(|argument| argument == "--json") {
         let list: Vec<_> = cases
@@ -110,7 +112,7 @@ fn loaded() -> Result<Balancer> {
     Ok(balancer)
 }
 
-fn packets(balancer: &mut Balancer) -> Result<Vec<Case>> {
+fn packets(balancer: &mut Balancer, only: &str) -> Result<Vec<Case>> {
     const SOURCE4: usize = 26;
     const SOURCE6: usize = 34;
     let client = "203.0.113.7:40000";
@@ -145,18 +147,26 @@ fn packets(balancer: &mut Balancer) -> Result<Vec<Case>> {
         ("pass_nonvip_1", &other, 1, SOURCE4, XDP_PASS),
     ];
     let mut measured = Vec::new();
-    for (case, packet, flows, at, action) in cases {
-        // Beside each other, so that a slow moment of the machine slows both.
-        let reference = median(|| balancer.time(programs::BENCH_NULL, packet, flows, at, XDP_TX))?;
-        let ours = median(|| balancer.time(programs::BENCH, packet, flows, at, action))?;
+    for (case, packet, flows, at, action) in cases.into_iter().filter(|(case, ..)| case.contains(only)) {
+        // In turn, so that a slow moment of the machine slows both.
+        let mut references = Vec::with_capacity(RUNS);
+        let ours = median(|| {
+            references.push(balancer.time(programs::BENCH_NULL, packet, flows, at, XDP_TX)?);
+            balancer.time(programs::BENCH, packet, flows, at, action)
+        })?;
+        references.sort_by(f64::total_cmp);
+        let reference = references[RUNS / 2];
         measured.push(Case { case, unit: "ns", ours, reference });
     }
     Ok(measured)
 }
 
-fn l4() -> Result<Vec<Case>> {
+fn l4(only: &str) -> Result<Vec<Case>> {
     let mut balancer = loaded()?;
-    let mut cases = packets(&mut balancer)?;
+    let mut cases = packets(&mut balancer, only)?;
+    if !only.is_empty() {
+        return Ok(cases);
+    }
     if let Some(ours) = balancer.verified_instructions(programs::BALANCER)? {
         let null = balancer.verified_instructions(programs::BENCH_NULL)?.unwrap_or(1);
         let (ours, reference) = (f64::from(ours), f64::from(null));
@@ -185,7 +195,7 @@ fn l4() -> Result<Vec<Case>> {
         let start = Instant::now();
         let words: Vec<u32> =
             maglev::build(&backends, TABLE_LEN).into_iter().map(|owner| owner.into()).collect();
-        balancer.table_of(1, &words)?;
+        balancer.table_of(1, words)?;
         Ok(start.elapsed().as_secs_f64() * 1e3)
     })?;
     cases.push(Case { case: "table_swap_1000", unit: "ms", ours: swap, reference: sort });

@@ -48,12 +48,23 @@ pub struct Image {
     pub tables: BTreeMap<u32, TableWords>,
     /// Services.
     pub services: BTreeMap<u32, Service>,
+    /// Words of the filter that lets packets for no VIP pass early, those without bits left out; see [`filter_of`].
+    pub filter: BTreeMap<u32, u64>,
     /// Single ports of VIPs → service.
     pub vips: BTreeMap<VipKey, u32>,
     /// Port ranges of VIPs; an entry, if only an empty one, for every VIP address and protocol.
     pub ranges: BTreeMap<VipKey, VipRanges>,
     /// VIPs the kernel accepts by a local route.
     pub routes: BTreeSet<Address>,
+}
+
+/// The filter that knows these VIPs.
+pub fn filter_of(vips: impl IntoIterator<Item = Address>) -> BTreeMap<u32, u64> {
+    let mut filter = BTreeMap::new();
+    for (word, bit) in vips.into_iter().map(|vip| weir_abi::filter::place(&vip)) {
+        *filter.entry(word).or_default() |= bit;
+    }
+    filter
 }
 
 impl Image {

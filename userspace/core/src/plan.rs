@@ -1,8 +1,8 @@
 //! From the [`Image`] that is to the one that shall be: ordered operations, each of which leaves a datapath that works.
 //!
 //! ```text
-//!  peers, backends ─► tables ─► services ─► routes ─► vips │ vips ─► routes ─► services ─► tables ─► backends, peers
-//!                      what comes                          │                what goes
+//!  peers, backends ─► tables ─► services ─► routes ─► filter, vips │ vips, filter ─► routes ─► services ─► tables ─► backends, peers
+//!                      what comes                                  │                what goes
 //! ```
 //!
 //! Laws, held by tests with random images: `diff(a, a)` is empty; applying `diff(a, b)` to `a` gives `b`; after every
@@ -29,6 +29,7 @@ pub enum Op {
     PutBackend(u16, Backend),
     PutTable(u32, TableWords),
     PutService(u32, Service),
+    PutFilter(u32, u64),
     PutRoute(Address),
     PutRanges(VipKey, VipRanges),
     PutVip(VipKey, u32),
@@ -64,12 +65,25 @@ pub fn diff(current: &Image, desired: &Image) -> Plan {
     }
     put(&mut plan, &current.services, &desired.services, |index, service| Op::PutService(*index, *service));
     plan.extend(desired.routes.difference(&current.routes).map(|route| Op::PutRoute(*route)));
+    // Bits too many cost lookups, bits too few a VIP: those that come before it, those that go after it.
+    let filter = |image: &Image, word: &u32| image.filter.get(word).copied().unwrap_or_default();
+    for (word, bits) in &desired.filter {
+        let both = bits | filter(current, word);
+        if both != filter(current, word) {
+            plan.push(Op::PutFilter(*word, both));
+        }
+    }
     // A single port hides a range that contains it: it must come before the range goes, and go after the range came.
     put(&mut plan, &current.vips, &desired.vips, |key, index| Op::PutVip(*key, *index));
     put(&mut plan, &current.ranges, &desired.ranges, |key, ranges| Op::PutRanges(*key, *ranges));
 
     plan.extend(gone(&current.vips, &desired.vips).map(|key| Op::DeleteVip(*key)));
     plan.extend(gone(&current.ranges, &desired.ranges).map(|key| Op::DeleteRanges(*key)));
+    for (word, bits) in &current.filter {
+        if bits & !filter(desired, word) != 0 {
+            plan.push(Op::PutFilter(*word, filter(desired, word)));
+        }
+    }
     plan.extend(current.routes.difference(&desired.routes).map(|route| Op::DeleteRoute(*route)));
     plan.extend(gone(&current.services, &desired.services).map(|index| Op::DeleteService(*index)));
     plan.extend(gone(&current.tables, &desired.tables).map(|index| Op::DeleteTable(*index)));
@@ -106,6 +120,8 @@ impl Image {
             Op::PutBackend(slot, backend) => _ = self.backends.insert(*slot, *backend),
             Op::PutTable(index, words) => _ = self.tables.insert(*index, Arc::clone(words)),
             Op::PutService(index, service) => _ = self.services.insert(*index, *service),
+            Op::PutFilter(word, 0) => _ = self.filter.remove(word),
+            Op::PutFilter(word, bits) => _ = self.filter.insert(*word, *bits),
             Op::PutRoute(route) => _ = self.routes.insert(*route),
             Op::PutRanges(key, ranges) => _ = self.ranges.insert(*key, *ranges),
             Op::PutVip(key, index) => _ = self.vips.insert(*key, *index),
@@ -134,6 +150,7 @@ impl fmt::Display for Op {
             Op::PutBackend(slot, backend) => write!(f, "put backend {slot} = {}", ip(&backend.address)),
             Op::PutTable(index, _) => write!(f, "put table {index}"),
             Op::PutService(index, service) => write!(f, "put service {index} = table {}", service.table),
+            Op::PutFilter(word, bits) => write!(f, "put filter {word} = {bits:#x}"),
             Op::PutRoute(route) => write!(f, "put route {}", ip(route)),
             Op::PutRanges(key, ranges) => {
                 write!(f, "put {} ranges of {} protocol {}", ranges.count, ip(&key.address), key.protocol)

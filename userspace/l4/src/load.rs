@@ -1,19 +1,27 @@
 //! Loads the programs on pinned maps: those of an earlier run when they speak the same ABI, new ones otherwise.
 
 use std::{
+    fs::File,
     io,
     path::{Path, PathBuf},
 };
 
 use aya::{Ebpf, EbpfLoader, maps::Array, maps::MapData, programs::ProgramError};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
 use weir_abi::{ABI_VERSION, Config, maps as names, programs};
 
 /// Every map that outlives a program, in the order of their declaration.
-const MAPS: [&str; 14] = [
+const MAPS: [&str; 16] = [
     names::CONFIG,
     names::VIPS,
     names::VIP_RANGES,
     names::SERVICES,
+    names::FILTER,
+    names::HALVES,
     names::TABLES,
     names::BACKENDS,
     names::PEERS,
@@ -31,6 +39,10 @@ const MAPS: [&str; 14] = [
 pub(crate) enum LoadError {
     #[error("{0}: {1}")]
     PinDirectory(PathBuf, io::Error),
+    #[error("the directory for pins, {0}, is not on a bpf file system")]
+    NotBpf(PathBuf),
+    #[error("mount the bpf file system at {BPF_DIR}: {0}")]
+    Mount(io::Error),
     #[error("read the kernel programs {0}: {1} (cargo xtask build-ebpf makes them)")]
     Read(PathBuf, io::Error),
     #[error("load the maps of {0}: {1}")]
@@ -40,6 +52,9 @@ pub(crate) enum LoadError {
     #[error("load program {0}: {1}")]
     Program(&'static str, Box<ProgramError>),
 }
+
+/// Where the bpf file system belongs.
+const BPF_DIR: &str = "/sys/fs/bpf";
 
 /// Programs in the kernel, attached nowhere by us yet, on pinned maps.
 pub(crate) struct Loaded {
@@ -56,6 +71,7 @@ pub(crate) fn maps_dir(pin_dir: &Path) -> PathBuf {
 /// Loads `object` on the maps pinned below `pin_dir`.
 pub(crate) fn load(object: &Path, pin_dir: &Path) -> Result<Loaded, LoadError> {
     let data = std::fs::read(object).map_err(|error| LoadError::Read(object.to_owned(), error))?;
+    ensure_bpffs(pin_dir)?;
     let dir = maps_dir(pin_dir);
     let adopted = is_adoptable(&dir);
     if !adopted {
@@ -81,6 +97,27 @@ pub(crate) fn load(object: &Path, pin_dir: &Path) -> Result<Loaded, LoadError> {
     let failed = |error: ProgramError| LoadError::Program(programs::STEER, error.into());
     <&mut aya::programs::SkLookup>::try_from(steer).map_err(failed)?.load().map_err(failed)?;
     Ok(Loaded { ebpf, adopted })
+}
+
+/// Sees to it that pins can be made below `pin_dir`: where no service manager mounted the bpf file system, this does.
+fn ensure_bpffs(pin_dir: &Path) -> Result<(), LoadError> {
+    let there = pin_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let is_bpf = |path: &Path| statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
+    if is_bpf(there) {
+        return Ok(());
+    }
+    if !pin_dir.starts_with(BPF_DIR) {
+        return Err(LoadError::NotBpf(pin_dir.to_owned()));
+    }
+    // One at a time: a second mount would hide what was pinned on the first.
+    let directory = File::open(BPF_DIR).map_err(LoadError::Mount)?;
+    let _lock = Flock::lock(directory, FlockArg::LockExclusive)
+        .map_err(|(_, error)| LoadError::Mount(error.into()))?;
+    if is_bpf(Path::new(BPF_DIR)) {
+        return Ok(());
+    }
+    mount(Some("bpf"), BPF_DIR, Some("bpf"), MsFlags::empty(), None::<&str>)
+        .map_err(|error| LoadError::Mount(error.into()))
 }
 
 /// Whether the pinned maps are complete and of our ABI; a run that died before its first apply leaves version 0.

@@ -11,9 +11,9 @@
 
 mod attach;
 mod counters;
+mod kernel;
 mod links;
 mod load;
-mod maps;
 mod memory;
 mod options;
 mod probes;

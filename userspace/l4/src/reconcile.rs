@@ -30,9 +30,9 @@ use weir_runtime::{
 use crate::{
     attach,
     counters::{self, Counters},
+    kernel::{Kernel, KernelError},
     links::Links,
     load,
-    maps::{Kernel, MapsError},
     memory::Memory,
     options::Options,
     probes::Prober,
@@ -327,7 +327,7 @@ impl Daemon {
         Ok(lowered)
     }
 
-    async fn apply(&mut self, lowered: Lowered) -> Result<(), MapsError> {
+    async fn apply(&mut self, lowered: Lowered) -> Result<(), KernelError> {
         let plan = diff(&self.current, &lowered.image);
         self.errors.clear();
         if !plan.is_empty() {
@@ -456,7 +456,7 @@ impl Daemon {
                 "{} {service} is no service of the datapath",
                 registration.address
             )),
-            Some(index) => match self.kernel.steer(index, &request.socket) {
+            Some(index) => match self.kernel.maps.steer(index, &request.socket) {
                 Ok(()) => {
                     tracing::info!("steering {} {service} to a socket of the proxy", registration.address);
                     steer::Reply::Ok

@@ -16,11 +16,7 @@ use anyhow::{Context, Result, bail};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
-    mount::{MsFlags, mount},
-    sys::{
-        signal::{Signal, kill},
-        statfs::{BPF_FS_MAGIC, statfs},
-    },
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
@@ -71,7 +67,6 @@ impl Claim {
                 Err(error) => return Err(error),
             }
         };
-        mount_bpffs()?;
         Ok(Self { name: name.into(), lock: Some(lock) })
     }
 
@@ -204,12 +199,4 @@ fn end_processes_in(namespaces: &[String]) {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-fn mount_bpffs() -> Result<()> {
-    if statfs(BPF_DIR).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC) {
-        return Ok(());
-    }
-    mount(Some("bpf"), BPF_DIR, Some("bpf"), MsFlags::empty(), None::<&str>)
-        .with_context(|| format!("mount the bpf file system at {BPF_DIR}"))
 }

@@ -22,7 +22,7 @@ use weir_abi::{
 use weir_model::{AcceptTunnels, Name, Node, PortRange, Protocol, Snapshot, Tunnel, Vip, status::Health};
 
 use super::{
-    Image,
+    Image, filter_of,
     members::{self, Basis, Member},
     phases::Rules,
     rows::{self, TableHistory},
@@ -122,7 +122,9 @@ pub fn lower(input: Lowering<'_>) -> Result<Lowered, LowerError> {
             builder.vip(name, vip)?;
         }
     }
-    Ok(builder.out)
+    let mut out = builder.out;
+    out.image.filter = filter_of(out.image.vip_addresses());
+    Ok(out)
 }
 
 fn config(node: &Node) -> Config {
