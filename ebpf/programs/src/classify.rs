@@ -31,7 +31,8 @@ fn judge(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
     let protocol = parsed.flow.protocol;
     if protocol != PROTO_TCP && !parsed.is_fragment && is_own(parsed) {
         if protocol != PROTO_UDP {
-            return tunnel::without_udp(ctx, work);
+            parsed.kind = Kind::Own;
+            return Ok(());
         }
         let udp: Udp = packet::read(ctx, parsed.at())?;
         if udp.destination == GUE_PORT {
