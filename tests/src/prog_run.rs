@@ -107,7 +107,7 @@ impl Balancer {
         self.apply(Op::PutTunnelSource(source, kinds))
     }
 
-    /// Sets the flags of a service, whose table has its number, beside that it is in use.
+    /// Sets the flags of a service made by [`service`](Self::service), beside that it is in use.
     pub fn service_flags(&mut self, index: u32, flags: u32) -> Result<()> {
         self.apply(Op::PutService(index, Service { table: index, flags: SERVICE_IN_USE | flags }))
     }

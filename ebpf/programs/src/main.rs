@@ -67,6 +67,9 @@ pub(crate) fn datapath(ctx: &XdpContext) -> u32 {
 #[inline(always)]
 fn treat(ctx: &XdpContext, work: &mut Work) -> Verdict<(Reason, u32)> {
     classify::classify(ctx, work)?;
+    if work.parsed.kind == Kind::Own {
+        tunnel::without_udp(ctx, work)?;
+    }
     let opened = match work.parsed.kind {
         Kind::Tunnel => decap::decap(ctx, work)?,
         Kind::Echo => {
@@ -77,6 +80,7 @@ fn treat(ctx: &XdpContext, work: &mut Work) -> Verdict<(Reason, u32)> {
             tunnel_error::tell(ctx, work)?;
             return Err(Reason::IcmpTunnelTooBig);
         }
+        Kind::Own => return Err(Reason::PassNotVip),
         Kind::Syn | Kind::Segment | Kind::Datagram | Kind::Fragment | Kind::Error => None,
     };
     let reason = match opened {

@@ -93,6 +93,8 @@ pub(crate) enum Kind {
     Error,
     /// An ICMP echo request: for the VIP, for no service of it.
     Echo,
+    /// Something to this host's own address that is neither TCP nor UDP.
+    Own,
     /// A tunnel that ends at this host.
     Tunnel,
     /// An error about a tunnel of this host that was too big; `parsed` is about the packet in it.
