@@ -49,6 +49,7 @@ pub fn balancer_with_mtu(mtu: u32) -> Balancer {
         address4: OWN4,
         address6: own6(),
         mtu,
+        guarded: 0,
     };
     let mut balancer = Balancer::load(config).expect("load");
     let gue4 = |last| Backend { address: Address::v4([10, 1, last, 2]), kind: KIND_GUE4, _pad: [0; 3] };

@@ -25,10 +25,12 @@ pub mod counters;
 pub mod filter;
 pub mod flow;
 pub mod fragment;
+pub mod guard;
 pub mod gue;
 pub mod headers;
 pub mod hop;
 pub mod limits;
+pub mod rate;
 pub mod service;
 
 /// Version of everything in this crate that ends up in pinned maps. A loader that finds another version does not adopt
@@ -55,6 +57,16 @@ pub mod maps {
     pub const BACKENDS: &str = "BACKENDS";
     /// `HashMap<Address, u32>`: hosts whose tunnels are accepted.
     pub const PEERS: &str = "PEERS";
+    /// `LpmTrie<Source, AccessRule>`: prefixes → who may come and who may not.
+    pub const ACCESS: &str = "ACCESS";
+    /// `PerCpuArray<u64>`: packets blocked, by access list.
+    pub const ACCESS_HITS: &str = "ACCESS_HITS";
+    /// `Array<Guard>`: service index → how it is protected.
+    pub const GUARDS: &str = "GUARDS";
+    /// `LruHashMap<Source, u64>`: sources → when their next connection is due, as [`rate`](super::rate) counts.
+    pub const SOURCE_RATES: &str = "SOURCE_RATES";
+    /// `PerCpuArray<[u64; 2]>`: service index → when the next SYN is due: without a cookie, and at all.
+    pub const SYN_RATES: &str = "SYN_RATES";
     /// `SockMap`: service index → listening socket.
     pub const SOCKETS: &str = "SOCKETS";
     /// `LruHashMap<FragmentKey, FirstFragment>`: first fragments of TCP segments → their ports.
@@ -101,5 +113,7 @@ pub struct Config {
     pub address6: Address,
     /// What the links tunnels leave by carry, from the outer IP header on; 0 when it is not known and not looked at.
     pub mtu: u32,
+    /// What is looked at before a packet is given to a proxy: `GUARDED_` bits of [`guard`].
+    pub guarded: u32,
 }
-pod!(Config, 36);
+pod!(Config, 40);

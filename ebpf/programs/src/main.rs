@@ -16,6 +16,7 @@ mod decap;
 mod encap;
 mod extension;
 mod fragment;
+mod guard;
 mod icmp;
 mod maps;
 mod next_hop;
@@ -23,6 +24,7 @@ mod packet;
 mod reason;
 mod special;
 mod steer;
+mod syn_cookie;
 mod too_big;
 mod vlan;
 mod work;
@@ -49,7 +51,11 @@ pub(crate) fn datapath(ctx: &XdpContext) -> u32 {
     {
         return reason::finish(Reason::DropMalformed, xdp_action::XDP_DROP);
     }
-    let (mut reason, transmit) = match treat(ctx, work) {
+    let treated = match treat(ctx, work) {
+        Err(reason @ (Reason::DeliverLocal | Reason::DecapDeliver)) => syn_cookie::deliver(ctx, work, reason),
+        treated => treated,
+    };
+    let (mut reason, transmit) = match treated {
         Ok(sent) => sent,
         Err(reason) => (reason, xdp_action::XDP_DROP),
     };
@@ -66,10 +72,12 @@ fn treat(ctx: &XdpContext, work: &mut Work) -> Verdict<(Reason, u32)> {
     let reason = match work.parsed.kind {
         Kind::Tunnel => decap::decap(ctx, work)?,
         Kind::Echo => {
+            guard::admit(ctx, work)?;
             icmp::answer_echo(ctx, work)?;
             return Err(Reason::IcmpEcho);
         }
         Kind::Syn | Kind::Segment | Kind::Datagram | Kind::Fragment | Kind::Error => {
+            guard::admit(ctx, work)?;
             balance::balance(ctx, work)?
         }
     };

@@ -91,6 +91,7 @@ fn loaded() -> Result<Balancer> {
         address4: OWN,
         address6: "fd00::2".parse::<IpAddr>()?.into(),
         mtu: 1600,
+        guarded: 0,
     };
     let mut balancer = Balancer::load(config)?;
     let backend = |address: [u8; 4], kind| Backend { address: Address::v4(address), kind, _pad: [0; 3] };

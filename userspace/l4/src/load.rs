@@ -15,7 +15,7 @@ use nix::{
 use weir_abi::{ABI_VERSION, Config, maps as names, programs};
 
 /// Every map that outlives a program, in the order of their declaration.
-const MAPS: [&str; 14] = [
+const MAPS: [&str; 19] = [
     names::CONFIG,
     names::VIPS,
     names::VIP_RANGES,
@@ -25,6 +25,11 @@ const MAPS: [&str; 14] = [
     names::TABLES,
     names::BACKENDS,
     names::PEERS,
+    names::ACCESS,
+    names::ACCESS_HITS,
+    names::GUARDS,
+    names::SOURCE_RATES,
+    names::SYN_RATES,
     names::SOCKETS,
     names::FRAGMENTS,
     names::REASONS,

@@ -4,14 +4,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use weir_abi::{Address, gue::OVERHEAD_V4_LEN_BYTES};
 use weir_core::{
-    image::{FLIP_CALM, Image, Lowered, Lowering, TableHistory, VIP_LINGER, lower},
+    image::{FLIP_CALM, Image, Lowered, Lowering, TableHistory, VIP_LINGER, guards, lower},
     plan::{Op, diff},
 };
 use weir_model::{
@@ -289,6 +289,7 @@ impl Daemon {
         };
         let mut lowered = lower(input).map_err(|error| error.to_string())?;
         lowered.image.config.mtu = self.mtu;
+        guards(&input, SystemTime::now(), &mut lowered).map_err(|error| error.to_string())?;
         Ok(lowered)
     }
 

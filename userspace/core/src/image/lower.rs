@@ -58,6 +58,8 @@ pub struct Lowered {
     pub panicking: BTreeSet<Name>,
     /// What is to be remembered of the tables once they are in the kernel.
     pub history: BTreeMap<u32, TableHistory>,
+    /// Access lists by the number their hits are counted under; from [`super::guards`].
+    pub lists: BTreeMap<u16, Name>,
     /// When the same input would give another image.
     pub wake: Option<Duration>,
 }
@@ -95,6 +97,7 @@ pub fn lower(input: Lowering<'_>) -> Result<Lowered, LowerError> {
             owners: BTreeMap::new(),
             panicking: BTreeSet::new(),
             history: BTreeMap::new(),
+            lists: BTreeMap::new(),
             wake: None,
         },
     };
@@ -125,7 +128,8 @@ fn config(node: &Node) -> Config {
         has_v6: node.address6.is_some().into(),
         address4: node.address.map_or([0; 4], |address| address.octets()),
         address6: node.address6.map_or(Address::default(), |address| Address::v6(address.octets())),
-        mtu: 0, // whoever knows the interfaces says
+        mtu: 0,     // whoever knows the interfaces says
+        guarded: 0, // and `guards` this
     }
 }
 
@@ -400,7 +404,7 @@ fn protocol_number(protocol: Protocol) -> u8 {
     }
 }
 
-fn lowest_free(
+pub(super) fn lowest_free(
     what: &'static str,
     first: u32,
     max: u32,
@@ -409,7 +413,7 @@ fn lowest_free(
     (first..max).find(|number| !used(*number)).ok_or(LowerError::Full { what, max })
 }
 
-fn bound(what: &'static str, count: usize, max: u32) -> Result<(), LowerError> {
+pub(super) fn bound(what: &'static str, count: usize, max: u32) -> Result<(), LowerError> {
     if count > max as usize { Err(LowerError::Full { what, max }) } else { Ok(()) }
 }
 
