@@ -16,6 +16,7 @@ use weir_abi::{
     hop::Backend,
     maps, programs,
     service::{SERVICE_IN_USE, Service, Slot, VipKey, VipRanges},
+    tunnel::TunnelSource,
 };
 use weir_core::plan::Op;
 use weir_l4::maps::Maps;
@@ -120,6 +121,16 @@ impl Balancer {
     /// A table of these words.
     pub fn table_of(&mut self, index: u32, words: Vec<u32>) -> Result<()> {
         self.apply(Op::PutTable(index, Arc::new(words)))
+    }
+
+    /// Tunnels of these kinds (`ACCEPT_` bits) are accepted from a prefix.
+    pub fn tunnel_source(&mut self, source: TunnelSource, kinds: u32) -> Result<()> {
+        self.apply(Op::PutTunnelSource(source, kinds))
+    }
+
+    /// Sets the flags of a service, whose table has its number, beside that it is in use.
+    pub fn service_flags(&mut self, index: u32, flags: u32) -> Result<()> {
+        self.apply(Op::PutService(index, Service { table: index, flags: SERVICE_IN_USE | flags }))
     }
 
     fn reasons(&mut self) -> Result<Vec<u64>> {

@@ -69,6 +69,7 @@ fn balancer() -> Balancer {
         address4: OWN4,
         address6: ip(OWN6).into(),
         mtu: 1400,
+        tunnels: 0,
     };
     let mut balancer = Balancer::load(config).expect("load");
     let backend = |address: Address, kind| Backend { address, kind, _pad: [0; 3] };

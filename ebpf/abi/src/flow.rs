@@ -24,6 +24,13 @@ impl Flow {
     /// the kernel and on the host.
     #[inline(always)]
     pub fn hash(&self) -> u32 {
+        let h = self.hash_wide();
+        (h ^ h >> 32) as u32
+    }
+
+    /// 64 bits that stand for the flow where a false match among a million costs nothing but a detour.
+    #[inline(always)]
+    pub fn hash_wide(&self) -> u64 {
         let ports = u64::from(u16::from_be_bytes(self.source_port)) << 32
             | u64::from(u16::from_be_bytes(self.destination_port)) << 16
             | u64::from(self.protocol);
@@ -34,8 +41,7 @@ impl Flow {
             ^ wide(&self.destination, 2).wrapping_mul(0x5899_65cc_7537_4cc3).rotate_left(48)
             ^ ports.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(24);
         let h = (h ^ h >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        let h = (h ^ h >> 29).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-        (h ^ h >> 32) as u32
+        (h ^ h >> 29).wrapping_mul(0xc4ce_b9fe_1a85_ec53)
     }
 }
 

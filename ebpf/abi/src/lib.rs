@@ -30,8 +30,11 @@ pub mod gue;
 pub mod headers;
 pub mod hop;
 pub mod limits;
+pub mod path;
+pub mod quic;
 pub mod rate;
 pub mod service;
+pub mod tunnel;
 
 /// Version of everything in this crate that ends up in pinned maps. A loader that finds another version does not adopt
 /// the maps but replaces them.
@@ -57,6 +60,8 @@ pub mod maps {
     pub const BACKENDS: &str = "BACKENDS";
     /// `HashMap<Address, u32>`: hosts whose tunnels are accepted.
     pub const PEERS: &str = "PEERS";
+    /// `LpmTrie<Address, u32>`: prefixes of others whose tunnels are accepted → of which kinds.
+    pub const TUNNEL_SOURCES: &str = "TUNNEL_SOURCES";
     /// `LpmTrie<Source, AccessRule>`: prefixes → who may come and who may not.
     pub const ACCESS: &str = "ACCESS";
     /// `PerCpuArray<u64>`: packets blocked, by access list.
@@ -71,6 +76,12 @@ pub mod maps {
     pub const SOCKETS: &str = "SOCKETS";
     /// `LruHashMap<FragmentKey, FirstFragment>`: first fragments of TCP segments → their ports.
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// `LruHashMap<Address, PathMtu>`: ends of tunnels → what the path to them carries, where a router said so.
+    pub const PATH_MTUS: &str = "PATH_MTUS";
+    /// `LruHashMap<u64, u64>`: hash of a UDP flow this host has → when it last sent, by the kernel's clock in ns.
+    pub const UDP_FLOWS: &str = "UDP_FLOWS";
+    /// `Array<u32>`: number of a QUIC server → backend slot, 0 for none.
+    pub const QUIC_SERVERS: &str = "QUIC_SERVERS";
     /// `PerCpuArray<u64>`: packets by reason.
     pub const REASONS: &str = "REASONS";
     /// `PerCpuArray<Traffic>`: packets and bytes by service index.
@@ -111,9 +122,12 @@ pub struct Config {
     pub address4: [u8; 4],
     /// The same for IPv6.
     pub address6: Address,
-    /// What the links tunnels leave by carry, from the outer IP header on; 0 when it is not known and not looked at.
+    /// What the links tunnels leave by carry, from the outer IP header on, where the routing table does not say it of the
+    /// way; 0 when it is not looked at.
     pub mtu: u32,
+    /// Which tunnels are opened besides the peers' GUE: `TUNNELS_` bits of [`tunnel`].
+    pub tunnels: u32,
     /// What is looked at before a packet is given to a proxy: `GUARDED_` bits of [`guard`].
     pub guarded: u32,
 }
-pod!(Config, 40);
+pod!(Config, 44);

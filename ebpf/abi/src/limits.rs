@@ -37,6 +37,17 @@ pub const EXTENSIONS_LEN_BYTES_MAX: usize = 192;
 /// dropped. 16,384 × (36 B key + 8 B value + about 60 B of the kernel) = 1.7 MiB.
 pub const FRAGMENTS_MAX: u32 = 16_384;
 
+/// UDP flows a host remembers to have; beyond, the least recently used is forgotten and goes, at a change of its slot, where
+/// new flows go. 131,072 × (8 B key + 8 B value + about 56 B of the kernel) = 9 MiB.
+pub const UDP_FLOWS_MAX: u32 = 1 << 17;
+/// A UDP flow silent for so long is over: RFC 4787 §4.3 has address translators wait as long.
+pub const UDP_FLOW_IDLE_NS: u64 = 120_000_000_000;
+/// How exactly it is known since when a flow is silent.
+pub const UDP_FLOW_STAMP_NS: u64 = 1_000_000_000;
+
+/// Numbers of QUIC servers. 65,536 × 4 B = 256 KiB.
+pub const QUIC_SERVERS_MAX: u32 = 1 << 16;
+
 /// Clients told that a packet is too big, per CPU: one in this time,
 pub const TOO_BIG_INTERVAL_NS: u64 = 1_000_000;
 /// after so many at once. Beyond, such packets are only dropped and counted: a client sends again and is told then.
@@ -44,6 +55,18 @@ pub const TOO_BIG_BURST: u64 = 100;
 
 /// Hosts whose tunnels are accepted.
 pub const PEERS_MAX: u32 = 1 << 16;
+
+/// Prefixes of others whose tunnels are accepted. 1,024 × (20 B key + 4 B value + about 64 B of the kernel), and as many inner
+/// nodes at most: 180 KiB.
+pub const TUNNEL_SOURCES_MAX: u32 = 1_024;
+
+/// Ends of tunnels whose path carries less than the link; beyond, the least recently used is forgotten and learnt again.
+/// 4,096 × (16 B key + 16 B value + about 60 B of the kernel) = 370 KiB.
+pub const PATH_MTUS_MAX: u32 = 4_096;
+/// How long a router is believed: ten minutes, as the kernel does.
+pub const PATH_MTU_LIFETIME_NS: u64 = 600_000_000_000;
+/// Less than this is believed of no path over IPv4 (the kernel's `min_pmtu`); over IPv6 RFC 8200 §5 says 1,280.
+pub const PATH_MTU_MIN_V4: u32 = 552;
 
 /// Entries of all access lists together, those of the moment included. 262,144 × (20 B key + 8 B value + about 64 B of the
 /// kernel), and as many inner nodes at most: 40 MiB when full; empty it takes nothing.

@@ -60,6 +60,13 @@ pub const SERVICE_SOURCES: u32 = 1 << 1;
 pub const SERVICE_SOURCE_LIMIT: u32 = 1 << 2;
 /// [`Service::flags`]: SYNs beyond a rate are answered with cookies.
 pub const SERVICE_SYN_COOKIES: u32 = 1 << 3;
+/// [`Service::flags`]: its packets go straight to servers; no proxy of this host takes any.
+pub const SERVICE_DIRECT: u32 = 1 << 4;
+
+/// [`Service::flags`]: hosts remember the UDP flows they have, so that a change of a slot leaves them where they are.
+pub const SERVICE_UDP_FLOWS: u32 = 1 << 5;
+/// [`Service::flags`]: packets of QUIC connections go to the server their connection id names, see [`quic`](crate::quic).
+pub const SERVICE_QUIC: u32 = 1 << 6;
 /// [`Service::flags`]: access lists of its own, or only the sources of a list may come.
 pub const SERVICE_ACCESS: u32 = 1 << 7;
 /// [`Service::flags`]: SYNs beyond a rate are dropped.

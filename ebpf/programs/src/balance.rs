@@ -1,13 +1,10 @@
 //! A packet for a VIP: which proxy gets it.
 
 use aya_ebpf::programs::XdpContext;
-use weir_abi::{
-    counters::Reason,
-    hop::{KIND_LOCAL, KIND_NONE},
-};
+use weir_abi::{counters::Reason, hop::KIND_LOCAL, service::Slot};
 
 use crate::{
-    Verdict, chain, maps, packet,
+    Verdict, chain, maps, packet, quic,
     work::{Kind, Work, copy},
 };
 
@@ -15,34 +12,34 @@ use crate::{
 /// tunnel and returns what to count it under.
 #[inline(always)]
 pub(crate) fn balance(ctx: &XdpContext, work: &mut Work) -> Verdict<Reason> {
-    let (parsed, route) = (&work.parsed, &mut work.route);
-    let (slot, hash) = maps::slot(parsed.service, &parsed.flow)?;
+    let service = maps::service(work.parsed.service)?;
+    let (slot, hash) = maps::slot(service, &work.parsed.flow)?;
+    let slot = match quic::server(ctx, service, &work.parsed) {
+        0 => slot,
+        owner => Slot { owner, previous: 0 },
+    };
     if slot.owner == 0 {
         return Err(Reason::DropNoBackend);
     }
-    route.hash = hash;
+    work.route.hash = hash;
+    work.route.clear();
     let owner = maps::backend(slot.owner)?;
-    let previous = if slot.previous == 0 { None } else { Some(maps::backend(slot.previous)?) };
-    maps::count_traffic(parsed.service, slot.owner, packet::len(ctx));
+    maps::count_traffic(work.parsed.service, slot.owner, packet::len(ctx));
     if owner.kind != KIND_LOCAL {
-        copy(owner, &mut route.first);
-        match previous {
-            Some(previous) => copy(previous, &mut route.second),
-            None => route.second.kind = KIND_NONE,
+        copy(owner, &mut work.route.first);
+        if slot.previous != 0 {
+            // IPIP has no room for it: see `weir_core::image`, which leaves such rows none.
+            copy(maps::backend(slot.previous)?, &mut work.route.second);
         }
-        return Ok(match parsed.kind {
+        return Ok(match work.parsed.kind {
             Kind::Error => Reason::EncapIcmp,
-            _ if parsed.is_fragment => Reason::EncapFragment,
+            _ if work.parsed.is_fragment => Reason::EncapFragment,
             _ => Reason::Encap,
         });
     }
     // This host is asked first, exactly as a remote owner would be: flows it does not know go to their previous owner.
-    match previous {
-        Some(previous) if !chain::is_known(ctx, parsed) => {
-            copy(previous, &mut route.first);
-            route.second.kind = KIND_NONE;
-            Ok(Reason::EncapSecondHop)
-        }
-        _ => Err(Reason::DeliverLocal),
+    if slot.previous != 0 {
+        copy(maps::backend(slot.previous)?, &mut work.route.first);
     }
+    if chain::stays(ctx, work) { Err(Reason::DeliverLocal) } else { Ok(Reason::EncapSecondHop) }
 }

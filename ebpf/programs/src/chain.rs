@@ -16,13 +16,14 @@ use aya_ebpf::{
 use weir_abi::{
     flow::Flow,
     headers::{Ipv4, Ipv6, Tcp},
-    service::PROTO_TCP,
+    hop::KIND_NONE,
+    service::{PROTO_TCP, PROTO_UDP, SERVICE_UDP_FLOWS},
 };
 
 use crate::{
     classify::L3_AT,
-    packet,
-    work::{Kind, Parsed},
+    maps, packet, udp,
+    work::{Kind, Parsed, Work},
 };
 
 /// TCP_LISTEN of the kernel's enum.
@@ -30,9 +31,19 @@ const TCP_LISTEN: u32 = 10;
 /// The namespace of the device the packet came in on.
 pub(crate) const CURRENT_NETNS: u64 = u64::MAX;
 
+/// Whether a packet of which this host is a hop stays here; else it goes to the hop in `route.first`.
+#[inline(always)]
+pub(crate) fn stays(ctx: &XdpContext, work: &mut Work) -> bool {
+    let is_udp = work.parsed.flow.protocol == PROTO_UDP && work.parsed.kind != Kind::Fragment;
+    if is_udp && maps::service_flags(work.parsed.service) & SERVICE_UDP_FLOWS != 0 {
+        return udp::stays(work);
+    }
+    work.route.first.kind == KIND_NONE || is_known(ctx, &work.parsed)
+}
+
 /// Whether the flow is at home here. A program of its own for the stack's sake: each has 512 bytes, all together.
 #[inline(never)]
-pub(crate) fn is_known(ctx: &XdpContext, parsed: &Parsed) -> bool {
+fn is_known(ctx: &XdpContext, parsed: &Parsed) -> bool {
     if parsed.flow.protocol == PROTO_TCP {
         parsed.kind == Kind::Syn || has_tcp_socket(ctx, parsed)
     } else {
@@ -91,7 +102,7 @@ fn answers_cookie(ctx: &XdpContext, parsed: &Parsed, socket: *mut core::ffi::c_v
     verdict == 0
 }
 
-/// UDP has no states: any socket that would take the datagram makes the flow known.
+/// Where nobody remembers UDP flows, any socket that would take the datagram makes the flow known.
 #[inline(always)]
 fn has_udp_socket(ctx: &XdpContext, parsed: &Parsed) -> bool {
     let (mut tuple, len) = tuple(&parsed.flow, parsed.is_v4);

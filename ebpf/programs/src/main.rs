@@ -21,11 +21,15 @@ mod icmp;
 mod maps;
 mod next_hop;
 mod packet;
+mod quic;
 mod reason;
 mod special;
 mod steer;
 mod syn_cookie;
 mod too_big;
+mod tunnel;
+mod tunnel_error;
+mod udp;
 mod vlan;
 mod work;
 
@@ -69,14 +73,23 @@ pub(crate) fn datapath(ctx: &XdpContext) -> u32 {
 #[inline(always)]
 fn treat(ctx: &XdpContext, work: &mut Work) -> Verdict<(Reason, u32)> {
     classify::classify(ctx, work)?;
-    let reason = match work.parsed.kind {
+    work.by_tunnel = work.parsed.kind == Kind::Tunnel;
+    let opened = match work.parsed.kind {
         Kind::Tunnel => decap::decap(ctx, work)?,
         Kind::Echo => {
             guard::admit(ctx, work)?;
             icmp::answer_echo(ctx, work)?;
             return Err(Reason::IcmpEcho);
         }
-        Kind::Syn | Kind::Segment | Kind::Datagram | Kind::Fragment | Kind::Error => {
+        Kind::TunnelTooBig => {
+            tunnel_error::tell(ctx, work)?;
+            return Err(Reason::IcmpTunnelTooBig);
+        }
+        Kind::Syn | Kind::Segment | Kind::Datagram | Kind::Fragment | Kind::Error => None,
+    };
+    let reason = match opened {
+        Some(reason) => reason,
+        None => {
             guard::admit(ctx, work)?;
             balance::balance(ctx, work)?
         }

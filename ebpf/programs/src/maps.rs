@@ -13,9 +13,11 @@ use weir_abi::{
     guard::{AccessRule, Guard, Source, SourcePrefix},
     hop::Backend,
     limits::{
-        ACCESS_LISTS_MAX, ACCESS_MAX, BACKENDS_MAX, FILTER_WORDS, FRAGMENTS_MAX, PEERS_MAX, SERVICES_MAX,
-        SOURCE_RATES_MAX, TABLE_LEN, TABLES_MAX, VIP_RANGES_MAX,
+        ACCESS_LISTS_MAX, ACCESS_MAX, BACKENDS_MAX, FILTER_WORDS, FRAGMENTS_MAX, PATH_MTUS_MAX, PEERS_MAX,
+        QUIC_SERVERS_MAX, SERVICES_MAX, SOURCE_RATES_MAX, TABLE_LEN, TABLES_MAX, TUNNEL_SOURCES_MAX,
+        UDP_FLOWS_MAX, VIP_RANGES_MAX,
     },
+    path::PathMtu,
     service::{PROTO_TCP, Service, Slot, Traffic, VipKey, VipRanges},
 };
 
@@ -55,9 +57,17 @@ static SOURCE_RATES: LruHashMap<Source, u64, { SOURCE_RATES_MAX as usize }> = Lr
 #[btf_map]
 static SYN_RATES: PerCpuArray<[u64; 2], { SERVICES_MAX as usize }> = PerCpuArray::new();
 #[btf_map]
+static TUNNEL_SOURCES: LpmTrie<Address, u32, { TUNNEL_SOURCES_MAX as usize }> = LpmTrie::new();
+#[btf_map]
 pub(crate) static SOCKETS: SockMap<{ SERVICES_MAX as usize }> = SockMap::new();
 #[btf_map]
 static FRAGMENTS: LruHashMap<FragmentKey, FirstFragment, { FRAGMENTS_MAX as usize }> = LruHashMap::new();
+#[btf_map]
+static PATH_MTUS: LruHashMap<Address, PathMtu, { PATH_MTUS_MAX as usize }> = LruHashMap::new();
+#[btf_map]
+static UDP_FLOWS: LruHashMap<u64, u64, { UDP_FLOWS_MAX as usize }> = LruHashMap::new();
+#[btf_map]
+static QUIC_SERVERS: Array<u32, { QUIC_SERVERS_MAX as usize }> = Array::new();
 #[btf_map]
 static REASONS: PerCpuArray<u64, { REASON_COUNT as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -173,10 +183,54 @@ pub(crate) fn first_fragment(key: &FragmentKey) -> Option<FirstFragment> {
     unsafe { FRAGMENTS.get(key) }.copied()
 }
 
+/// Remembers what a router said of the path to a tunnel's end.
+#[inline(always)]
+pub(crate) fn remember_path(end: &Address, path: &PathMtu) {
+    // Without room it is said again by the next packet that is too big.
+    let _ = PATH_MTUS.insert(end, path, 0);
+}
+
+/// What a router said of the path to a tunnel's end, lately or not.
+#[inline(always)]
+pub(crate) fn path(end: &Address) -> Option<PathMtu> {
+    // SAFETY: the value is read at once; what another CPU may write meanwhile was said of the same path.
+    unsafe { PATH_MTUS.get(end) }.copied()
+}
+
+/// What is done with the packets of a service.
+#[inline(always)]
+pub(crate) fn service(index: u32) -> Result<&'static Service, Reason> {
+    SERVICES.get(index).ok_or(Reason::DropInternal)
+}
+
+/// The `SERVICE_` bits of a service.
+#[inline(always)]
+pub(crate) fn service_flags(index: u32) -> u32 {
+    SERVICES.get(index).map_or(0, |service| service.flags)
+}
+
+/// When a UDP flow this host has last sent.
+#[inline(always)]
+pub(crate) fn udp_flow(hash: u64) -> Option<*mut u64> {
+    UDP_FLOWS.get_ptr_mut(&hash)
+}
+
+/// Remembers that this host has a UDP flow.
+#[inline(always)]
+pub(crate) fn remember_udp_flow(hash: u64, now_ns: u64) {
+    // Without room it goes, at a change of its slot, where new flows go.
+    let _ = UDP_FLOWS.insert(&hash, &now_ns, 0);
+}
+
+/// The backend slot of a QUIC server; 0 for none.
+#[inline(always)]
+pub(crate) fn quic_server(id: u16) -> u16 {
+    QUIC_SERVERS.get(u32::from(id)).map_or(0, |slot| *slot as u16)
+}
+
 /// The hops of a flow of a service.
 #[inline(always)]
-pub(crate) fn slot(service: u32, flow: &Flow) -> Result<(Slot, u32), Reason> {
-    let service = SERVICES.get(service).ok_or(Reason::DropInternal)?;
+pub(crate) fn slot(service: &Service, flow: &Flow) -> Result<(Slot, u32), Reason> {
     let hash = flow.hash();
     let half = *HALVES.get(service.table).ok_or(Reason::DropInternal)? & 1;
     let table = TABLES.get_value(service.table << 1 | half, &0).ok_or(Reason::DropNoBackend)?;
@@ -196,6 +250,12 @@ pub(crate) fn is_peer(address: &Address) -> bool {
     unsafe { PEERS.get(address) }.is_some()
 }
 
+/// The kinds of tunnels that are accepted from `address`, which is no peer's: `ACCEPT_` bits.
+#[inline(always)]
+pub(crate) fn accepted_from(address: &Address) -> u32 {
+    TUNNEL_SOURCES.get(&Key::new(128, *address)).copied().unwrap_or_default()
+}
+
 /// What the longest prefix says that begins like `source`, of those not longer.
 #[inline(always)]
 pub(crate) fn access(source: &SourcePrefix) -> Option<&'static AccessRule> {
@@ -211,12 +271,6 @@ pub(crate) fn count_access_hit(list: u16) {
         // SAFETY: per-CPU value, and XDP does not migrate or nest on a CPU.
         unsafe { *count += 1 };
     }
-}
-
-/// The `SERVICE_` bits of a service.
-#[inline(always)]
-pub(crate) fn service_flags(service: u32) -> u32 {
-    SERVICES.get(service).map_or(0, |service| service.flags)
 }
 
 /// How a service is protected.

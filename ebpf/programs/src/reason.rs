@@ -13,6 +13,7 @@ pub(crate) fn finish(reason: Reason, transmit: u32) -> u32 {
         Reason::PassNotVip
         | Reason::PassVipOther
         | Reason::PassNoService
+        | Reason::PassTunnelError
         | Reason::DeliverLocal
         | Reason::DecapDeliver => xdp_action::XDP_PASS,
         Reason::Encap
@@ -22,7 +23,7 @@ pub(crate) fn finish(reason: Reason, transmit: u32) -> u32 {
         | Reason::DecapSecondHop
         | Reason::SynCookie => transmit,
         // Back to the router it came from.
-        Reason::IcmpEcho | Reason::IcmpTooBig => xdp_action::XDP_TX,
+        Reason::IcmpEcho | Reason::IcmpTooBig | Reason::IcmpTunnelTooBig => xdp_action::XDP_TX,
         Reason::DropMalformed
         | Reason::DropFragment
         | Reason::DropExtension

@@ -68,7 +68,7 @@ pub(crate) fn deliver(ctx: &XdpContext, work: &mut Work, reason: Reason) -> Verd
     }
     let came_as: Eth = packet::read(ctx, 0)?;
     answer(ctx, work)?;
-    let action = send(ctx, work, &came_as, reason == Reason::DecapDeliver)?;
+    let action = send(ctx, work, &came_as)?;
     Ok((Reason::SynCookie, action))
 }
 
@@ -226,25 +226,19 @@ fn write<const L3_LEN: usize>(ctx: &XdpContext, work: &mut Work) -> Verdict<()> 
 /// Back to the router the SYN came from; but what came by tunnel was sent by another balancer, which may stand in the same
 /// network: there the routing table says who forwards to clients.
 #[inline(always)]
-fn send(ctx: &XdpContext, work: &mut Work, came_as: &Eth, by_tunnel: bool) -> Verdict<u32> {
-    if by_tunnel && work.tags.count == 0 {
+fn send(ctx: &XdpContext, work: &mut Work, came_as: &Eth) -> Verdict<u32> {
+    if work.by_tunnel && work.tags.count == 0 {
         let config = maps::config().ok_or(Reason::DropInternal)?;
         let way = next_hop::ask_for(ctx, &mut work.way, &work.parsed.flow.source, config);
-        match way.verdict {
-            next_hop::FORBIDDEN => return Err(Reason::DropNoRoute),
-            next_hop::FORWARD => {
-                let eth =
-                    Eth { destination: way.destination, source: way.source, ethertype: came_as.ethertype };
-                packet::write(ctx, 0, eth)?;
-                let same = way.egress == ctx.ingress_ifindex() as u32;
-                // SAFETY: a plain helper call.
-                return Ok(if same {
-                    xdp_action::XDP_TX
-                } else {
-                    unsafe { bpf_redirect(way.egress, 0) as u32 }
-                });
-            }
-            _ => {}
+        if way.verdict == next_hop::FORBIDDEN {
+            return Err(Reason::DropNoRoute);
+        }
+        if let Some(way) = way.forward() {
+            let eth = Eth { destination: way.destination, source: way.source, ethertype: came_as.ethertype };
+            packet::write(ctx, 0, eth)?;
+            let same = way.egress == ctx.ingress_ifindex() as u32;
+            // SAFETY: a plain helper call.
+            return Ok(if same { xdp_action::XDP_TX } else { unsafe { bpf_redirect(way.egress, 0) as u32 } });
         }
     }
     let eth = Eth { destination: came_as.source, source: came_as.destination, ethertype: came_as.ethertype };

@@ -26,6 +26,8 @@ pub(crate) struct Work {
     pub(crate) key: VipKey,
     /// Room for a fragment's key.
     pub(crate) fragment: FragmentKey,
+    /// Whether it came by tunnel.
+    pub(crate) by_tunnel: bool,
     /// Room for a source's key.
     pub(crate) prefix: SourcePrefix,
     /// What an access list says of it; of no action when none does.
@@ -55,7 +57,7 @@ pub(crate) struct Parsed {
     pub(crate) flow: Flow,
     /// Index into `SERVICES`.
     pub(crate) service: u32,
-    /// Where TCP, UDP or ICMP begins, for a tunnel GUE; see [`at`](Self::at).
+    /// Where TCP, UDP or ICMP begins, for a tunnel GUE or what is in IPIP; see [`at`](Self::at).
     pub(crate) l4_at: u32,
     /// Whether it is IPv4.
     pub(crate) is_v4: bool,
@@ -69,6 +71,10 @@ pub(crate) struct Parsed {
     pub(crate) is_fragment: bool,
     /// Whether it is a fragment other than the first: it has no ports.
     pub(crate) is_later: bool,
+    /// Of a tunnel: whether it is IPIP, and not GUE.
+    pub(crate) is_ipip: bool,
+    /// Of a tunnel, and then of what was in it: whether no peer sent it.
+    pub(crate) is_foreign: bool,
     /// What the fragments of a packet have in common, as it stands in the packet.
     pub(crate) fragment_id: u32,
 }
@@ -100,6 +106,8 @@ pub(crate) enum Kind {
     Echo,
     /// A tunnel that ends at this host.
     Tunnel,
+    /// An error about a tunnel of this host that was too big; `parsed` is about the packet in it.
+    TunnelTooBig,
 }
 
 /// Where a packet goes when it stays in the fabric.
@@ -108,15 +116,19 @@ pub(crate) struct Route {
     pub(crate) first: Backend,
     /// The host behind that one; of kind `KIND_NONE` when there is none.
     pub(crate) second: Backend,
+    /// Whether that one behind is the first hop again: the packet comes back if its next hop does not know the flow.
+    pub(crate) is_back: bool,
     /// The flow's hash.
     pub(crate) hash: u32,
+    /// What the way to `first` carries from the outer IP header on, once that is known; 0 when it is not looked at.
+    pub(crate) mtu: u32,
 }
 
 impl Route {
     /// Nowhere, as yet.
     #[inline(always)]
     pub(crate) fn clear(&mut self) {
-        (self.first.kind, self.second.kind) = (KIND_NONE, KIND_NONE);
+        (self.first.kind, self.second.kind, self.is_back) = (KIND_NONE, KIND_NONE, false);
     }
 }
 

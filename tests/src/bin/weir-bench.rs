@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 use weir_abi::{
     Address, Config,
-    hop::{Backend, KIND_GUE4, KIND_LOCAL},
+    hop::{Backend, KIND_GUE4, KIND_IPIP4, KIND_LOCAL},
     limits::TABLE_LEN,
     programs,
     service::{PROTO_TCP, PROTO_UDP, Slot, VipKey},
@@ -82,7 +82,7 @@ const OWN: [u8; 4] = [10, 1, 1, 2];
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 
-/// Services: port 80 → tunnel; 81 → tunnel with a second hop; 82 → this host.
+/// Services: port 80 → tunnel; 81 → tunnel with a second hop; 82 → this host; 83 → IPIP.
 fn loaded() -> Result<Balancer> {
     let config = Config {
         abi_version: weir_abi::ABI_VERSION,
@@ -92,6 +92,7 @@ fn loaded() -> Result<Balancer> {
         address6: "fd00::2".parse::<IpAddr>()?.into(),
         mtu: 1600,
         guarded: 0,
+        tunnels: 0,
     };
     let mut balancer = Balancer::load(config)?;
     let backend = |address: [u8; 4], kind| Backend { address: Address::v4(address), kind, _pad: [0; 3] };
@@ -104,6 +105,8 @@ fn loaded() -> Result<Balancer> {
         balancer.service(index + 1, key4(VIP, protocol, PORT + 1), Slot { owner: 2, previous: 3 })?;
         balancer.service(index + 2, key4(VIP, protocol, PORT + 2), Slot { owner: 1, previous: 0 })?;
     }
+    balancer.backend(4, backend([10, 1, 4, 2], KIND_IPIP4))?;
+    balancer.service(7, key4(VIP, PROTO_TCP, PORT + 3), Slot { owner: 4, previous: 0 })?;
     let vip6 = "2001:db8::10".parse::<IpAddr>()?.into();
     let key6 = VipKey { address: vip6, port: PORT.to_be_bytes(), protocol: PROTO_TCP, _pad: 0 };
     balancer.service(6, key6, Slot { owner: 2, previous: 0 })?;
@@ -126,7 +129,7 @@ fn packets(balancer: &mut Balancer, only: &str) -> Result<Vec<Case>> {
     };
     let (plain, chained) = (tunnel(&ack("80"), None)?, tunnel(&ack("80"), Some("10.1.3.2"))?);
     let k = 1 << 10;
-    let cases: [(&'static str, &[u8], u64, usize, u32); 15] = [
+    let cases: [(&'static str, &[u8], u64, usize, u32); 16] = [
         ("v4_tcp_ack_1", &ack("80"), 1, SOURCE4, XDP_TX),
         ("v4_tcp_ack_4k", &ack("80"), 4 * k, SOURCE4, XDP_TX),
         ("v4_tcp_ack_64k", &ack("80"), 64 * k, SOURCE4, XDP_TX),
@@ -135,6 +138,7 @@ fn packets(balancer: &mut Balancer, only: &str) -> Result<Vec<Case>> {
         ("v4_tcp_syn_64k", &syn, 64 * k, SOURCE4, XDP_TX),
         ("v4_tcp_syn_new", &syn, 1 << 32, SOURCE4, XDP_TX),
         ("gue2_v4_64k", &ack("81"), 64 * k, SOURCE4, XDP_TX),
+        ("ipip_v4_64k", &ack("83"), 64 * k, SOURCE4, XDP_TX),
         ("v4_udp_64k", &udp, 64 * k, SOURCE4, XDP_TX),
         ("v6_tcp_ack_64k", &v6, 64 * k, SOURCE6, XDP_TX),
         ("local_64k", &ack("82"), 64 * k, SOURCE4, XDP_PASS),

@@ -5,7 +5,12 @@ mod extension;
 mod fragment;
 mod guard;
 mod icmp;
+mod ipip;
+mod quic;
 mod too_big;
+mod tunnel;
+mod tunnel_error;
+mod udp_flows;
 mod verifier;
 mod vlan;
 

@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use weir_core::explain::{self, Balanced, Destination, Question};
+use weir_core::{
+    explain::{self, Balanced, Destination, Question},
+    health::HealthView,
+};
 use weir_model::{Admin, Name, Protocol, Snapshot};
 
 use crate::{
@@ -76,8 +79,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let failovers: Vec<_> = snapshot.failovers.values().filter(|failover| failover.is_active(now)).collect();
     let to = destination(&args.to)?;
     let protocol = if args.udp { Protocol::Udp } else { Protocol::Tcp };
-    let balancer = balancer(args, &snapshot, &to, protocol, zone.as_ref())?;
-    if let Some(proxy) = balancer.as_ref().and_then(|balanced| snapshot.nodes.get(&balanced.proxy)) {
+    let balancer = balancer(args, &snapshot, &seen.health, &to, protocol, zone.as_ref())?;
+    if let Some(proxy) = balancer.as_ref().and_then(|balanced| snapshot.nodes.get(&balanced.owner)) {
         zone = Some(proxy.zone.clone());
     }
     let question = Question {
@@ -110,6 +113,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 fn balancer(
     args: &Args,
     snapshot: &Snapshot,
+    servers: &HealthView,
     to: &Destination,
     protocol: Protocol,
     zone: Option<&Name>,
@@ -134,7 +138,7 @@ fn balancer(
     let Some(node) = args.node.as_ref().or_else(|| members.iter().find(stands_in)) else { return Ok(None) };
     let health = live::proxies(snapshot, &args.run_dir)?;
     let source = SocketAddr::new(args.source, source_port);
-    Ok(explain::balance(snapshot, node, &health, protocol, source, destination))
+    Ok(explain::balance(snapshot, node, &health, servers, protocol, source, destination))
 }
 
 fn destination(text: &str) -> Result<Destination> {

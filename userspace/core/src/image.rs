@@ -5,6 +5,7 @@
 
 mod guards;
 mod lower;
+mod members;
 pub mod memory;
 mod phases;
 mod rows;
@@ -20,6 +21,7 @@ use weir_abi::{
     guard::{AccessRule, Guard, SourcePrefix},
     hop::Backend,
     service::{Service, VipKey, VipRanges},
+    tunnel::TunnelSource,
 };
 
 pub use guards::{AccessRefusal, LISTED_MAX, MOMENT_MAX, block, guards, moment, net, unblock};
@@ -41,8 +43,12 @@ pub struct Image {
     pub config: Config,
     /// Hosts whose tunnels are accepted.
     pub peers: BTreeSet<Address>,
+    /// Prefixes of others whose tunnels are accepted → of which kinds, as `weir_abi::tunnel` numbers them.
+    pub tunnel_sources: BTreeMap<TunnelSource, u32>,
     /// Backend slots; never slot 0.
     pub backends: BTreeMap<u16, Backend>,
+    /// QUIC server ids → backend slot.
+    pub quic_servers: BTreeMap<u16, u16>,
     /// Maglev tables.
     pub tables: BTreeMap<u32, TableWords>,
     /// Services.

@@ -15,6 +15,7 @@ use weir_abi::{
     guard::{ACCESS_BLOCK, AccessRule, Guard, SOURCE_SCOPE_BITS, SourcePrefix},
     hop::Backend,
     service::{Service, VipKey, VipRanges},
+    tunnel::TunnelSource,
 };
 
 use crate::image::{Image, TableWords};
@@ -25,7 +26,9 @@ use crate::image::{Image, TableWords};
 pub enum Op {
     SetConfig(Config),
     PutPeer(Address),
+    PutTunnelSource(TunnelSource, u32),
     PutBackend(u16, Backend),
+    PutQuicServer(u16, u16),
     PutTable(u32, TableWords),
     PutAccess(SourcePrefix, AccessRule),
     PutGuard(u32, Guard),
@@ -41,7 +44,9 @@ pub enum Op {
     DeleteGuard(u32),
     DeleteAccess(SourcePrefix),
     DeleteTable(u32),
+    DeleteQuicServer(u16),
     DeleteBackend(u16),
+    DeleteTunnelSource(TunnelSource),
     DeletePeer(Address),
 }
 
@@ -55,7 +60,11 @@ pub fn diff(current: &Image, desired: &Image) -> Plan {
         plan.push(Op::SetConfig(desired.config));
     }
     plan.extend(desired.peers.difference(&current.peers).map(|peer| Op::PutPeer(*peer)));
+    put(&mut plan, &current.tunnel_sources, &desired.tunnel_sources, |source, kinds| {
+        Op::PutTunnelSource(*source, *kinds)
+    });
     put(&mut plan, &current.backends, &desired.backends, |slot, backend| Op::PutBackend(*slot, *backend));
+    put(&mut plan, &current.quic_servers, &desired.quic_servers, |id, slot| Op::PutQuicServer(*id, *slot));
     for (index, words) in &desired.tables {
         let same = current.tables.get(index).is_some_and(|there| Arc::ptr_eq(there, words) || there == words);
         if !same {
@@ -91,7 +100,11 @@ pub fn diff(current: &Image, desired: &Image) -> Plan {
     plan.extend(gone(&current.guards, &desired.guards).map(|index| Op::DeleteGuard(*index)));
     plan.extend(gone(&current.access, &desired.access).map(|prefix| Op::DeleteAccess(*prefix)));
     plan.extend(gone(&current.tables, &desired.tables).map(|index| Op::DeleteTable(*index)));
+    plan.extend(gone(&current.quic_servers, &desired.quic_servers).map(|id| Op::DeleteQuicServer(*id)));
     plan.extend(gone(&current.backends, &desired.backends).map(|slot| Op::DeleteBackend(*slot)));
+    plan.extend(
+        gone(&current.tunnel_sources, &desired.tunnel_sources).map(|source| Op::DeleteTunnelSource(*source)),
+    );
     plan.extend(current.peers.difference(&desired.peers).map(|peer| Op::DeletePeer(*peer)));
     plan
 }
@@ -117,7 +130,10 @@ impl Image {
         match op {
             Op::SetConfig(config) => self.config = *config,
             Op::PutPeer(peer) => _ = self.peers.insert(*peer),
+            Op::PutTunnelSource(source, kinds) => _ = self.tunnel_sources.insert(*source, *kinds),
             Op::PutBackend(slot, backend) => _ = self.backends.insert(*slot, *backend),
+            Op::PutQuicServer(id, slot) => _ = self.quic_servers.insert(*id, *slot),
+            Op::DeleteQuicServer(id) => _ = self.quic_servers.remove(id),
             Op::PutTable(index, words) => _ = self.tables.insert(*index, Arc::clone(words)),
             Op::PutAccess(prefix, rule) => _ = self.access.insert(*prefix, *rule),
             Op::PutGuard(index, guard) => _ = self.guards.insert(*index, *guard),
@@ -135,6 +151,7 @@ impl Image {
             Op::DeleteAccess(prefix) => _ = self.access.remove(prefix),
             Op::DeleteTable(index) => _ = self.tables.remove(index),
             Op::DeleteBackend(slot) => _ = self.backends.remove(slot),
+            Op::DeleteTunnelSource(source) => _ = self.tunnel_sources.remove(source),
             Op::DeletePeer(peer) => _ = self.peers.remove(peer),
         }
     }
@@ -158,7 +175,12 @@ impl fmt::Display for Op {
         match self {
             Op::SetConfig(_) => write!(f, "set config"),
             Op::PutPeer(peer) => write!(f, "put peer {}", ip(peer)),
+            Op::PutTunnelSource(source, _) => {
+                write!(f, "put tunnel source {}, {} of 128 bits", ip(&source.address), source.len_bits)
+            }
             Op::PutBackend(slot, backend) => write!(f, "put backend {slot} = {}", ip(&backend.address)),
+            Op::PutQuicServer(id, slot) => write!(f, "put quic server {id} = backend {slot}"),
+            Op::DeleteQuicServer(id) => write!(f, "delete quic server {id}"),
             Op::PutTable(index, _) => write!(f, "put table {index}"),
             Op::PutAccess(prefix, rule) => {
                 let verb = if rule.action == ACCESS_BLOCK { "block" } else { "allow" };
@@ -192,6 +214,9 @@ impl fmt::Display for Op {
             Op::DeleteAccess(prefix) => write!(f, "delete access of {}", source(prefix)),
             Op::DeleteTable(index) => write!(f, "delete table {index}"),
             Op::DeleteBackend(slot) => write!(f, "delete backend {slot}"),
+            Op::DeleteTunnelSource(source) => {
+                write!(f, "delete tunnel source {}, {} of 128 bits", ip(&source.address), source.len_bits)
+            }
             Op::DeletePeer(peer) => write!(f, "delete peer {}", ip(peer)),
         }
     }

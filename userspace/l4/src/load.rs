@@ -15,7 +15,7 @@ use nix::{
 use weir_abi::{ABI_VERSION, Config, maps as names, programs};
 
 /// Every map that outlives a program, in the order of their declaration.
-const MAPS: [&str; 19] = [
+const MAPS: [&str; 23] = [
     names::CONFIG,
     names::VIPS,
     names::VIP_RANGES,
@@ -25,6 +25,7 @@ const MAPS: [&str; 19] = [
     names::TABLES,
     names::BACKENDS,
     names::PEERS,
+    names::TUNNEL_SOURCES,
     names::ACCESS,
     names::ACCESS_HITS,
     names::GUARDS,
@@ -32,6 +33,9 @@ const MAPS: [&str; 19] = [
     names::SYN_RATES,
     names::SOCKETS,
     names::FRAGMENTS,
+    names::PATH_MTUS,
+    names::UDP_FLOWS,
+    names::QUIC_SERVERS,
     names::REASONS,
     names::SERVICE_TRAFFIC,
     names::BACKEND_TRAFFIC,

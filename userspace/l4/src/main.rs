@@ -12,6 +12,7 @@
 mod attach;
 mod counters;
 mod kernel;
+mod links;
 mod load;
 mod memory;
 mod options;

@@ -13,6 +13,7 @@ use weir_abi::{
     limits::{BACKENDS_MAX, FILTER_WORDS, SERVICES_MAX, TABLE_LEN, TABLES_MAX},
     maps as names,
     service::{SERVICE_IN_USE, Service, Table, VipKey, VipRanges},
+    tunnel::TunnelSource,
 };
 use weir_core::{image::Image, plan::Op};
 
@@ -42,7 +43,9 @@ pub struct Maps {
     halves: Array<MapData, u32>,
     tables: ArrayOfMaps<MapData, Array<MapData, Table>>,
     backends: Array<MapData, Backend>,
+    quic_servers: Array<MapData, u32>,
     peers: HashMap<MapData, Address, u32>,
+    tunnel_sources: LpmTrie<MapData, Address, u32>,
     sockets: SockMap<MapData>,
 }
 
@@ -70,7 +73,9 @@ impl Maps {
             halves: take!(ebpf, names::HALVES),
             tables: take!(ebpf, names::TABLES),
             backends: take!(ebpf, names::BACKENDS),
+            quic_servers: take!(ebpf, names::QUIC_SERVERS),
             peers: take!(ebpf, names::PEERS),
+            tunnel_sources: take!(ebpf, names::TUNNEL_SOURCES),
             sockets: take!(ebpf, names::SOCKETS),
         })
     }
@@ -80,15 +85,20 @@ impl Maps {
         match op {
             Op::SetConfig(config) => self.config.set(0, config, 0).map_err(at(names::CONFIG))?,
             Op::PutPeer(peer) => self.peers.insert(peer, 1, 0).map_err(at(names::PEERS))?,
+            Op::PutTunnelSource(source, kinds) => {
+                self.tunnel_sources.insert(&key(source), kinds, 0).map_err(at(names::TUNNEL_SOURCES))?;
+            }
             Op::PutBackend(slot, backend) => {
                 self.backends.set(u32::from(*slot), backend, 0).map_err(at(names::BACKENDS))?;
             }
+            Op::PutQuicServer(id, slot) => self.put_quic_server(*id, *slot)?,
+            Op::DeleteQuicServer(id) => self.put_quic_server(*id, 0)?,
             Op::PutTable(index, words) => self.put_table(*index, words)?,
             Op::PutService(index, service) => {
                 self.services.set(*index, service, 0).map_err(at(names::SERVICES))?;
             }
             Op::PutAccess(prefix, rule) => {
-                self.access.insert(&key(prefix), rule, 0).map_err(at(names::ACCESS))?;
+                self.access.insert(&access_key(prefix), rule, 0).map_err(at(names::ACCESS))?;
             }
             Op::PutGuard(index, guard) => {
                 self.guards.set(*index, guard, 0).map_err(at(names::GUARDS))?;
@@ -112,11 +122,15 @@ impl Maps {
                 self.guards.set(*index, Guard::default(), 0).map_err(at(names::GUARDS))?;
             }
             Op::DeleteAccess(prefix) => {
-                absent_is_fine(self.access.remove(&key(prefix))).map_err(at(names::ACCESS))?;
+                absent_is_fine(self.access.remove(&access_key(prefix))).map_err(at(names::ACCESS))?;
             }
             Op::DeleteTable(index) => self.put_table(*index, &[0; TABLE_LEN])?,
             Op::DeleteBackend(slot) => {
                 self.backends.set(u32::from(*slot), Backend::default(), 0).map_err(at(names::BACKENDS))?;
+            }
+            Op::DeleteTunnelSource(source) => {
+                let removed = self.tunnel_sources.remove(&key(source));
+                absent_is_fine(removed).map_err(at(names::TUNNEL_SOURCES))?;
             }
             Op::DeletePeer(peer) => absent_is_fine(self.peers.remove(peer)).map_err(at(names::PEERS))?,
         }
@@ -128,9 +142,14 @@ impl Maps {
         Ok(match op {
             Op::SetConfig(config) => self.config.get(&0, 0).map_err(at(names::CONFIG))? == *config,
             Op::PutPeer(peer) => self.peers.get(peer, 0).is_ok(),
+            // Of the longest prefix that matches, which is this one.
+            Op::PutTunnelSource(source, kinds) => {
+                self.tunnel_sources.get(&key(source), 0).map_err(at(names::TUNNEL_SOURCES))? == *kinds
+            }
             Op::PutBackend(slot, backend) => {
                 self.backends.get(&u32::from(*slot), 0).map_err(at(names::BACKENDS))? == *backend
             }
+            Op::PutQuicServer(id, slot) => self.quic_server(*id)? == u32::from(*slot),
             Op::PutTable(index, words) => match self.read_table(*index)? {
                 Some(there) => there == **words,
                 None => words.iter().all(|word| *word == 0),
@@ -140,7 +159,7 @@ impl Maps {
             }
             // A lookup finds the longest prefix, which for a whole one is the one itself.
             Op::PutAccess(prefix, rule) => {
-                self.access.get(&key(prefix), 0).map_err(at(names::ACCESS))? == *rule
+                self.access.get(&access_key(prefix), 0).map_err(at(names::ACCESS))? == *rule
             }
             Op::PutGuard(index, guard) => self.guards.get(index, 0).map_err(at(names::GUARDS))? == *guard,
             Op::PutRanges(key, ranges) => self.ranges.get(key, 0).map_err(at(names::VIP_RANGES))? == *ranges,
@@ -155,9 +174,19 @@ impl Maps {
             | Op::DeleteGuard(_)
             | Op::DeleteAccess(_)
             | Op::DeleteTable(_)
+            | Op::DeleteQuicServer(_)
             | Op::DeleteBackend(_)
+            | Op::DeleteTunnelSource(_)
             | Op::DeletePeer(_) => true,
         })
+    }
+
+    fn put_quic_server(&mut self, id: u16, slot: u16) -> Result<(), MapsError> {
+        self.quic_servers.set(id.into(), u32::from(slot), 0).map_err(at(names::QUIC_SERVERS))
+    }
+
+    fn quic_server(&self, id: u16) -> Result<u32, MapsError> {
+        self.quic_servers.get(&id.into(), 0).map_err(at(names::QUIC_SERVERS))
     }
 
     /// Each table has two places, one of which is in use: fills the other and exchanges them, so that packets see the whole
@@ -216,10 +245,21 @@ impl Maps {
         for peer in self.peers.keys() {
             image.peers.insert(peer.map_err(at(names::PEERS))?);
         }
+        for pair in self.tunnel_sources.iter() {
+            let (key, kinds) = pair.map_err(at(names::TUNNEL_SOURCES))?;
+            let source = TunnelSource { len_bits: key.prefix_len(), address: key.data() };
+            image.tunnel_sources.insert(source, kinds);
+        }
         for slot in 1..BACKENDS_MAX {
             let backend = self.backends.get(&slot, 0).map_err(at(names::BACKENDS))?;
             if backend.kind != KIND_NONE {
                 image.backends.insert(slot as u16, backend);
+            }
+        }
+        for id in 0..=u16::MAX {
+            let slot = self.quic_server(id)? as u16;
+            if slot != 0 {
+                image.quic_servers.insert(id, slot);
             }
         }
         for index in 0..TABLES_MAX {
@@ -259,7 +299,7 @@ impl Maps {
     }
 }
 
-fn key(prefix: &SourcePrefix) -> Key<Source> {
+fn access_key(prefix: &SourcePrefix) -> Key<Source> {
     Key::new(prefix.len_bits, prefix.source)
 }
 
@@ -273,6 +313,10 @@ fn pairs<V: aya::Pod>(
     name: &'static str,
 ) -> Result<BTreeMap<VipKey, V>, MapsError> {
     map.iter().map(|pair| pair.map_err(at(name))).collect()
+}
+
+fn key(source: &TunnelSource) -> Key<Address> {
+    Key::new(source.len_bits, source.address)
 }
 
 fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {

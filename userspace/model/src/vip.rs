@@ -12,19 +12,30 @@ use crate::{Name, Rate, units};
 pub struct Vip {
     /// The addresses, usually one of each family.
     pub addresses: Vec<IpAddr>,
-    /// The nodes that announce it and whose proxies serve it.
+    /// The nodes that announce and balance it, and whose proxies serve it unless there is a pool.
     pub group: Name,
+    /// Straight to the servers of this pool instead, in tunnels that end there; they answer from the VIP themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Name>,
     /// What is served: `tcp/443`, `udp/53`, `tcp/8000-8099`, `udp/any`.
     pub services: Vec<Service>,
     /// Traffic that arrives here belongs to this zone, whoever sent it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home_zone: Option<Name>,
-    /// Over which proxies of the group a balancer spreads the flows.
+    /// Over which proxies of the group, or servers of the pool, a balancer spreads the flows.
     #[serde(default)]
     pub spread: Spread,
     /// How long a slot that changed its proxy remembers the previous one, so that its flows survive.
     #[serde(with = "units::duration", default = "default_flow_hold")]
     pub flow_hold: Duration,
+    /// Whether hosts remember their UDP flows, so that these too survive changes. Turn it off where every datagram stands for
+    /// itself, as in DNS: it costs a lookup for each.
+    #[serde(default = "yes")]
+    pub udp_flows: bool,
+    /// Whether packets of QUIC connections go to the server their connection id names (draft-ietf-quic-load-balancers,
+    /// plaintext, config 0, server id of two bytes: `quic_id` of the node or server), wherever the client moves.
+    #[serde(default)]
+    pub quic: bool,
     /// How many connections each source may open, at each balancer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new_connections_per_source: Option<SourceLimit>,
@@ -69,14 +80,14 @@ impl Default for SynProtection {
     }
 }
 
-/// Over which proxies a balancer spreads a VIP.
+/// Over which proxies or servers a balancer spreads a VIP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Spread {
-    /// The nodes of the group in the balancer's own zone.
+    /// The nodes of the group in the balancer's own zone; the servers there while one of them is healthy.
     #[default]
     Zone,
-    /// All nodes of the group.
+    /// All nodes of the group, all servers of the pool.
     Group,
 }
 

@@ -26,6 +26,7 @@ fn image() -> impl Strategy<Value = Image> {
                 words.iter().map(|(o, p)| Slot { owner: pick(*o), previous: pick(*p) }.pack()).collect();
             image.tables.insert(index, Arc::new(words));
         }
+        image.quic_servers = slots.iter().map(|slot| (slot * 7, *slot)).collect();
         let tables: Vec<u32> = image.tables.keys().copied().collect();
         for (index, table) in services {
             image
@@ -59,6 +60,12 @@ fn assert_works(image: &Image, after: &Op) {
                 );
             }
         }
+    }
+    for (id, backend) in &image.quic_servers {
+        assert!(
+            image.backends.contains_key(backend),
+            "quic server {id} names backend {backend} after {after}"
+        );
     }
     for vip in image.vip_addresses() {
         let (word, bit) = weir_abi::filter::place(&vip);
