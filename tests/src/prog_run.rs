@@ -12,6 +12,7 @@ use weir_abi::{
     Address, Config,
     bench::{Bench, TEMPLATE_WORDS},
     counters::{REASONS, Reason},
+    guard::Guard,
     hop::Backend,
     maps, programs,
     service::{SERVICE_IN_USE, Service, Slot, VipKey, VipRanges},
@@ -44,6 +45,7 @@ pub struct Balancer {
     ebpf: Ebpf,
     maps: Maps,
     filter: BTreeMap<u32, u64>,
+    config: Config,
 }
 
 impl Balancer {
@@ -55,7 +57,7 @@ impl Balancer {
         let program: &mut Xdp = ebpf.program_mut(programs::BALANCER).context("no balancer")?.try_into()?;
         program.load()?;
         let maps = Maps::new(&mut ebpf)?;
-        let mut this = Self { ebpf, maps, filter: BTreeMap::new() };
+        let mut this = Self { ebpf, maps, filter: BTreeMap::new(), config };
         this.apply(Op::SetConfig(config))?;
         Ok(this)
     }
@@ -63,6 +65,25 @@ impl Balancer {
     /// Puts something into the maps, as `weir-l4` does.
     pub fn apply(&mut self, op: Op) -> Result<()> {
         Ok(self.maps.apply(&op)?)
+    }
+
+    /// Looks at protection: `GUARDED_` bits.
+    pub fn guarded(&mut self, guarded: u32) -> Result<()> {
+        self.config.guarded = guarded;
+        self.apply(Op::SetConfig(self.config))
+    }
+
+    /// Protects a service: `SERVICE_` bits, and what they mean. The service has the table of its own number.
+    pub fn guard(&mut self, index: u32, flags: u32, guard: Guard) -> Result<()> {
+        self.apply(Op::PutGuard(index, guard))?;
+        self.apply(Op::PutService(index, Service { table: index, flags: SERVICE_IN_USE | flags }))
+    }
+
+    /// Packets blocked by an access list so far.
+    pub fn access_hits(&self, list: u16) -> Result<u64> {
+        let map: &Map = self.ebpf.map(maps::ACCESS_HITS).context("no hits")?;
+        let map: PerCpuArray<_, u64> = map.try_into()?;
+        Ok(map.get(&u32::from(list), 0)?.iter().sum())
     }
 
     /// Fills a backend slot; tunnels from its address are accepted.

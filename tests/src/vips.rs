@@ -56,6 +56,7 @@ pub fn balancer_with(mtu: u32, tunnels: u32) -> Balancer {
         address4: OWN4,
         address6: own6(),
         mtu,
+        guarded: 0,
         tunnels,
     };
     let mut balancer = Balancer::load(config).expect("load");

@@ -56,6 +56,7 @@ fn balancer() -> Balancer {
         address4: [10, 1, 1, 2],
         address6: ip("fd00::2").into(),
         mtu: 9000,
+        guarded: 0,
         tunnels: 0,
     };
     let mut balancer = Balancer::load(config).expect("load");

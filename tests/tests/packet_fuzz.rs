@@ -69,6 +69,7 @@ fn balancer() -> Balancer {
         address4: OWN4,
         address6: ip(OWN6).into(),
         mtu: 1400,
+        guarded: 0,
         tunnels: 0,
     };
     let mut balancer = Balancer::load(config).expect("load");

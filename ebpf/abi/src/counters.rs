@@ -30,6 +30,8 @@ pub enum Reason {
     IcmpEcho,
     /// Too big for the tunnel: the client was told what fits.
     IcmpTooBig,
+    /// A SYN answered with a cookie instead of being delivered: nothing is remembered of it.
+    SynCookie,
     /// A tunnel was too big for its path: the client was told what fits, and will be from now on.
     IcmpTunnelTooBig,
     /// Too short for the headers it announces.
@@ -43,6 +45,12 @@ pub enum Reason {
     /// Too big for the tunnel, and nobody was told: it may be fragmented, is an error or a fragment, or too many were told
     /// already.
     DropTooBig,
+    /// From a source an access list blocks.
+    DropBlocked,
+    /// One new connection more than its source may open.
+    DropSourceLimit,
+    /// One SYN more than the service takes.
+    DropSynRate,
     /// No backend in the slot.
     DropNoBackend,
     /// A tunnel with a header that is not ours.
@@ -77,12 +85,16 @@ pub const REASONS: [(Reason, &str); REASON_COUNT as usize] = [
     (Reason::EncapFragment, "encap_fragment"),
     (Reason::IcmpEcho, "icmp_echo"),
     (Reason::IcmpTooBig, "icmp_too_big"),
+    (Reason::SynCookie, "syn_cookie"),
     (Reason::IcmpTunnelTooBig, "icmp_tunnel_too_big"),
     (Reason::DropMalformed, "drop_malformed"),
     (Reason::DropFragment, "drop_fragment"),
     (Reason::DropExtension, "drop_extension"),
     (Reason::DropTtl, "drop_ttl"),
     (Reason::DropTooBig, "drop_too_big"),
+    (Reason::DropBlocked, "drop_blocked"),
+    (Reason::DropSourceLimit, "drop_source_limit"),
+    (Reason::DropSynRate, "drop_syn_rate"),
     (Reason::DropNoBackend, "drop_no_backend"),
     (Reason::DropGueMalformed, "drop_gue_malformed"),
     (Reason::DropGueUntrusted, "drop_gue_untrusted"),

@@ -25,12 +25,14 @@ pub mod counters;
 pub mod filter;
 pub mod flow;
 pub mod fragment;
+pub mod guard;
 pub mod gue;
 pub mod headers;
 pub mod hop;
 pub mod limits;
 pub mod path;
 pub mod quic;
+pub mod rate;
 pub mod service;
 pub mod tunnel;
 
@@ -60,6 +62,16 @@ pub mod maps {
     pub const PEERS: &str = "PEERS";
     /// `LpmTrie<Address, u32>`: prefixes of others whose tunnels are accepted → of which kinds.
     pub const TUNNEL_SOURCES: &str = "TUNNEL_SOURCES";
+    /// `LpmTrie<Source, AccessRule>`: prefixes → who may come and who may not.
+    pub const ACCESS: &str = "ACCESS";
+    /// `PerCpuArray<u64>`: packets blocked, by access list.
+    pub const ACCESS_HITS: &str = "ACCESS_HITS";
+    /// `Array<Guard>`: service index → how it is protected.
+    pub const GUARDS: &str = "GUARDS";
+    /// `LruHashMap<Source, u64>`: sources → when their next connection is due, as [`rate`](super::rate) counts.
+    pub const SOURCE_RATES: &str = "SOURCE_RATES";
+    /// `PerCpuArray<[u64; 2]>`: service index → when the next SYN is due: without a cookie, and at all.
+    pub const SYN_RATES: &str = "SYN_RATES";
     /// `SockMap`: service index → listening socket.
     pub const SOCKETS: &str = "SOCKETS";
     /// `LruHashMap<FragmentKey, FirstFragment>`: first fragments of TCP segments → their ports.
@@ -115,5 +127,7 @@ pub struct Config {
     pub mtu: u32,
     /// Which tunnels are opened besides the peers' GUE: `TUNNELS_` bits of [`tunnel`].
     pub tunnels: u32,
+    /// What is looked at before a packet is given to a proxy: `GUARDED_` bits of [`guard`].
+    pub guarded: u32,
 }
-pod!(Config, 40);
+pod!(Config, 44);

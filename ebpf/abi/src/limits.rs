@@ -67,3 +67,20 @@ pub const PATH_MTUS_MAX: u32 = 4_096;
 pub const PATH_MTU_LIFETIME_NS: u64 = 600_000_000_000;
 /// Less than this is believed of no path over IPv4 (the kernel's `min_pmtu`); over IPv6 RFC 8200 §5 says 1,280.
 pub const PATH_MTU_MIN_V4: u32 = 552;
+
+/// Entries of all access lists together, those of the moment included. 262,144 × (20 B key + 8 B value + about 64 B of the
+/// kernel), and as many inner nodes at most: 40 MiB when full; empty it takes nothing.
+pub const ACCESS_MAX: u32 = 1 << 18;
+
+/// Access lists whose hits are counted apart, the two built-in ones included. 256 × 8 B = 2 KiB per CPU.
+pub const ACCESS_LISTS_MAX: u32 = 256;
+
+/// Ended entries that are looked behind when `weir-l4` is not there to remove them; what they hide beyond that is not found.
+pub const ACCESS_ENDED_MAX: u32 = 4;
+
+/// Sources whose new connections are counted. 65,536 × (20 B key + 8 B value + about 72 B of the kernel) = 6.3 MiB. Beyond,
+/// the least recently seen is forgotten and begins anew with a full burst: a flood from everywhere hurts nobody else.
+pub const SOURCE_RATES_MAX: u32 = 1 << 16;
+
+/// SYNs may come this much ahead of their rate: a tenth of a second's worth at once.
+pub const SYN_BURST_NS: u64 = 100_000_000;

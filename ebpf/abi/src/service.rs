@@ -54,6 +54,12 @@ pod!(VipRange, 8);
 
 /// [`Service::flags`]: the entry is in use.
 pub const SERVICE_IN_USE: u32 = 1 << 0;
+/// [`Service::flags`]: some sources have a table of their own.
+pub const SERVICE_SOURCES: u32 = 1 << 1;
+/// [`Service::flags`]: new connections of a source are limited.
+pub const SERVICE_SOURCE_LIMIT: u32 = 1 << 2;
+/// [`Service::flags`]: SYNs beyond a rate are answered with cookies.
+pub const SERVICE_SYN_COOKIES: u32 = 1 << 3;
 /// [`Service::flags`]: its packets go straight to servers; no proxy of this host takes any.
 pub const SERVICE_DIRECT: u32 = 1 << 4;
 
@@ -61,6 +67,10 @@ pub const SERVICE_DIRECT: u32 = 1 << 4;
 pub const SERVICE_UDP_FLOWS: u32 = 1 << 5;
 /// [`Service::flags`]: packets of QUIC connections go to the server their connection id names, see [`quic`](crate::quic).
 pub const SERVICE_QUIC: u32 = 1 << 6;
+/// [`Service::flags`]: access lists of its own, or only the sources of a list may come.
+pub const SERVICE_ACCESS: u32 = 1 << 7;
+/// [`Service::flags`]: SYNs beyond a rate are dropped.
+pub const SERVICE_SYN_RATE: u32 = 1 << 8;
 
 /// What is done with the packets of a service.
 #[repr(C)]

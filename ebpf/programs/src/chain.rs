@@ -29,7 +29,7 @@ use crate::{
 /// TCP_LISTEN of the kernel's enum.
 const TCP_LISTEN: u32 = 10;
 /// The namespace of the device the packet came in on.
-const CURRENT_NETNS: u64 = u64::MAX;
+pub(crate) const CURRENT_NETNS: u64 = u64::MAX;
 
 /// Whether a packet of which this host is a hop stays here; else it goes to the hop in `route.first`.
 #[inline(always)]
@@ -118,7 +118,7 @@ fn has_udp_socket(ctx: &XdpContext, parsed: &Parsed) -> bool {
 
 /// The kernel's form of a 5-tuple, and how much of it counts.
 #[inline(always)]
-fn tuple(flow: &Flow, is_v4: bool) -> (bpf_sock_tuple, u32) {
+pub(crate) fn tuple(flow: &Flow, is_v4: bool) -> (bpf_sock_tuple, u32) {
     // SAFETY: a union of integers; all bits zero is a value.
     let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
     let (sport, dport) = (u16::from_ne_bytes(flow.source_port), u16::from_ne_bytes(flow.destination_port));

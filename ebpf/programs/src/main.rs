@@ -16,6 +16,7 @@ mod decap;
 mod encap;
 mod extension;
 mod fragment;
+mod guard;
 mod icmp;
 mod maps;
 mod next_hop;
@@ -24,6 +25,7 @@ mod quic;
 mod reason;
 mod special;
 mod steer;
+mod syn_cookie;
 mod too_big;
 mod tunnel;
 mod tunnel_error;
@@ -53,7 +55,11 @@ pub(crate) fn datapath(ctx: &XdpContext) -> u32 {
     {
         return reason::finish(Reason::DropMalformed, xdp_action::XDP_DROP);
     }
-    let (mut reason, transmit) = match treat(ctx, work) {
+    let treated = match treat(ctx, work) {
+        Err(reason @ (Reason::DeliverLocal | Reason::DecapDeliver)) => syn_cookie::deliver(ctx, work, reason),
+        treated => treated,
+    };
+    let (mut reason, transmit) = match treated {
         Ok(sent) => sent,
         Err(reason) => (reason, xdp_action::XDP_DROP),
     };
@@ -70,9 +76,11 @@ fn treat(ctx: &XdpContext, work: &mut Work) -> Verdict<(Reason, u32)> {
     if work.parsed.kind == Kind::Own {
         tunnel::without_udp(ctx, work)?;
     }
+    work.by_tunnel = work.parsed.kind == Kind::Tunnel;
     let opened = match work.parsed.kind {
         Kind::Tunnel => decap::decap(ctx, work)?,
         Kind::Echo => {
+            guard::admit(ctx, work)?;
             icmp::answer_echo(ctx, work)?;
             return Err(Reason::IcmpEcho);
         }
@@ -85,7 +93,10 @@ fn treat(ctx: &XdpContext, work: &mut Work) -> Verdict<(Reason, u32)> {
     };
     let reason = match opened {
         Some(reason) => reason,
-        None => balance::balance(ctx, work)?,
+        None => {
+            guard::admit(ctx, work)?;
+            balance::balance(ctx, work)?
+        }
     };
     match encap::encap(ctx, work) {
         Ok(transmit) => Ok((reason, transmit)),

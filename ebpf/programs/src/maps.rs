@@ -10,10 +10,12 @@ use weir_abi::{
     filter,
     flow::Flow,
     fragment::{FirstFragment, FragmentKey},
+    guard::{AccessRule, Guard, Source, SourcePrefix},
     hop::Backend,
     limits::{
-        BACKENDS_MAX, FILTER_WORDS, FRAGMENTS_MAX, PATH_MTUS_MAX, PEERS_MAX, QUIC_SERVERS_MAX, SERVICES_MAX,
-        TABLE_LEN, TABLES_MAX, TUNNEL_SOURCES_MAX, UDP_FLOWS_MAX, VIP_RANGES_MAX,
+        ACCESS_LISTS_MAX, ACCESS_MAX, BACKENDS_MAX, FILTER_WORDS, FRAGMENTS_MAX, PATH_MTUS_MAX, PEERS_MAX,
+        QUIC_SERVERS_MAX, SERVICES_MAX, SOURCE_RATES_MAX, TABLE_LEN, TABLES_MAX, TUNNEL_SOURCES_MAX,
+        UDP_FLOWS_MAX, VIP_RANGES_MAX,
     },
     path::PathMtu,
     service::{PROTO_TCP, Service, Slot, Traffic, VipKey, VipRanges},
@@ -44,6 +46,16 @@ static TABLES: ArrayOfMaps<Array<[u32; TABLE_LEN], 1>, { 2 * TABLES_MAX as usize
 static BACKENDS: Array<Backend, { BACKENDS_MAX as usize }> = Array::new();
 #[btf_map]
 static PEERS: HashMap<Address, u32, { PEERS_MAX as usize }, BPF_F_NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static ACCESS: LpmTrie<Source, AccessRule, { ACCESS_MAX as usize }> = LpmTrie::new();
+#[btf_map]
+static ACCESS_HITS: PerCpuArray<u64, { ACCESS_LISTS_MAX as usize }> = PerCpuArray::new();
+#[btf_map]
+static GUARDS: Array<Guard, { SERVICES_MAX as usize }> = Array::new();
+#[btf_map]
+static SOURCE_RATES: LruHashMap<Source, u64, { SOURCE_RATES_MAX as usize }> = LruHashMap::new();
+#[btf_map]
+static SYN_RATES: PerCpuArray<[u64; 2], { SERVICES_MAX as usize }> = PerCpuArray::new();
 #[btf_map]
 static TUNNEL_SOURCES: LpmTrie<Address, u32, { TUNNEL_SOURCES_MAX as usize }> = LpmTrie::new();
 #[btf_map]
@@ -242,6 +254,51 @@ pub(crate) fn is_peer(address: &Address) -> bool {
 #[inline(always)]
 pub(crate) fn accepted_from(address: &Address) -> u32 {
     TUNNEL_SOURCES.get(&Key::new(128, *address)).copied().unwrap_or_default()
+}
+
+/// What the longest prefix says that begins like `source`, of those not longer.
+#[inline(always)]
+pub(crate) fn access(source: &SourcePrefix) -> Option<&'static AccessRule> {
+    // SAFETY: the ABI gives it the layout of a key: a length, then what it is the length of. By reference, since a packed key
+    // made here would be put together byte by byte.
+    ACCESS.get(unsafe { &*core::ptr::from_ref(source).cast::<Key<Source>>() })
+}
+
+/// Counts a packet blocked by a list.
+#[inline(always)]
+pub(crate) fn count_access_hit(list: u16) {
+    if let Some(count) = ACCESS_HITS.get_ptr_mut(u32::from(list)) {
+        // SAFETY: per-CPU value, and XDP does not migrate or nest on a CPU.
+        unsafe { *count += 1 };
+    }
+}
+
+/// How a service is protected.
+#[inline(always)]
+pub(crate) fn guard(service: u32) -> Verdict<&'static Guard> {
+    GUARDS.get(service).ok_or(Reason::DropInternal)
+}
+
+/// When the next connection of a source is due, once it has opened one.
+#[inline(always)]
+pub(crate) fn source_rate(source: &Source) -> Option<&'static mut u64> {
+    // SAFETY: a word, which other CPUs may write too: the latest wins.
+    SOURCE_RATES.get_ptr_mut(source).map(|due| unsafe { &mut *due })
+}
+
+/// Remembers a source.
+#[inline(always)]
+pub(crate) fn new_source(source: &Source, due_ns: u64) {
+    // Without room it is not limited.
+    let _ = SOURCE_RATES.insert(source, due_ns, 0);
+}
+
+/// When the next SYN for a service is due on this CPU: without a cookie, and at all.
+#[inline(always)]
+pub(crate) fn syn_rates(service: u32) -> Verdict<&'static mut [u64; 2]> {
+    let rates = SYN_RATES.get_ptr_mut(service).ok_or(Reason::DropInternal)?;
+    // SAFETY: per-CPU value, and XDP does not migrate or nest on a CPU.
+    Ok(unsafe { &mut *rates })
 }
 
 /// Counts a packet under its reason.

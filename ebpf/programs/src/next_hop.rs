@@ -90,6 +90,14 @@ pub(crate) fn find(ctx: &XdpContext, to: &Backend, config: &Config) -> Verdict<&
     Ok(way)
 }
 
+/// The way to `to`, asked and not remembered: clients are too many.
+#[inline(always)]
+pub(crate) fn ask_for<'a>(ctx: &XdpContext, way: &'a mut Way, to: &Address, config: &Config) -> &'a Way {
+    (way.address, way.ingress) = (*to, ctx.ingress_ifindex() as u32);
+    ask(ctx, way, config);
+    way
+}
+
 /// Asks the routing table. A program of its own for the stack's sake.
 #[inline(never)]
 fn ask(ctx: &XdpContext, way: &mut Way, config: &Config) {

@@ -20,7 +20,8 @@ pub(crate) fn finish(reason: Reason, transmit: u32) -> u32 {
         | Reason::EncapIcmp
         | Reason::EncapFragment
         | Reason::EncapSecondHop
-        | Reason::DecapSecondHop => transmit,
+        | Reason::DecapSecondHop
+        | Reason::SynCookie => transmit,
         // Back to the router it came from.
         Reason::IcmpEcho | Reason::IcmpTooBig | Reason::IcmpTunnelTooBig => xdp_action::XDP_TX,
         Reason::DropMalformed
@@ -28,6 +29,9 @@ pub(crate) fn finish(reason: Reason, transmit: u32) -> u32 {
         | Reason::DropExtension
         | Reason::DropTtl
         | Reason::DropTooBig
+        | Reason::DropBlocked
+        | Reason::DropSourceLimit
+        | Reason::DropSynRate
         | Reason::DropNoBackend
         | Reason::DropGueMalformed
         | Reason::DropGueUntrusted

@@ -7,11 +7,12 @@ use weir_abi::{
     Address,
     flow::Flow,
     fragment::FragmentKey,
+    guard::{AccessRule, SourcePrefix},
     hop::{Backend, KIND_NONE},
     service::VipKey,
 };
 
-use crate::{Verdict, vlan::Tags};
+use crate::{Verdict, next_hop::Way, syn_cookie::Syn, vlan::Tags};
 
 /// The packet at hand. Whoever reads a field finds it written by a step before.
 pub(crate) struct Work {
@@ -25,6 +26,16 @@ pub(crate) struct Work {
     pub(crate) key: VipKey,
     /// Room for a fragment's key.
     pub(crate) fragment: FragmentKey,
+    /// Whether it came by tunnel.
+    pub(crate) by_tunnel: bool,
+    /// Room for a source's key.
+    pub(crate) prefix: SourcePrefix,
+    /// What an access list says of it; of no action when none does.
+    pub(crate) rule: AccessRule,
+    /// A SYN that is being answered.
+    pub(crate) syn: Syn,
+    /// Its answer's way.
+    pub(crate) way: Way,
     /// How the last step ended.
     pub(crate) verdict: Verdict<()>,
 }

@@ -91,6 +91,7 @@ fn loaded() -> Result<Balancer> {
         address4: OWN,
         address6: "fd00::2".parse::<IpAddr>()?.into(),
         mtu: 1600,
+        guarded: 0,
         tunnels: 0,
     };
     let mut balancer = Balancer::load(config)?;

@@ -3,6 +3,7 @@
 mod ecn;
 mod extension;
 mod fragment;
+mod guard;
 mod icmp;
 mod ipip;
 mod quic;

@@ -3,6 +3,7 @@
 //! [`lower`] computes it from a snapshot; [`crate::plan::diff`] compares it with what is there; `weir-l4` reads what is
 //! there back into the same form.
 
+mod guards;
 mod lower;
 mod members;
 pub mod memory;
@@ -17,11 +18,13 @@ use std::{
 
 use weir_abi::{
     Address, Config,
+    guard::{AccessRule, Guard, SourcePrefix},
     hop::Backend,
     service::{Service, VipKey, VipRanges},
     tunnel::TunnelSource,
 };
 
+pub use guards::{AccessRefusal, LISTED_MAX, MOMENT_MAX, block, guards, moment, net, unblock};
 pub use lower::{LowerError, Lowered, Lowering, lower};
 pub use phases::{FLIP_CALM, FLIP_DRAIN, YOUNG};
 pub use rows::TableHistory;
@@ -50,6 +53,10 @@ pub struct Image {
     pub tables: BTreeMap<u32, TableWords>,
     /// Services.
     pub services: BTreeMap<u32, Service>,
+    /// How services are protected.
+    pub guards: BTreeMap<u32, Guard>,
+    /// Prefixes of sources that may come or may not, those of the moment among them.
+    pub access: BTreeMap<SourcePrefix, AccessRule>,
     /// Words of the filter that lets packets for no VIP pass early, those without bits left out; see [`filter_of`].
     pub filter: BTreeMap<u32, u64>,
     /// Single ports of VIPs → service.

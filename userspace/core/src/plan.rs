@@ -12,6 +12,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use weir_abi::{
     Address, Config,
+    guard::{ACCESS_BLOCK, AccessRule, Guard, SOURCE_SCOPE_BITS, SourcePrefix},
     hop::Backend,
     service::{Service, VipKey, VipRanges},
     tunnel::TunnelSource,
@@ -29,6 +30,8 @@ pub enum Op {
     PutBackend(u16, Backend),
     PutQuicServer(u16, u16),
     PutTable(u32, TableWords),
+    PutAccess(SourcePrefix, AccessRule),
+    PutGuard(u32, Guard),
     PutService(u32, Service),
     PutFilter(u32, u64),
     PutRoute(Address),
@@ -38,6 +41,8 @@ pub enum Op {
     DeleteRanges(VipKey),
     DeleteRoute(Address),
     DeleteService(u32),
+    DeleteGuard(u32),
+    DeleteAccess(SourcePrefix),
     DeleteTable(u32),
     DeleteQuicServer(u16),
     DeleteBackend(u16),
@@ -66,6 +71,9 @@ pub fn diff(current: &Image, desired: &Image) -> Plan {
             plan.push(Op::PutTable(*index, Arc::clone(words)));
         }
     }
+    // Who may come, before all others may not; who may not, before the prefix around him may.
+    put(&mut plan, &current.access, &desired.access, |prefix, rule| Op::PutAccess(*prefix, *rule));
+    put(&mut plan, &current.guards, &desired.guards, |index, guard| Op::PutGuard(*index, *guard));
     put(&mut plan, &current.services, &desired.services, |index, service| Op::PutService(*index, *service));
     plan.extend(desired.routes.difference(&current.routes).map(|route| Op::PutRoute(*route)));
     // Bits too many cost lookups, bits too few a VIP: those that come before it, those that go after it.
@@ -89,6 +97,8 @@ pub fn diff(current: &Image, desired: &Image) -> Plan {
     }
     plan.extend(current.routes.difference(&desired.routes).map(|route| Op::DeleteRoute(*route)));
     plan.extend(gone(&current.services, &desired.services).map(|index| Op::DeleteService(*index)));
+    plan.extend(gone(&current.guards, &desired.guards).map(|index| Op::DeleteGuard(*index)));
+    plan.extend(gone(&current.access, &desired.access).map(|prefix| Op::DeleteAccess(*prefix)));
     plan.extend(gone(&current.tables, &desired.tables).map(|index| Op::DeleteTable(*index)));
     plan.extend(gone(&current.quic_servers, &desired.quic_servers).map(|id| Op::DeleteQuicServer(*id)));
     plan.extend(gone(&current.backends, &desired.backends).map(|slot| Op::DeleteBackend(*slot)));
@@ -125,6 +135,8 @@ impl Image {
             Op::PutQuicServer(id, slot) => _ = self.quic_servers.insert(*id, *slot),
             Op::DeleteQuicServer(id) => _ = self.quic_servers.remove(id),
             Op::PutTable(index, words) => _ = self.tables.insert(*index, Arc::clone(words)),
+            Op::PutAccess(prefix, rule) => _ = self.access.insert(*prefix, *rule),
+            Op::PutGuard(index, guard) => _ = self.guards.insert(*index, *guard),
             Op::PutService(index, service) => _ = self.services.insert(*index, *service),
             Op::PutFilter(word, 0) => _ = self.filter.remove(word),
             Op::PutFilter(word, bits) => _ = self.filter.insert(*word, *bits),
@@ -135,12 +147,25 @@ impl Image {
             Op::DeleteRanges(key) => _ = self.ranges.remove(key),
             Op::DeleteRoute(route) => _ = self.routes.remove(route),
             Op::DeleteService(index) => _ = self.services.remove(index),
+            Op::DeleteGuard(index) => _ = self.guards.remove(index),
+            Op::DeleteAccess(prefix) => _ = self.access.remove(prefix),
             Op::DeleteTable(index) => _ = self.tables.remove(index),
             Op::DeleteBackend(slot) => _ = self.backends.remove(slot),
             Op::DeleteTunnelSource(source) => _ = self.tunnel_sources.remove(source),
             Op::DeletePeer(peer) => _ = self.peers.remove(peer),
         }
     }
+}
+
+/// A prefix of sources, for people.
+fn source(prefix: &SourcePrefix) -> String {
+    let address = &prefix.source.address;
+    let beyond = SOURCE_SCOPE_BITS + if address.is_v4() { 96 } else { 0 };
+    let vip = match prefix.source.vip() {
+        0 => String::new(),
+        vip => format!(" at vip {vip}"),
+    };
+    format!("{}/{}{vip}", std::net::IpAddr::from(*address), prefix.len_bits.saturating_sub(beyond))
 }
 
 impl fmt::Display for Op {
@@ -157,6 +182,11 @@ impl fmt::Display for Op {
             Op::PutQuicServer(id, slot) => write!(f, "put quic server {id} = backend {slot}"),
             Op::DeleteQuicServer(id) => write!(f, "delete quic server {id}"),
             Op::PutTable(index, _) => write!(f, "put table {index}"),
+            Op::PutAccess(prefix, rule) => {
+                let verb = if rule.action == ACCESS_BLOCK { "block" } else { "allow" };
+                write!(f, "put access: {verb} {}", source(prefix))
+            }
+            Op::PutGuard(index, _) => write!(f, "put guard {index}"),
             Op::PutService(index, service) => write!(f, "put service {index} = table {}", service.table),
             Op::PutFilter(word, bits) => write!(f, "put filter {word} = {bits:#x}"),
             Op::PutRoute(route) => write!(f, "put route {}", ip(route)),
@@ -180,6 +210,8 @@ impl fmt::Display for Op {
             }
             Op::DeleteRoute(route) => write!(f, "delete route {}", ip(route)),
             Op::DeleteService(index) => write!(f, "delete service {index}"),
+            Op::DeleteGuard(index) => write!(f, "delete guard {index}"),
+            Op::DeleteAccess(prefix) => write!(f, "delete access of {}", source(prefix)),
             Op::DeleteTable(index) => write!(f, "delete table {index}"),
             Op::DeleteBackend(slot) => write!(f, "delete backend {slot}"),
             Op::DeleteTunnelSource(source) => {

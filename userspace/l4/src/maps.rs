@@ -8,6 +8,7 @@ use aya::{
 };
 use weir_abi::{
     Address, Config,
+    guard::{AccessRule, Guard, Source, SourcePrefix},
     hop::{Backend, KIND_NONE},
     limits::{BACKENDS_MAX, FILTER_WORDS, SERVICES_MAX, TABLE_LEN, TABLES_MAX},
     maps as names,
@@ -36,6 +37,8 @@ pub struct Maps {
     vips: HashMap<MapData, VipKey, u32>,
     ranges: HashMap<MapData, VipKey, VipRanges>,
     services: Array<MapData, Service>,
+    access: LpmTrie<MapData, Source, AccessRule>,
+    guards: Array<MapData, Guard>,
     filter: Array<MapData, u64>,
     halves: Array<MapData, u32>,
     tables: ArrayOfMaps<MapData, Array<MapData, Table>>,
@@ -64,6 +67,8 @@ impl Maps {
             vips: take!(ebpf, names::VIPS),
             ranges: take!(ebpf, names::VIP_RANGES),
             services: take!(ebpf, names::SERVICES),
+            access: take!(ebpf, names::ACCESS),
+            guards: take!(ebpf, names::GUARDS),
             filter: take!(ebpf, names::FILTER),
             halves: take!(ebpf, names::HALVES),
             tables: take!(ebpf, names::TABLES),
@@ -92,6 +97,12 @@ impl Maps {
             Op::PutService(index, service) => {
                 self.services.set(*index, service, 0).map_err(at(names::SERVICES))?;
             }
+            Op::PutAccess(prefix, rule) => {
+                self.access.insert(&access_key(prefix), rule, 0).map_err(at(names::ACCESS))?;
+            }
+            Op::PutGuard(index, guard) => {
+                self.guards.set(*index, guard, 0).map_err(at(names::GUARDS))?;
+            }
             Op::PutFilter(word, bits) => self.filter.set(*word, bits, 0).map_err(at(names::FILTER))?,
             Op::PutRoute(_) | Op::DeleteRoute(_) => {}
             Op::PutRanges(key, ranges) => {
@@ -106,6 +117,12 @@ impl Maps {
                 // The socket of whoever gets the number next is not the one that had it before.
                 let _empty_is_fine = self.sockets.clear_index(index);
                 self.services.set(*index, Service::default(), 0).map_err(at(names::SERVICES))?;
+            }
+            Op::DeleteGuard(index) => {
+                self.guards.set(*index, Guard::default(), 0).map_err(at(names::GUARDS))?;
+            }
+            Op::DeleteAccess(prefix) => {
+                absent_is_fine(self.access.remove(&access_key(prefix))).map_err(at(names::ACCESS))?;
             }
             Op::DeleteTable(index) => self.put_table(*index, &[0; TABLE_LEN])?,
             Op::DeleteBackend(slot) => {
@@ -140,6 +157,11 @@ impl Maps {
             Op::PutService(index, service) => {
                 self.services.get(index, 0).map_err(at(names::SERVICES))? == *service
             }
+            // A lookup finds the longest prefix, which for a whole one is the one itself.
+            Op::PutAccess(prefix, rule) => {
+                self.access.get(&access_key(prefix), 0).map_err(at(names::ACCESS))? == *rule
+            }
+            Op::PutGuard(index, guard) => self.guards.get(index, 0).map_err(at(names::GUARDS))? == *guard,
             Op::PutRanges(key, ranges) => self.ranges.get(key, 0).map_err(at(names::VIP_RANGES))? == *ranges,
             Op::PutVip(key, index) => self.vips.get(key, 0).map_err(at(names::VIPS))? == *index,
             Op::PutFilter(word, bits) => self.filter.get(word, 0).map_err(at(names::FILTER))? == *bits,
@@ -149,6 +171,8 @@ impl Maps {
             | Op::DeleteRanges(_)
             | Op::DeleteRoute(_)
             | Op::DeleteService(_)
+            | Op::DeleteGuard(_)
+            | Op::DeleteAccess(_)
             | Op::DeleteTable(_)
             | Op::DeleteQuicServer(_)
             | Op::DeleteBackend(_)
@@ -248,12 +272,21 @@ impl Maps {
             if service.flags & SERVICE_IN_USE != 0 {
                 image.services.insert(index, service);
             }
+            let guard = self.guards.get(&index, 0).map_err(at(names::GUARDS))?;
+            if guard != Guard::default() {
+                image.guards.insert(index, guard);
+            }
         }
         for word in 0..FILTER_WORDS as u32 {
             let bits = self.filter.get(&word, 0).map_err(at(names::FILTER))?;
             if bits != 0 {
                 image.filter.insert(word, bits);
             }
+        }
+        for pair in self.access.iter() {
+            let (key, rule) = pair.map_err(at(names::ACCESS))?;
+            let prefix = SourcePrefix { len_bits: key.prefix_len(), source: key.data() };
+            image.access.insert(prefix, rule);
         }
         image.vips = pairs(&self.vips, names::VIPS)?;
         image.ranges = pairs(&self.ranges, names::VIP_RANGES)?;
@@ -264,6 +297,10 @@ impl Maps {
     pub fn steer(&mut self, service: u32, socket: &OwnedFd) -> Result<(), MapsError> {
         self.sockets.set(service, &socket.as_raw_fd(), 0).map_err(at(names::SOCKETS))
     }
+}
+
+fn access_key(prefix: &SourcePrefix) -> Key<Source> {
+    Key::new(prefix.len_bits, prefix.source)
 }
 
 /// Where in `TABLES` one of the halves of a table is.

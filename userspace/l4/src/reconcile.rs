@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context;
@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use weir_abi::Address;
 use weir_core::{
     health::HealthView,
-    image::{FLIP_CALM, Image, Lowered, Lowering, TableHistory, VIP_LINGER, lower},
+    image::{FLIP_CALM, Image, Lowered, Lowering, TableHistory, VIP_LINGER, guards, lower},
     plan::{Op, diff},
 };
 use weir_model::{
@@ -312,6 +312,7 @@ impl Daemon {
         };
         let mut lowered = lower(input).map_err(|error| error.to_string())?;
         lowered.image.config.mtu = self.mtu;
+        guards(&input, SystemTime::now(), &mut lowered).map_err(|error| error.to_string())?;
         Ok(lowered)
     }
 

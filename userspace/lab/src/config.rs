@@ -14,8 +14,8 @@ use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use weir_model::{
     AddressFamily, Admin, Announce, Balance, CertificateFiles, Check, CheckKind, Group, GroupMode, Listener,
-    ListenerProtocol, Name, Node, Objects, Peer, Percent, Pool, Server, Snapshot, SourceFile, Spread, Tls,
-    Tunnel, Vip, Zone,
+    ListenerProtocol, Name, Node, Objects, Peer, Percent, Pool, Server, Snapshot, SourceFile, Spread,
+    SynProtection, Tls, Tunnel, Vip, Zone,
 };
 
 use crate::topology::{self, BALANCER_ASN, CORE_ASN, HOST_NAME, Host, Role, Topology, VIP4, VIP6, zone_name};
@@ -194,6 +194,8 @@ fn healthy(topology: Topology) -> Result<Objects> {
             flow_hold: Duration::from_secs(3600),
             udp_flows: true,
             quic: false,
+            new_connections_per_source: None,
+            syn_protection: SynProtection::default(),
             announce: Announce::default(),
         },
     );

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Serialize, de::DeserializeOwned};
 use toml::{Spanned, de::DeTable, de::DeValue};
 
-use crate::{Failover, Group, Listener, Name, Node, Peer, Pool, Problem, Server, Vip, Zone};
+use crate::{AccessList, Failover, Group, Listener, Name, Node, Peer, Pool, Problem, Server, Vip, Zone};
 
 /// The largest file read, in bytes: the text, its lines and its objects are held in memory at once.
 pub const FILE_LEN_MAX: usize = 16 << 20;
@@ -67,6 +67,8 @@ pub struct Objects {
     pub peer: BTreeMap<Name, Peer>,
     /// Failovers.
     pub failover: BTreeMap<Name, Failover>,
+    /// Access lists.
+    pub access: BTreeMap<Name, AccessList>,
     #[serde(skip)]
     pub(crate) origins: BTreeMap<(&'static str, Name), Origin>,
 }
@@ -74,7 +76,7 @@ pub struct Objects {
 impl Objects {
     /// Reads every file; returns what could be read and every mistake of form.
     pub fn parse(files: &[SourceFile]) -> (Self, Vec<Problem>) {
-        let mut reader = Reader { objects: Self::default(), problems: Vec::new() };
+        let mut reader = Reader { lines: Lines::of(""), objects: Self::default(), problems: Vec::new() };
         for file in files {
             reader.file(file);
         }
@@ -83,11 +85,14 @@ impl Objects {
 }
 
 struct Reader {
+    /// Of the file that is being read.
+    lines: Lines,
     objects: Objects,
     problems: Vec<Problem>,
 }
 
-const KINDS: [&str; 9] = ["zone", "node", "group", "vip", "listener", "pool", "server", "peer", "failover"];
+const KINDS: [&str; 10] =
+    ["zone", "node", "group", "vip", "listener", "pool", "server", "peer", "access", "failover"];
 
 impl Reader {
     fn file(&mut self, file: &SourceFile) {
@@ -95,6 +100,7 @@ impl Reader {
             self.problem(file, None, "", format!("file is larger than {FILE_LEN_MAX} bytes"), "split it");
             return;
         }
+        self.lines = Lines::of(&file.text);
         let (table, errors) = DeTable::parse_recoverable(&file.text);
         for error in &errors {
             self.problem(file, error.span(), "", error.message().to_owned(), "this is not TOML");
@@ -139,9 +145,9 @@ impl Reader {
             }
         };
         let mut origin = Origin { file: file.path.clone(), lines: BTreeMap::new() };
-        origin.lines.insert(String::new(), line_of(&file.text, key_span.start));
+        origin.lines.insert(String::new(), self.lines.line_of(key_span.start));
         if let DeValue::Table(table) = value.get_ref() {
-            record_lines(&file.text, table, "", &mut origin.lines);
+            record_lines(&self.lines, table, "", &mut origin.lines);
         }
         if let Some(first) = self.objects.origins.get(&(kind, name.clone())) {
             let hint = format!("the first is in {}:{}", first.file, first.line(""));
@@ -157,6 +163,7 @@ impl Reader {
             "pool" => read(&mut objects.pool, &name, value),
             "server" => read(&mut objects.server, &name, value),
             "peer" => read(&mut objects.peer, &name, value),
+            "access" => read(&mut objects.access, &name, value),
             _ => read(&mut objects.failover, &name, value),
         };
         match read {
@@ -166,7 +173,7 @@ impl Reader {
             Err(error) => {
                 let span = error.span().filter(|span| !span.is_empty()).unwrap_or(key_span);
                 // The message already quotes the field or value; the path narrows it to the object's field by line.
-                let line = line_of(&file.text, span.start);
+                let line = self.lines.line_of(span.start);
                 let field = origin.lines.iter().find(|(field, at)| **at == line && !field.is_empty());
                 let path = field.map_or(path.clone(), |(field, _)| format!("{path}.{field}"));
                 self.problem(file, Some(span), &path, error.message().to_owned(), "");
@@ -184,7 +191,7 @@ impl Reader {
     ) {
         self.problems.push(Problem {
             file: file.path.clone(),
-            line: span.map_or(0, |span| line_of(&file.text, span.start)),
+            line: span.map_or(0, |span| self.lines.line_of(span.start)),
             path: path.to_owned(),
             what,
             hint: hint.to_owned(),
@@ -201,19 +208,19 @@ fn read<T: DeserializeOwned>(
     Ok(())
 }
 
-fn record_lines(text: &str, table: &DeTable<'_>, prefix: &str, lines: &mut BTreeMap<String, usize>) {
+fn record_lines(places: &Lines, table: &DeTable<'_>, prefix: &str, lines: &mut BTreeMap<String, usize>) {
     for (key, value) in table {
         let path =
             if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
-        lines.insert(path.clone(), line_of(text, key.span().start));
+        lines.insert(path.clone(), places.line_of(key.span().start));
         match value.get_ref() {
-            DeValue::Table(inner) => record_lines(text, inner, &path, lines),
+            DeValue::Table(inner) => record_lines(places, inner, &path, lines),
             DeValue::Array(items) => {
                 for (index, item) in items.iter().enumerate() {
                     let path = format!("{path}.{index}");
-                    lines.insert(path.clone(), line_of(text, item.span().start));
+                    lines.insert(path.clone(), places.line_of(item.span().start));
                     if let DeValue::Table(inner) = item.get_ref() {
-                        record_lines(text, inner, &path, lines);
+                        record_lines(places, inner, &path, lines);
                     }
                 }
             }
@@ -222,6 +229,15 @@ fn record_lines(text: &str, table: &DeTable<'_>, prefix: &str, lines: &mut BTree
     }
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
-    1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|&&b| b == b'\n').count()
+/// Where the lines of a text end: lists have a hundred thousand entries, and each says its line.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(text: &str) -> Self {
+        Self(text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect())
+    }
+
+    fn line_of(&self, offset: usize) -> usize {
+        1 + self.0.partition_point(|end| *end < offset)
+    }
 }

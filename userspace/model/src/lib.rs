@@ -7,13 +7,14 @@
 //!                              │                         ▼
 //!  Zone ◄── Node ◄── Group ◄── Vip ◄── Listener ──────► Pool ◄── Server ──► Zone
 //!             ▲                                          ▲
-//!            Peer                                Failover ┴──► Zone
+//!            Peer                                Failover ┴──► Zone       (AccessList ──► Vip)
 //! ```
 //!
 //! Pure: text in, values out. Who reads the files, watches them and keeps the last good snapshot is `weir-runtime`;
 //! what follows from a snapshot is decided in `weir-core`. The same serde structs serve as TOML and JSON.
 #![forbid(unsafe_code)]
 
+mod access;
 mod directory;
 mod failover;
 mod listener;
@@ -28,6 +29,7 @@ pub mod units;
 mod validate;
 mod vip;
 
+pub use access::{AccessAction, AccessEntry, AccessList};
 pub use directory::{FILE_LEN_MAX, Objects, SourceFile};
 pub use failover::{Failover, FailoverScope};
 pub use listener::{CertificateFiles, HostPattern, Listener, ListenerProtocol, Route, Tls};
@@ -37,5 +39,7 @@ pub use place::{AcceptTunnels, Admin, Group, GroupMode, Node, Tunnel, Zone};
 pub use pool::{Balance, Check, CheckKind, Pool, Server, Sticky};
 pub use problem::{Problem, Problems};
 pub use snapshot::{Generation, Snapshot};
-pub use units::{Percent, Timestamp};
-pub use vip::{Announce, AnnounceMode, PortRange, Protocol, Service, Spread, Vip};
+pub use units::{Percent, Rate, Timestamp};
+pub use vip::{
+    Announce, AnnounceMode, PortRange, Protocol, Service, SourceLimit, Spread, SynProtection, Vip,
+};

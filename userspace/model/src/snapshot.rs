@@ -10,8 +10,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Failover, Group, GroupMode, Listener, Name, Node, Objects, Peer, Pool, Problems, Server, SourceFile,
-    Spread, Vip, Zone, validate,
+    AccessList, Failover, Group, GroupMode, Listener, Name, Node, Objects, Peer, Pool, Problems, Server,
+    SourceFile, Spread, Vip, Zone, validate,
 };
 
 /// Which configuration a daemon has in force: equal text, equal generation, on every host.
@@ -62,6 +62,8 @@ pub struct Snapshot {
     pub peers: BTreeMap<Name, Peer>,
     /// Failovers, those that have ended among them: whether one is in force depends on the clock.
     pub failovers: BTreeMap<Name, Failover>,
+    /// Access lists, with entries that have ended among theirs.
+    pub access: BTreeMap<Name, AccessList>,
 }
 
 impl Snapshot {
@@ -85,6 +87,7 @@ impl Snapshot {
             servers: objects.server,
             peers: objects.peer,
             failovers: objects.failover,
+            access: objects.access,
         })
     }
 

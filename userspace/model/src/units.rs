@@ -117,6 +117,52 @@ impl fmt::Display for Percent {
     }
 }
 
+/// Events per second, written with their unit: `10000/s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Rate(u32);
+
+impl Rate {
+    /// The largest: an event per nanosecond.
+    const MAX: u32 = 1_000_000_000;
+
+    /// `count` events per second, at least one and at most 10⁹.
+    pub const fn per_second(count: u32) -> Self {
+        Self(if count == 0 {
+            1
+        } else if count > Self::MAX {
+            Self::MAX
+        } else {
+            count
+        })
+    }
+
+    /// Nanoseconds from one event to the next.
+    pub const fn interval_ns(self) -> u32 {
+        Self::MAX / self.0
+    }
+}
+
+impl TryFrom<String> for Rate {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let count = text.strip_suffix("/s").and_then(|count| count.parse().ok());
+        match count {
+            Some(count @ 1..=Self::MAX) => Ok(Self(count)),
+            _ => Err(format!(
+                "{text:?} is not a rate: write an integer from 1 and the unit, as in \"10000/s\""
+            )),
+        }
+    }
+}
+
+impl From<Rate> for String {
+    fn from(rate: Rate) -> Self {
+        format!("{}/s", rate.0)
+    }
+}
+
 /// A moment in UTC, written in RFC 3339 form: `2026-01-31T12:00:00Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -166,6 +212,15 @@ mod tests {
         assert_eq!("140%".parse::<Percent>().unwrap().as_factor(), 1.4);
         for bad in ["", "%", "10", "-1%", "1.234%", "1e3%", "999999%", ".5%"] {
             assert!(bad.parse::<Percent>().is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn rates_need_their_unit() {
+        assert_eq!(Rate::try_from("10000/s".to_owned()).map(Rate::interval_ns), Ok(100_000));
+        assert_eq!(String::from(Rate::per_second(7)), "7/s");
+        for bad in ["", "/s", "10", "0/s", "-1/s", "10/m", "1.5/s", "1000000001/s"] {
+            assert!(Rate::try_from(bad.to_owned()).is_err(), "{bad:?} was accepted");
         }
     }
 

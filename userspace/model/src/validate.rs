@@ -1,5 +1,6 @@
 //! What one object cannot know of itself: do names lead somewhere, do values agree, are the bounds kept?
 
+mod access;
 mod peers;
 mod quic;
 mod tunnels;
@@ -28,6 +29,8 @@ pub(crate) fn check(objects: &Objects, problems: &mut Vec<Problem>) {
     checker.servers();
     checker.peers();
     checker.failovers();
+    checker.access();
+    checker.protection();
 }
 
 /// "did you mean …" for the closest of `known`, or an empty text when none is close.

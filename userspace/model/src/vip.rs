@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, units};
+use crate::{Name, Rate, units};
 
 /// A virtual address (or an IPv4 and IPv6 pair of them) with its services.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,9 +36,48 @@ pub struct Vip {
     /// plaintext, config 0, server id of two bytes: `quic_id` of the node or server), wherever the client moves.
     #[serde(default)]
     pub quic: bool,
+    /// How many connections each source may open, at each balancer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_connections_per_source: Option<SourceLimit>,
+    /// What is done about floods of SYNs.
+    #[serde(default)]
+    pub syn_protection: SynProtection,
     /// When it is announced by BGP.
     #[serde(default)]
     pub announce: Announce,
+}
+
+/// New connections of a source: an IPv4 address, or an IPv6 network of 64 bits. TCP only: a UDP datagram opens nothing that could
+/// be told from what goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceLimit {
+    /// So many a second,
+    pub rate: u32,
+    /// after so many at once.
+    pub burst: u32,
+}
+
+/// What is done about floods of SYNs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SynProtection {
+    /// Whether SYNs are answered with cookies while the proxy's queue of half-open connections is full, before they cost it
+    /// anything. (The kernel's own cookies do not depend on it.)
+    #[serde(default = "yes")]
+    pub cookies: bool,
+    /// Below this rate of SYNs, per CPU and port of the VIP, they are not thought of.
+    #[serde(default = "default_cookies_above")]
+    pub cookies_above: Rate,
+    /// SYNs beyond this rate, per CPU and port of the VIP, are dropped, good or bad: the last resort.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<Rate>,
+}
+
+impl Default for SynProtection {
+    fn default() -> Self {
+        Self { cookies: true, cookies_above: default_cookies_above(), max: None }
+    }
 }
 
 /// Over which proxies or servers a balancer spreads a VIP.
@@ -180,6 +219,10 @@ impl From<Service> for String {
 
 fn yes() -> bool {
     true
+}
+
+fn default_cookies_above() -> Rate {
+    Rate::per_second(10_000)
 }
 
 fn default_flow_hold() -> Duration {

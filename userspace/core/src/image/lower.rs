@@ -65,6 +65,8 @@ pub struct Lowered {
     pub panicking: BTreeSet<Name>,
     /// What is to be remembered of the tables once they are in the kernel.
     pub history: BTreeMap<u32, TableHistory>,
+    /// Access lists by the number their hits are counted under; from [`super::guards`].
+    pub lists: BTreeMap<u16, Name>,
     /// When the same input would give another image.
     pub wake: Option<Duration>,
 }
@@ -102,6 +104,7 @@ pub fn lower(input: Lowering<'_>) -> Result<Lowered, LowerError> {
             owners: BTreeMap::new(),
             panicking: BTreeSet::new(),
             history: BTreeMap::new(),
+            lists: BTreeMap::new(),
             wake: None,
         },
     };
@@ -142,6 +145,7 @@ fn config(node: &Node) -> Config {
             Tunnel::Gue => 0,
             Tunnel::Ipip => TUNNELS_IPIP_OF_PEERS,
         },
+        guarded: 0, // and `guards` this
     }
 }
 
@@ -409,7 +413,7 @@ fn protocol_number(protocol: Protocol) -> u8 {
     }
 }
 
-fn lowest_free(
+pub(super) fn lowest_free(
     what: &'static str,
     first: u32,
     max: u32,
@@ -418,7 +422,7 @@ fn lowest_free(
     (first..max).find(|number| !used(*number)).ok_or(LowerError::Full { what, max })
 }
 
-fn bound(what: &'static str, count: usize, max: u32) -> Result<(), LowerError> {
+pub(super) fn bound(what: &'static str, count: usize, max: u32) -> Result<(), LowerError> {
     if count > max as usize { Err(LowerError::Full { what, max }) } else { Ok(()) }
 }
 
