@@ -12,10 +12,12 @@ use weir_abi::{
     Address, Config,
     bench::{Bench, TEMPLATE_WORDS},
     counters::{REASONS, Reason},
+    fragment::{FirstFragment, FragmentKey},
     hop::Backend,
     maps, programs,
-    service::{SERVICE_IN_USE, Service, Slot, Table, VipKey, VipRanges},
+    service::{SERVICE_IN_USE, Service, Slot, Table, Traffic, VipKey, VipRanges},
 };
+use weir_core::image::Image;
 
 /// Where `cargo xtask build-ebpf` puts the object; `WEIR_EBPF` overrides it.
 pub fn object_path() -> PathBuf {
@@ -58,12 +60,40 @@ impl Balancer {
         Ok(self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))?.try_into()?)
     }
 
+    /// Puts a whole image into the maps; they are those of a balancer just loaded.
+    pub fn put(&mut self, image: &Image) -> Result<()> {
+        self.array::<Config>(maps::CONFIG)?.set(0, image.config, 0)?;
+        for (slot, backend) in &image.backends {
+            self.array::<Backend>(maps::BACKENDS)?.set(u32::from(*slot), *backend, 0)?;
+        }
+        for (index, words) in &image.tables {
+            self.table_of(*index, words)?;
+        }
+        for (index, service) in &image.services {
+            self.array::<Service>(maps::SERVICES)?.set(*index, *service, 0)?;
+        }
+        for peer in &image.peers {
+            self.insert(maps::PEERS, *peer, 1_u32)?;
+        }
+        for (key, index) in &image.vips {
+            self.insert(maps::VIPS, *key, *index)?;
+        }
+        for (key, ranges) in &image.ranges {
+            self.ranges(*key, *ranges)?;
+        }
+        Ok(())
+    }
+
+    fn insert<K: aya::Pod, V: aya::Pod>(&mut self, name: &str, key: K, value: V) -> Result<()> {
+        let map = self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))?;
+        HashMap::<_, K, V>::try_from(map)?.insert(key, value, 0)?;
+        Ok(())
+    }
+
     /// Fills a backend slot; tunnels from its address are accepted.
     pub fn backend(&mut self, slot: u16, backend: Backend) -> Result<()> {
         self.array::<Backend>(maps::BACKENDS)?.set(u32::from(slot), backend, 0)?;
-        let map = self.ebpf.map_mut(maps::PEERS).context("no peers")?;
-        HashMap::<_, Address, u32>::try_from(map)?.insert(backend.address, 1, 0)?;
-        Ok(())
+        self.insert(maps::PEERS, backend.address, 1_u32)
     }
 
     /// A service on one port of a VIP, with a table in which every slot is the same.
@@ -74,8 +104,7 @@ impl Balancer {
             Service { table: index, flags: SERVICE_IN_USE },
             0,
         )?;
-        let map = self.ebpf.map_mut(maps::VIPS).context("no vips")?;
-        HashMap::<_, VipKey, u32>::try_from(map)?.insert(key, index, 0)?;
+        self.insert(maps::VIPS, key, index)?;
         for protocol in [weir_abi::service::PROTO_TCP, weir_abi::service::PROTO_UDP] {
             self.ranges(VipKey { port: [0, 0], protocol, ..key }, VipRanges::default())?;
         }
@@ -84,9 +113,7 @@ impl Balancer {
 
     /// The port ranges of a VIP.
     pub fn ranges(&mut self, key: VipKey, ranges: VipRanges) -> Result<()> {
-        let map = self.ebpf.map_mut(maps::VIP_RANGES).context("no ranges")?;
-        HashMap::<_, VipKey, VipRanges>::try_from(map)?.insert(key, ranges, 0)?;
-        Ok(())
+        self.insert(maps::VIP_RANGES, key, ranges)
     }
 
     /// A table in which every slot is the same.
@@ -106,10 +133,48 @@ impl Balancer {
         Ok(())
     }
 
-    fn reasons(&mut self) -> Result<Vec<u64>> {
-        let map: &Map = self.ebpf.map(maps::REASONS).context("no reasons")?;
-        let map: PerCpuArray<_, u64> = map.try_into()?;
-        REASONS.iter().map(|(reason, _)| Ok(map.get(&(*reason as u32), 0)?.iter().sum())).collect()
+    fn per_cpu<T: aya::Pod>(&self, name: &str) -> Result<PerCpuArray<&MapData, T>> {
+        let map: &Map = self.ebpf.map(name).with_context(|| format!("no map {name}"))?;
+        Ok(map.try_into()?)
+    }
+
+    /// Packets by reason so far, in the order of [`REASONS`].
+    pub fn reasons(&self) -> Result<Vec<u64>> {
+        REASONS.iter().map(|(reason, _)| self.counted(*reason)).collect()
+    }
+
+    /// Packets counted under a reason so far.
+    pub fn counted(&self, reason: Reason) -> Result<u64> {
+        Ok(self.per_cpu::<u64>(maps::REASONS)?.get(&(reason as u32), 0)?.iter().sum())
+    }
+
+    /// Packets counted so far for a service and for a backend slot.
+    pub fn traffic(&self, service: u32, backend: u16) -> Result<(u64, u64)> {
+        let sum = |name, index| {
+            let cpus = self.per_cpu::<Traffic>(name)?.get(&index, 0)?;
+            anyhow::Ok(cpus.iter().map(|traffic| traffic.packets).sum())
+        };
+        Ok((sum(maps::SERVICE_TRAFFIC, service)?, sum(maps::BACKEND_TRAFFIC, u32::from(backend))?))
+    }
+
+    /// Fills the bucket of messages to clients whose packets are too big.
+    pub fn refill(&mut self) -> Result<()> {
+        let map = self.ebpf.map_mut("TOO_BIG").context("no bucket")?;
+        let mut bucket: PerCpuArray<_, [u64; 2]> = map.try_into()?;
+        // Filled in a future so far away that its distance looks endless: a full bucket.
+        let full = vec![[0, u64::MAX / 2]; aya::util::nr_cpus().map_err(|(_, error)| error)?];
+        Ok(bucket.set(0, aya::maps::PerCpuValues::try_from(full)?, 0)?)
+    }
+
+    /// Forgets the first fragments of segments.
+    pub fn forget_fragments(&mut self) -> Result<()> {
+        let map = self.ebpf.map_mut(maps::FRAGMENTS).context("no fragments")?;
+        let mut map: HashMap<_, FragmentKey, FirstFragment> = map.try_into()?;
+        let keys: Vec<_> = map.keys().collect::<Result<_, _>>()?;
+        for key in keys {
+            map.remove(&key)?;
+        }
+        Ok(())
     }
 
     /// Nanoseconds per packet of a program that puts the packet back (`bench`, `bench_null`): `packet` from `flows` sources
@@ -155,6 +220,23 @@ impl Balancer {
     pub fn verified_instructions(&mut self, name: &str) -> Result<Option<u32>> {
         let program: &Xdp = self.ebpf.program(name).context("no such program")?.try_into()?;
         Ok(program.info()?.verified_instruction_count())
+    }
+
+    /// Runs a packet that came in on interface `ingress` and writes it to `out` as it became; returns the action.
+    pub fn run_on(&self, ingress: u32, packet: &[u8], out: &mut Vec<u8>) -> Result<u32> {
+        // struct xdp_md: data, data_end, data_meta, ingress, queue, egress.
+        let context = [0, packet.len() as u32, 0, ingress, 0, 0].map(u32::to_ne_bytes).concat();
+        out.clear();
+        out.resize(packet.len() + 256, 0);
+        let program: &Xdp = self.ebpf.program(programs::BALANCER).context("no balancer")?.try_into()?;
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        })?;
+        out.truncate(result.data_size_out as usize);
+        Ok(result.return_value)
     }
 
     /// Runs one packet through; panics unless it was counted under exactly one reason.

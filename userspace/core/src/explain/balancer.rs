@@ -10,8 +10,7 @@ use weir_abi::{
     Address,
     flow::Flow,
     hop::{Backend, KIND_LOCAL},
-    limits::TABLE_LEN,
-    service::{PROTO_TCP, PROTO_UDP, Slot},
+    service::{PROTO_TCP, PROTO_UDP},
 };
 use weir_model::{Name, Protocol, Snapshot, status::Health};
 
@@ -62,11 +61,9 @@ pub fn balance(
         },
     };
     let service = image.service_at(flow.destination, flow.protocol, destination.port())?;
-    let table = image.tables.get(&image.services.get(&service)?.table)?;
-    let slot = flow.hash() % TABLE_LEN as u32;
-    let owner = Slot::unpack(*table.get(slot as usize)?).owner;
-    let proxy = proxy_of(snapshot, node, image.backends.get(&owner)?)?;
-    Some(Balanced { proxy, slot })
+    let choice = image.choose(service, &flow).ok()?;
+    let proxy = proxy_of(snapshot, node, image.backends.get(&choice.slot.owner)?)?;
+    Some(Balanced { proxy, slot: choice.bucket })
 }
 
 fn proxy_of(snapshot: &Snapshot, node: &Name, backend: &Backend) -> Option<Name> {
