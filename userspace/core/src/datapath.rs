@@ -10,18 +10,24 @@
 //! packets; and what `weir explain packet` shows. It is written to be read: one step after the other, no pointers, no
 //! limits of a verifier. Headers, flow hash, checksum and reasons are `weir_abi`'s, so they exist once.
 
+mod build;
 mod classify;
 mod frame;
 mod host;
 mod icmp;
+mod live;
 mod route;
+mod told;
 mod too_big;
 mod trace;
 mod tunnel;
 
 use weir_abi::{Address, counters::Reason, flow::Flow, hop::Backend};
 
+pub use build::{Carried, Written};
 pub use host::{Host, Socket, Way};
+pub use live::{Fit, Seen, fit};
+pub use told::{Told, from_hex, to_hex};
 pub use trace::{Names, Stage, Step};
 
 use crate::image::Image;

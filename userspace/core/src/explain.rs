@@ -16,7 +16,7 @@ use crate::{
     sticky,
 };
 
-pub use balancer::{Balanced, balance};
+pub use balancer::{Balanced, balance, image, names};
 
 /// A request to explain.
 #[derive(Clone, Debug)]

@@ -24,6 +24,7 @@ pub mod health;
 pub mod image;
 pub mod l7;
 pub mod maglev;
+pub mod pcap;
 pub mod plan;
 pub mod preview;
 pub mod routing;

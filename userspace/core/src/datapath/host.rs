@@ -15,6 +15,8 @@ pub struct Host {
     pub flows: HashMap<(bool, Flow), Socket>,
     /// What is found for the other flows to a port: by family (whether it is IPv4), protocol and port.
     pub ports: BTreeMap<(bool, u8, u16), Socket>,
+    /// What is found for all others.
+    pub otherwise: Option<Socket>,
     /// Routes and neighbours of tunnel ends; where nothing stands, [`Way::Back`].
     pub ways: BTreeMap<Address, Way>,
     /// First fragments of TCP segments, as they came.
@@ -31,6 +33,7 @@ impl Default for Host {
         Self {
             flows: HashMap::new(),
             ports: BTreeMap::new(),
+            otherwise: None,
             ways: BTreeMap::new(),
             fragments: HashMap::new(),
             may_tell: true,
@@ -72,7 +75,11 @@ impl Host {
     /// The socket the kernel finds for a flow.
     pub fn socket(&self, flow: &Flow, is_v4: bool) -> Option<Socket> {
         let port = u16::from_be_bytes(flow.destination_port);
-        self.flows.get(&(is_v4, *flow)).or_else(|| self.ports.get(&(is_v4, flow.protocol, port))).copied()
+        self.flows
+            .get(&(is_v4, *flow))
+            .or_else(|| self.ports.get(&(is_v4, flow.protocol, port)))
+            .copied()
+            .or(self.otherwise)
     }
 
     /// The way to a tunnel's end.

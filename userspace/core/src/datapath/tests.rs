@@ -12,11 +12,11 @@ use weir_abi::{
 
 use super::*;
 
-const ACK: u8 = 0x10;
+pub(super) const ACK: u8 = 0x10;
 const SYN: u8 = 0x02;
 
 /// tcp/80 of 198.51.100.10 → a tunnel; tcp/81 → this host, before that the tunnel's.
-fn image(mtu: u32) -> Image {
+pub(super) fn image(mtu: u32) -> Image {
     let own = Address::v4([10, 1, 1, 2]);
     let config = Config { has_v4: 1, address4: own.v4_octets(), mtu, ..Config::default() };
     let mut image = Image { config, ..Image::default() };
@@ -37,7 +37,7 @@ fn image(mtu: u32) -> Image {
     image
 }
 
-fn tcp(port: u16, flags: u8, len: usize) -> Vec<u8> {
+pub(super) fn tcp(port: u16, flags: u8, len: usize) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0];
     frame.extend([0x45, 0]);
     frame.extend(((40 + len) as u16).to_be_bytes());
@@ -105,6 +105,46 @@ fn every_step_of_a_packet_is_told_and_telling_changes_nothing() {
     }
     let run = run(&image, &mut Host::default(), &frame);
     assert_eq!(Outcome { steps: Vec::new(), ..told }, run);
+}
+
+#[test]
+fn packets_that_are_described_are_whole() {
+    let end = |text: &str| text.parse().expect("address");
+    let written = |source, destination, carried| Written {
+        source: end(source),
+        destination: end(destination),
+        carried,
+        payload_len: 0,
+        hops_left: 64,
+    };
+    let (client, vip) = ("203.0.113.7:40000", "198.51.100.10:80");
+    for (carried, reason) in [
+        (Carried::Tcp(Carried::SYN), Reason::Encap),
+        (Carried::Udp, Reason::PassNotVip),
+        (Carried::Echo, Reason::IcmpEcho),
+    ] {
+        let frame = written(client, vip, carried).frame().expect("frame");
+        assert_eq!(run(&image(0), &mut Host::default(), &frame).reason, reason);
+        // Summed up with its own checksum, everything is nothing.
+        assert_eq!(frame::folded(frame::sum(&frame[14..34])), [0, 0]);
+        let len = (frame.len() - 34) as u32;
+        let pseudo = if carried == Carried::Echo {
+            0
+        } else {
+            frame::sum(&frame[26..34]) + u32::from(frame[23]) + len
+        };
+        assert_eq!(frame::folded(pseudo + frame::sum(&frame[34..])), [0, 0], "{carried:?}");
+    }
+    assert!(written("[2001:db8::1]:1", "[2001:db8::2]:2", Carried::Udp).frame().is_some());
+    assert_eq!(written(client, "[2001:db8::2]:2", Carried::Udp).frame(), None);
+    assert_eq!(Written { payload_len: 65_530, ..written(client, vip, Carried::Udp) }.frame(), None);
+}
+
+#[test]
+fn hex_is_read_as_people_write_it() {
+    assert_eq!(from_hex("0x45 00:0a\nff"), Some(vec![0x45, 0, 10, 255]));
+    assert_eq!((from_hex("4"), from_hex("4g")), (None, None));
+    assert_eq!(from_hex(&to_hex(&[0, 1, 0xab])), Some(vec![0, 1, 0xab]));
 }
 
 proptest! {

@@ -14,7 +14,10 @@ use weir_abi::{
 };
 use weir_model::{Name, Protocol, Snapshot, status::Health};
 
-use crate::image::{Image, Lowering, lower};
+use crate::{
+    datapath::Names,
+    image::{Image, LowerError, Lowering, lower},
+};
 
 /// Where a new flow goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +26,31 @@ pub struct Balanced {
     pub proxy: Name,
     /// The slot of the Maglev table.
     pub slot: u32,
+}
+
+/// The image of a node that has just started, without knowledge of what was before; `health` is what it knows of the proxies.
+pub fn image(snapshot: &Snapshot, node: &Name, health: &BTreeMap<Name, Health>) -> Result<Image, LowerError> {
+    let (current, history) = (Image::default(), BTreeMap::new());
+    let lowered = lower(Lowering {
+        snapshot,
+        node,
+        health,
+        current: &current,
+        history: &history,
+        now: Duration::ZERO,
+        lingering: &BTreeMap::new(),
+    })?;
+    Ok(lowered.image)
+}
+
+/// What the addresses of a snapshot are called: VIPs, and nodes by where their tunnels end.
+pub fn names(snapshot: &Snapshot) -> Names {
+    let vips = snapshot.vips.iter().flat_map(|(name, vip)| vip.addresses.iter().map(move |ip| (*ip, name)));
+    let nodes = snapshot.nodes.iter().flat_map(|(name, node)| {
+        let v4 = node.address.map(IpAddr::V4);
+        v4.into_iter().chain(node.address6.map(IpAddr::V6)).map(move |ip| (ip, name))
+    });
+    vips.chain(nodes).map(|(ip, name)| (Address::from(ip), name.to_string())).collect()
 }
 
 /// What the balancer on `node` does with a new flow from `source` to `destination`; `health` is what it knows of the
@@ -37,19 +65,7 @@ pub fn balance(
     source: SocketAddr,
     destination: SocketAddr,
 ) -> Option<Balanced> {
-    let (current, history) = (Image::default(), BTreeMap::new());
-    let lingering = BTreeMap::new();
-    let image = lower(Lowering {
-        snapshot,
-        node,
-        health,
-        current: &current,
-        history: &history,
-        now: Duration::ZERO,
-        lingering: &lingering,
-    })
-    .ok()?
-    .image;
+    let image = image(snapshot, node, health).ok()?;
     let flow = Flow {
         source: Address::from(source.ip()),
         destination: Address::from(destination.ip()),
