@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod balance;
+pub mod capture;
 pub mod datapath;
 pub mod explain;
 pub mod hash;

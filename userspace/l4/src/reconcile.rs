@@ -11,6 +11,7 @@ use anyhow::Context;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use weir_abi::{Address, gue::OVERHEAD_V4_LEN_BYTES};
 use weir_core::{
+    explain,
     image::{FLIP_CALM, Image, Lowered, Lowering, TableHistory, VIP_LINGER, lower},
     plan::{Op, diff},
 };
@@ -19,6 +20,7 @@ use weir_model::{
     status::{ConfigStatus, InterfaceStatus, L4Status, L4VipStatus},
 };
 use weir_runtime::{
+    inspect,
     metrics::{Counter, Gauge, Registry},
     shutdown,
     source::Source,
@@ -29,6 +31,7 @@ use weir_runtime::{
 use crate::{
     attach,
     counters::{self, Counters},
+    inspect::Inspector,
     load,
     maps::{Kernel, MapsError},
     memory::Memory,
@@ -101,6 +104,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     attach::steer(&mut loaded.ebpf, &options.pin_dir)?;
     let mut steering =
         steer::Listener::bind(&options.run_dir.join(steer::SOCKET)).context("steering socket")?;
+    let mut inspector = Inspector::new(loaded.ebpf, options.interface.first().map_or("lo", String::as_str))?;
+    let inspections = options.run_dir.join(inspect::SOCKET);
+    let mut inspections = inspect::Listener::bind(&inspections).await.context("inspection socket")?;
     daemon.confirm();
     let mut config = source.status();
     daemon.publish(&config.borrow_and_update().clone());
@@ -139,6 +145,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
                 daemon.confirm();
             }
             request = steering.next() => daemon.steer(request),
+            asked = inspections.next() => {
+                inspector.answer(asked, &daemon.current, &explain::names(&daemon.snapshot));
+            }
             () = sleep(until_wake) => daemon.recompute().await,
             _ = tick.tick() => daemon.end_lingering().await,
             _ = full_pass.tick() => daemon.full_pass().await,
