@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,7 +11,7 @@ use weir_abi::{
     Address,
     flow::Flow,
     hop::{Backend, KIND_LOCAL},
-    service::{PROTO_TCP, PROTO_UDP},
+    service::{PROTO_TCP, PROTO_UDP, Slot},
 };
 use weir_model::{Name, Protocol, Snapshot, status::Health};
 
@@ -28,10 +29,10 @@ pub struct Balanced {
     pub slot: u32,
 }
 
-/// The image of a node that has just started, without knowledge of what was before; `health` is what it knows of the proxies.
+/// The image of a node in which every change has settled; `health` is what it knows of the proxies.
 pub fn image(snapshot: &Snapshot, node: &Name, health: &BTreeMap<Name, Health>) -> Result<Image, LowerError> {
     let (current, history) = (Image::default(), BTreeMap::new());
-    let lowered = lower(Lowering {
+    let mut lowered = lower(Lowering {
         snapshot,
         node,
         health,
@@ -40,6 +41,11 @@ pub fn image(snapshot: &Snapshot, node: &Name, health: &BTreeMap<Name, Health>) 
         now: Duration::ZERO,
         lingering: &BTreeMap::new(),
     })?;
+    // One that has just started looks for flows where they were without it. Here nothing was before.
+    for words in lowered.image.tables.values_mut() {
+        let settled = |word: &u32| Slot { previous: 0, ..Slot::unpack(*word) }.pack();
+        *words = Arc::new(words.iter().map(settled).collect());
+    }
     Ok(lowered.image)
 }
 
