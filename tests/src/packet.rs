@@ -57,7 +57,7 @@ fn udp_datagram(from: SocketAddr, to: SocketAddr, payload: &[u8], with_checksum:
 
 /// The IP packet of `frame` in a GUE tunnel, optionally with a second hop; `source_port` is the flow's.
 pub fn gue(frame_in: &[u8], from: IpAddr, to: IpAddr, source_port: u16, second: Option<IpAddr>) -> Vec<u8> {
-    let protocol = if frame_in[12..14] == [8, 0] { 4 } else { 41 };
+    let protocol = inner_protocol(frame_in);
     let mut payload = match second {
         None => vec![0, protocol, 0, 0],
         Some(IpAddr::V4(hop)) => [&[2, protocol, 0, 0, 4, 1, 2, 0][..], &hop.octets()].concat(),
@@ -66,9 +66,34 @@ pub fn gue(frame_in: &[u8], from: IpAddr, to: IpAddr, source_port: u16, second: 
     payload.extend(&frame_in[14..]);
     let datagram =
         udp_datagram(SocketAddr::new(from, source_port), SocketAddr::new(to, 6080), &payload, false);
-    let mut packet = ip(from, to, 17, 64, &datagram);
-    let tos = tos(frame_in);
+    outer(ip(from, to, 17, 64, &datagram), tos(frame_in))
+}
+
+/// The IP packet of `frame` in GUE of variant 1: right behind UDP.
+pub fn gue_variant_1(frame_in: &[u8], from: IpAddr, to: IpAddr, source_port: u16) -> Vec<u8> {
+    let (from_port, to_port) = (SocketAddr::new(from, source_port), SocketAddr::new(to, 6080));
+    let datagram = udp_datagram(from_port, to_port, &frame_in[14..], false);
+    outer(ip(from, to, 17, 64, &datagram), tos(frame_in))
+}
+
+/// The IP packet of `frame` in IPIP; over IPv6 the flow label is made of the flow's hash.
+pub fn ipip(frame_in: &[u8], from: IpAddr, to: IpAddr, hash: u32) -> Vec<u8> {
+    let mut tunnel = outer(ip(from, to, inner_protocol(frame_in), 64, &frame_in[14..]), tos(frame_in));
     if from.is_ipv6() {
+        let label = (hash >> 12).to_be_bytes();
+        tunnel[15] |= label[1];
+        tunnel[16..18].copy_from_slice(&label[2..]);
+    }
+    tunnel
+}
+
+fn inner_protocol(frame: &[u8]) -> u8 {
+    if frame[12..14] == [8, 0] { 4 } else { 41 }
+}
+
+/// The frame of a tunnel's packet, which is marked as the packet in it.
+fn outer(mut packet: Vec<u8>, tos: u8) -> Vec<u8> {
+    if packet[0] >> 4 == 6 {
         (packet[0], packet[1]) = (0x60 | tos >> 4, tos << 4);
     } else {
         packet[1] = tos;

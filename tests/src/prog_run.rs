@@ -1,6 +1,6 @@
 //! Runs the balancer on single packets with `BPF_PROG_TEST_RUN`: packet in, verdict and packet out, reason counted.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use aya::{
@@ -14,10 +14,17 @@ use weir_abi::{
     counters::{REASONS, Reason},
     fragment::{FirstFragment, FragmentKey},
     hop::Backend,
-    maps, programs,
-    service::{SERVICE_IN_USE, Service, Slot, Table, Traffic, VipKey, VipRanges},
+    maps,
+    path::PathMtu,
+    programs,
+    service::{SERVICE_IN_USE, Service, Slot, Traffic, VipKey, VipRanges},
+    tunnel::TunnelSource,
 };
-use weir_core::image::Image;
+use weir_core::{
+    image::Image,
+    plan::{self, Op},
+};
+use weir_l4::maps::Maps;
 
 /// Where `cargo xtask build-ebpf` puts the object; `WEIR_EBPF` overrides it.
 pub fn object_path() -> PathBuf {
@@ -41,6 +48,8 @@ pub struct Seen {
 /// The balancer, loaded but attached nowhere.
 pub struct Balancer {
     ebpf: Ebpf,
+    maps: Maps,
+    filter: BTreeMap<u32, u64>,
 }
 
 impl Balancer {
@@ -51,60 +60,33 @@ impl Balancer {
             .with_context(|| format!("load {}; `cargo xtask build-ebpf` makes it", path.display()))?;
         let program: &mut Xdp = ebpf.program_mut(programs::BALANCER).context("no balancer")?.try_into()?;
         program.load()?;
-        let mut this = Self { ebpf };
-        this.array::<Config>(maps::CONFIG)?.set(0, config, 0)?;
+        let maps = Maps::new(&mut ebpf)?;
+        let mut this = Self { ebpf, maps, filter: BTreeMap::new() };
+        this.apply(Op::SetConfig(config))?;
         Ok(this)
     }
 
-    fn array<T: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, T>> {
-        Ok(self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))?.try_into()?)
+    /// Puts something into the maps, as `weir-l4` does.
+    pub fn apply(&mut self, op: Op) -> Result<()> {
+        Ok(self.maps.apply(&op)?)
     }
 
     /// Puts a whole image into the maps; they are those of a balancer just loaded.
     pub fn put(&mut self, image: &Image) -> Result<()> {
-        self.array::<Config>(maps::CONFIG)?.set(0, image.config, 0)?;
-        for (slot, backend) in &image.backends {
-            self.array::<Backend>(maps::BACKENDS)?.set(u32::from(*slot), *backend, 0)?;
-        }
-        for (index, words) in &image.tables {
-            self.table_of(*index, words)?;
-        }
-        for (index, service) in &image.services {
-            self.array::<Service>(maps::SERVICES)?.set(*index, *service, 0)?;
-        }
-        for peer in &image.peers {
-            self.insert(maps::PEERS, *peer, 1_u32)?;
-        }
-        for (key, index) in &image.vips {
-            self.insert(maps::VIPS, *key, *index)?;
-        }
-        for (key, ranges) in &image.ranges {
-            self.ranges(*key, *ranges)?;
-        }
-        Ok(())
-    }
-
-    fn insert<K: aya::Pod, V: aya::Pod>(&mut self, name: &str, key: K, value: V) -> Result<()> {
-        let map = self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))?;
-        HashMap::<_, K, V>::try_from(map)?.insert(key, value, 0)?;
-        Ok(())
+        plan::diff(&Image::default(), image).into_iter().try_for_each(|op| self.apply(op))
     }
 
     /// Fills a backend slot; tunnels from its address are accepted.
     pub fn backend(&mut self, slot: u16, backend: Backend) -> Result<()> {
-        self.array::<Backend>(maps::BACKENDS)?.set(u32::from(slot), backend, 0)?;
-        self.insert(maps::PEERS, backend.address, 1_u32)
+        self.apply(Op::PutBackend(slot, backend))?;
+        self.apply(Op::PutPeer(backend.address))
     }
 
     /// A service on one port of a VIP, with a table in which every slot is the same.
     pub fn service(&mut self, index: u32, key: VipKey, slot: Slot) -> Result<()> {
         self.table(index, slot)?;
-        self.array::<Service>(maps::SERVICES)?.set(
-            index,
-            Service { table: index, flags: SERVICE_IN_USE },
-            0,
-        )?;
-        self.insert(maps::VIPS, key, index)?;
+        self.apply(Op::PutService(index, Service { table: index, flags: SERVICE_IN_USE }))?;
+        self.apply(Op::PutVip(key, index))?;
         for protocol in [weir_abi::service::PROTO_TCP, weir_abi::service::PROTO_UDP] {
             self.ranges(VipKey { port: [0, 0], protocol, ..key }, VipRanges::default())?;
         }
@@ -113,24 +95,32 @@ impl Balancer {
 
     /// The port ranges of a VIP.
     pub fn ranges(&mut self, key: VipKey, ranges: VipRanges) -> Result<()> {
-        self.insert(maps::VIP_RANGES, key, ranges)
+        let (word, bit) = weir_abi::filter::place(&key.address);
+        let bits = self.filter.entry(word).or_default();
+        *bits |= bit;
+        let bits = *bits;
+        self.apply(Op::PutFilter(word, bits))?;
+        self.apply(Op::PutRanges(key, ranges))
     }
 
     /// A table in which every slot is the same.
     pub fn table(&mut self, index: u32, slot: Slot) -> Result<()> {
-        self.table_of(index, &[slot.pack(); weir_abi::limits::TABLE_LEN])
+        self.table_of(index, vec![slot.pack(); weir_abi::limits::TABLE_LEN])
     }
 
     /// A table of these words.
-    pub fn table_of(&mut self, index: u32, words: &[u32]) -> Result<()> {
-        let mut inner: Array<MapData, Table> = Array::create(1, 0)?;
-        let mut table = Box::new(Table([0; weir_abi::limits::TABLE_LEN]));
-        table.0.copy_from_slice(words);
-        inner.set(0, *table, 0)?;
-        let map = self.ebpf.map_mut(maps::TABLES).context("no tables")?;
-        let mut outer: aya::maps::ArrayOfMaps<_, Array<MapData, Table>> = map.try_into()?;
-        outer.set(index, &inner, 0)?;
-        Ok(())
+    pub fn table_of(&mut self, index: u32, words: Vec<u32>) -> Result<()> {
+        self.apply(Op::PutTable(index, Arc::new(words)))
+    }
+
+    /// Tunnels of these kinds (`ACCEPT_` bits) are accepted from a prefix.
+    pub fn tunnel_source(&mut self, source: TunnelSource, kinds: u32) -> Result<()> {
+        self.apply(Op::PutTunnelSource(source, kinds))
+    }
+
+    /// Sets the flags of a service, whose table has its number, beside that it is in use.
+    pub fn service_flags(&mut self, index: u32, flags: u32) -> Result<()> {
+        self.apply(Op::PutService(index, Service { table: index, flags: SERVICE_IN_USE | flags }))
     }
 
     fn per_cpu<T: aya::Pod>(&self, name: &str) -> Result<PerCpuArray<&MapData, T>> {
@@ -166,6 +156,17 @@ impl Balancer {
         Ok(bucket.set(0, aya::maps::PerCpuValues::try_from(full)?, 0)?)
     }
 
+    /// What routers said of paths, by the tunnels' ends; forgets it.
+    pub fn take_paths(&mut self) -> Result<BTreeMap<Address, u32>> {
+        let map = self.ebpf.map_mut(maps::PATH_MTUS).context("no paths")?;
+        let mut map: HashMap<_, Address, PathMtu> = map.try_into()?;
+        let paths: Vec<_> = map.iter().collect::<Result<_, _>>()?;
+        for (end, _) in &paths {
+            map.remove(end)?;
+        }
+        Ok(paths.into_iter().map(|(end, path)| (end, path.mtu)).collect())
+    }
+
     /// Forgets the first fragments of segments.
     pub fn forget_fragments(&mut self) -> Result<()> {
         let map = self.ebpf.map_mut(maps::FRAGMENTS).context("no fragments")?;
@@ -199,7 +200,8 @@ impl Balancer {
         for (word, bytes) in bench.template.iter_mut().zip(packet.chunks_exact(8)) {
             *word = u64::from_ne_bytes(bytes.try_into()?);
         }
-        self.array::<Bench>(maps::BENCH)?.set(0, bench, 0)?;
+        let map = self.ebpf.map_mut(maps::BENCH).context("no bench")?;
+        Array::<&mut MapData, Bench>::try_from(map)?.set(0, bench, 0)?;
         let program: &mut Xdp = self.ebpf.program_mut(name).context("no such program")?.try_into()?;
         if program.fd().is_err() {
             program.load()?;

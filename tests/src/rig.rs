@@ -1,9 +1,10 @@
-//! Two hosts behind a router, in namespaces of their own, each with a `weir-l4`: enough network for what the kernel
-//! shell does by itself. The router is the client too.
+//! Hosts behind a router, in namespaces of their own, each with a `weir-l4`: enough network for what the kernel shell does
+//! by itself. The router is the client too.
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::OwnedFd,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -33,13 +34,26 @@ pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x53);
 const SOON: Duration = Duration::from_secs(20);
 const MTU: u32 = 1600;
 
+/// What a host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A load balancer.
+    Node,
+    /// A server that opens tunnels.
+    Server,
+}
+
 /// The network and what runs in it; dropping it takes everything away.
 pub struct Rig {
     name: String,
     /// The router and client.
     pub router: Place,
-    hosts: Vec<Place>,
-    daemons: [Option<Child>; 2],
+    /// The hosts, h1 first.
+    pub hosts: Vec<Place>,
+    roles: Vec<Role>,
+    /// Interfaces the balancer is attached to.
+    pub interfaces: Vec<Vec<&'static str>>,
+    daemons: Vec<Option<Child>>,
     _ports: Vec<OwnedFd>,
     dir: tempfile::TempDir,
     stop: Arc<AtomicBool>,
@@ -49,6 +63,17 @@ pub struct Rig {
 impl Rig {
     /// Builds the network and starts `weir-l4` on both hosts; VIPs are routed to the first.
     pub async fn build() -> Result<Self> {
+        let mut rig = Self::with(&[Role::Node, Role::Node], &config()).await?;
+        for host in 0..2 {
+            for vip in [VIP4.into(), VIP6.into()] {
+                rig.echo(host, vip)?;
+            }
+        }
+        Ok(rig)
+    }
+
+    /// The same with hosts h1, h2, … of these roles at [`own4`] and [`own6`], with nothing but `weir-l4` on them.
+    pub async fn with(roles: &[Role], config: &str) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("weir-t{}x{}-", std::process::id(), COUNT.fetch_add(1, Relaxed));
         let router = Place::create(&format!("{name}r"))?;
@@ -61,7 +86,7 @@ impl Rig {
         router.set_up("lo").await?;
         let pass = PassProgram::load()?;
         let (mut hosts, mut ports) = (Vec::new(), Vec::new());
-        for number in [1, 2] {
+        for number in 1..=roles.len() as u8 {
             let host = Place::create(&format!("{name}h{number}"))?;
             let settings = [("ipv6/conf/default/accept_dad", "0"), ("ipv4/conf/all/rp_filter", "0")];
             host.netns.sysctl(&settings)?;
@@ -82,17 +107,24 @@ impl Rig {
         router.route(format!("{VIP6}/128").parse()?, own6(1, 2).into()).await?;
         let dir = tempfile::tempdir()?;
         let stop = Arc::new(AtomicBool::new(false));
-        let mut rig =
-            Self { name, router, hosts, daemons: [None, None], _ports: ports, dir, stop, echoes: Vec::new() };
-        rig.configure("rig.toml", &config())?;
-        for host in 0..2 {
+        let mut rig = Self {
+            name,
+            router,
+            hosts,
+            roles: roles.to_vec(),
+            interfaces: roles.iter().map(|_| vec!["eth0"]).collect(),
+            daemons: roles.iter().map(|_| None).collect(),
+            _ports: ports,
+            dir,
+            stop,
+            echoes: Vec::new(),
+        };
+        rig.configure("rig.toml", config)?;
+        for host in 0..roles.len() {
             rig.start(host)?;
         }
-        for host in 0..2 {
+        for host in 0..roles.len() {
             rig.until(host, "the VIP is confirmed", |status| status.vips.contains_key("dns")).await?;
-            for vip in [VIP4.into(), VIP6.into()] {
-                rig.echo(host, vip)?;
-            }
         }
         Ok(rig)
     }
@@ -126,8 +158,13 @@ impl Rig {
 
     fn command(&self, host: usize) -> Command {
         let mut command = Command::new(programs::path("weir-l4"));
-        command.arg(self.dir.path().join("config")).args(["--node", &format!("h{}", host + 1)]);
-        command.args(["--interface", "eth0", "--run-dir"]).arg(self.run_dir(host));
+        let role = match self.roles[host] {
+            Role::Node => "--node",
+            Role::Server => "--server",
+        };
+        command.arg(self.dir.path().join("config")).args([role, &format!("h{}", host + 1)]);
+        command.args(self.interfaces[host].iter().flat_map(|interface| ["--interface", interface]));
+        command.arg("--run-dir").arg(self.run_dir(host));
         command.arg("--pin-dir").arg(self.pin_dir(host)).arg("--ebpf").arg(object_path());
         sys::confine(&mut command, self.hosts[host].netns.fd());
         command
@@ -140,6 +177,11 @@ impl Rig {
         let child = self.command(host).stdout(Stdio::null()).stderr(log).spawn().context("start weir-l4")?;
         self.daemons[host] = Some(child);
         Ok(())
+    }
+
+    /// What the `weir-l4` of a host has said so far.
+    pub fn log(&self, host: usize) -> String {
+        fs::read_to_string(self.run_dir(host).join("log")).unwrap_or_default()
     }
 
     /// Kills it without a word.
@@ -173,7 +215,7 @@ impl Rig {
             match status {
                 Ok(status) if wished(&status) => return Ok(status),
                 seen if Instant::now() > deadline => {
-                    let log = fs::read_to_string(self.run_dir(host).join("log")).unwrap_or_default();
+                    let log = self.log(host);
                     anyhow::bail!("h{} never came to: {what}; last {seen:?}\n{log}", host + 1)
                 }
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -182,7 +224,7 @@ impl Rig {
     }
 
     /// Answers datagrams to the VIP on a host with the host's number.
-    fn echo(&mut self, host: usize, vip: IpAddr) -> Result<()> {
+    pub fn echo(&mut self, host: usize, vip: IpAddr) -> Result<()> {
         let socket = self.hosts[host].netns.run(|| {
             let socket = socket2::Socket::new(
                 socket2::Domain::for_address(SocketAddr::new(vip, 53)),
@@ -207,6 +249,51 @@ impl Rig {
             }
         }));
         Ok(())
+    }
+
+    /// Answers what comes over TCP to an address of a host with the host's number after each, until the returned value goes.
+    pub fn greet(&self, host: usize, at: SocketAddr) -> Result<Greeter> {
+        let listener = self.hosts[host].netns.run(|| {
+            let domain = socket2::Domain::for_address(at);
+            let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            if at.is_ipv6() {
+                socket.set_freebind_v6(true)?;
+            }
+            socket.bind(&at.into())?;
+            socket.listen(128)?;
+            socket.set_nonblocking(true)?;
+            Ok(TcpListener::from(socket))
+        })?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let accept = move || {
+            let mut open: Vec<TcpStream> = Vec::new();
+            let mut buffer = vec![0; 1 << 16];
+            while !stopped.load(Relaxed) {
+                if let Ok((stream, _)) = listener.accept()
+                    && stream.set_nonblocking(true).is_ok()
+                {
+                    open.push(stream);
+                }
+                open.retain_mut(|stream| match stream.read(&mut buffer) {
+                    Ok(0) => false,
+                    Ok(len) => stream.write_all(&[&buffer[..len], &[host as u8]].concat()).is_ok(),
+                    Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+                });
+                thread::sleep(Duration::from_millis(1));
+            }
+        };
+        Ok(Greeter { stop, thread: Some(thread::spawn(accept)) })
+    }
+
+    /// A connection from the router, which gives up after two seconds of silence.
+    pub fn connect(&self, to: SocketAddr) -> Result<TcpStream> {
+        self.router.netns.run(|| {
+            let stream = TcpStream::connect_timeout(&to, Duration::from_secs(2)).context("connect")?;
+            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+            Ok(stream)
+        })
     }
 
     /// Pings a VIP: the kernel's own ICMP sockets check what comes back.
@@ -249,7 +336,7 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        for host in 0..2 {
+        for host in 0..self.hosts.len() {
             // Nobody to tell: what is left is removed below in any case.
             let _ = self.kill(host);
             let _ = fs::remove_dir_all(self.pin_dir(host));
@@ -264,16 +351,42 @@ impl Drop for Rig {
     }
 }
 
-fn own4(number: u8, last: u8) -> Ipv4Addr {
+/// Something that listens on a host until it is dropped.
+pub struct Greeter {
+    stop: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Drop for Greeter {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Says something on a connection and returns which host answered.
+pub fn say(stream: &mut TcpStream, payload: &[u8]) -> Result<usize> {
+    stream.write_all(payload).context("send")?;
+    let mut answer = vec![0; payload.len() + 1];
+    stream.read_exact(&mut answer).context("no answer")?;
+    // Long ones may come in pieces, each with its number behind it.
+    Ok(usize::from(*answer.last().context("empty")?))
+}
+
+/// The IPv4 network of a host, from 1: the host is 2 in it, the router 1.
+pub fn own4(number: u8, last: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 9, number, last)
 }
 
-fn own6(number: u8, last: u8) -> Ipv6Addr {
+/// The same in IPv6.
+pub fn own6(number: u8, last: u8) -> Ipv6Addr {
     Ipv6Addr::new(0xfd09, number.into(), 0, 0, 0, 0, 0, last.into())
 }
 
-/// No proxies run here: the balancers find them all dead, and use them all.
-fn config() -> String {
+/// Two nodes and the VIPs. No proxies run here: the balancers find them all dead, and use them all.
+pub fn config() -> String {
     format!(
         r#"
 [zone.az1]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use weir_abi::{
     Address, Config,
     flow::Flow,
-    hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_LOCAL},
+    hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_IPIP4, KIND_IPIP6, KIND_LOCAL},
     service::{PROTO_TCP, PROTO_UDP, Slot, VipKey, VipRange, VipRanges},
 };
 
@@ -33,7 +33,9 @@ pub fn v6(text: &str) -> Address {
     ip(text).into()
 }
 
-/// The balancer with local proxy 1, IPv4 proxies 2 and 3, IPv6 proxy 4; services by port of the VIP:
+/// The balancer with local proxy 1, proxies 2 and 3 by GUE over IPv4, 4 by GUE over IPv6, 5 and 6 by IPIP over IPv4 and IPv6;
+/// services by port of the VIP: tcp/90 → 5; tcp/91 → 6; tcp/92 → 2 then 5; tcp/93 → local then 5; tcp/94 → 5 then 3;
+/// tcp/95 → 2 then 6; tcp/96 → 4 then 5; [2001:db8::10]:90 → 5, :91 → 6;
 /// tcp/80 → 2; tcp/81 → 2 then 3; tcp/82 → local; tcp/83 → local then 3; tcp/84 → 2 then 4; tcp/85 → 4; tcp/86 → 4 then 4;
 /// tcp/87 → nobody; udp/53 → 2, fragments too; tcp/1000-2000 → 3; [2001:db8::10]:80 → 2 then 3, udp/53 → 3 then 2.
 pub fn balancer() -> Balancer {
@@ -42,6 +44,11 @@ pub fn balancer() -> Balancer {
 
 /// The same on links that carry `mtu` bytes.
 pub fn balancer_with_mtu(mtu: u32) -> Balancer {
+    balancer_with(mtu, 0)
+}
+
+/// The same that opens the tunnels `tunnels` says (`TUNNELS_` bits).
+pub fn balancer_with(mtu: u32, tunnels: u32) -> Balancer {
     let config = Config {
         abi_version: weir_abi::ABI_VERSION,
         has_v4: 1,
@@ -49,12 +56,15 @@ pub fn balancer_with_mtu(mtu: u32) -> Balancer {
         address4: OWN4,
         address6: own6(),
         mtu,
+        tunnels,
     };
     let mut balancer = Balancer::load(config).expect("load");
     let gue4 = |last| Backend { address: Address::v4([10, 1, last, 2]), kind: KIND_GUE4, _pad: [0; 3] };
     let local = Backend { address: Address::v4(OWN4), kind: KIND_LOCAL, _pad: [0; 3] };
     let gue6 = Backend { address: v6("fd00:1:4::2"), kind: KIND_GUE6, _pad: [0; 3] };
-    for (slot, backend) in [(1, local), (2, gue4(2)), (3, gue4(3)), (4, gue6)] {
+    let ipip4 = Backend { address: Address::v4([10, 1, 5, 2]), kind: KIND_IPIP4, _pad: [0; 3] };
+    let ipip6 = Backend { address: v6("fd00:1:6::2"), kind: KIND_IPIP6, _pad: [0; 3] };
+    for (slot, backend) in [(1, local), (2, gue4(2)), (3, gue4(3)), (4, gue6), (5, ipip4), (6, ipip6)] {
         balancer.backend(slot, backend).expect("backend");
     }
     let tables = [
@@ -67,6 +77,13 @@ pub fn balancer_with_mtu(mtu: u32) -> Balancer {
         (86, 4, 4),
         (87, 0, 0),
         (88, 2, 1),
+        (90, 5, 0),
+        (91, 6, 0),
+        (92, 2, 5),
+        (93, 1, 5),
+        (94, 5, 3),
+        (95, 2, 6),
+        (96, 4, 5),
     ];
     for (port, owner, previous) in tables {
         let service = u32::from(port);
@@ -76,6 +93,10 @@ pub fn balancer_with_mtu(mtu: u32) -> Balancer {
     let vip6 =
         VipKey { address: v6("2001:db8::10"), port: 80u16.to_be_bytes(), protocol: PROTO_TCP, _pad: 0 };
     balancer.service(6, vip6, Slot { owner: 2, previous: 3 }).expect("v6");
+    for (port, owner) in [(90u16, 5), (91, 6)] {
+        let key = VipKey { port: port.to_be_bytes(), ..vip6 };
+        balancer.service(u32::from(port) + 200, key, Slot { owner, previous: 0 }).expect("v6 ipip");
+    }
     let dns6 = VipKey { port: 53u16.to_be_bytes(), protocol: PROTO_UDP, ..vip6 };
     balancer.service(54, dns6, Slot { owner: 3, previous: 2 }).expect("udp6");
     balancer.service(100, key4(VIP, PROTO_TCP, 999), Slot { owner: 3, previous: 0 }).expect("range");
@@ -92,6 +113,11 @@ pub fn balancer_with_mtu(mtu: u32) -> Balancer {
 
 /// The outer source port weir gives the flow of `from` to `to`.
 pub fn flow_port(from: &str, to: &str, protocol: u8) -> u16 {
+    0xc000 | (flow_hash(from, to, protocol) >> 18) as u16
+}
+
+/// The hash of that flow.
+pub fn flow_hash(from: &str, to: &str, protocol: u8) -> u32 {
     let (from, to): (std::net::SocketAddr, std::net::SocketAddr) =
         (from.parse().unwrap(), to.parse().unwrap());
     let flow = Flow {
@@ -101,7 +127,7 @@ pub fn flow_port(from: &str, to: &str, protocol: u8) -> u16 {
         destination_port: to.port().to_be_bytes(),
         protocol,
     };
-    0xc000 | (flow.hash() >> 18) as u16
+    flow.hash()
 }
 
 /// A client.

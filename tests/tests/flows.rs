@@ -12,7 +12,10 @@ use weir_abi::{
     hop::KIND_LOCAL,
     service::{PROTO_TCP, Slot},
 };
-use weir_core::image::{Image, Lowering, TableHistory, lower};
+use weir_core::{
+    health::HealthView,
+    image::{Image, Lowering, TableHistory, lower},
+};
 use weir_model::{
     Name, Snapshot, SourceFile,
     status::{Health, L4Status},
@@ -81,7 +84,7 @@ impl Host {
             }
         }
         let words = lowered.image.tables.values().next().expect("a table");
-        self.program.table_of(0, words).expect("table");
+        self.program.table_of(0, words.to_vec()).expect("table");
         (self.image, self.history, self.wake) = (lowered.image, lowered.history, lowered.wake);
     }
 
@@ -120,8 +123,8 @@ fn look(
 ) -> weir_core::image::Lowered {
     let health: BTreeMap<_, _> = snapshot.nodes.keys().map(|node| (node.clone(), Health::Up)).collect();
     let (node, lingering) = (name(0), BTreeMap::new());
-    lower(Lowering { snapshot, node: &node, health: &health, current, history, now, lingering: &lingering })
-        .expect("lowered")
+    let (node, health, lingering, servers) = (&node, &health, &lingering, &HealthView::default());
+    lower(Lowering { snapshot, node, health, servers, current, history, now, lingering }).expect("lowered")
 }
 
 #[test]

@@ -56,6 +56,7 @@ fn balancer() -> Balancer {
         address4: [10, 1, 1, 2],
         address6: ip("fd00::2").into(),
         mtu: 9000,
+        tunnels: 0,
     };
     let mut balancer = Balancer::load(config).expect("load");
     let reals = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "fc00::1", "fc00::2", "fc00::3"];
@@ -85,7 +86,7 @@ fn balancer() -> Balancer {
             let weighted: Vec<_> = members.iter().map(|id| Weighted { id, weight: 100 }).collect();
             let owners = maglev::build(&weighted, TABLE_LEN);
             let word = |owner: &u16| Slot { owner: owner + first as u16 + 1, previous: 0 }.pack();
-            balancer.table_of(index as u32, &owners.iter().map(word).collect::<Vec<_>>()).expect("table");
+            balancer.table_of(index as u32, owners.iter().map(word).collect()).expect("table");
         }
     }
     balancer

@@ -1,13 +1,16 @@
 //! `weir-l4` on two hosts behind a router, with real datagrams.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr, UdpSocket},
     time::{Duration, Instant},
 };
 
 use aya::maps::{Array, Map, MapData};
 use weir_abi::Config;
-use weir_tests::rig::{Rig, VIP4, VIP6};
+use weir_tests::{
+    packet,
+    rig::{Rig, VIP4, VIP6, config, own4},
+};
 
 const VIPS: [IpAddr; 2] = [IpAddr::V4(VIP4), IpAddr::V6(VIP6)];
 
@@ -112,8 +115,10 @@ async fn maps_of_another_abi_are_replaced_by_new_ones() {
 async fn what_cannot_be_put_into_the_datapath_is_refused_and_the_last_good_stays() {
     let rig = Rig::build().await.expect("rig");
     let services: Vec<String> = (1..=16_400).map(|port| format!("\"tcp/{port}\"")).collect();
+    let addresses: Vec<String> = (54..58).map(|last| format!("\"198.51.100.{last}\"")).collect();
     let too_much = format!(
-        "[vip.many]\naddresses = [\"198.51.100.54\"]\ngroup = \"edge\"\nservices = [{}]\n",
+        "[vip.many]\naddresses = [{}]\ngroup = \"edge\"\nservices = [{}]\n",
+        addresses.join(","),
         services.join(",")
     );
     for (text, what) in [("[vip.broken\n", "not TOML"), (&too_much, "services need more than")] {
@@ -135,4 +140,53 @@ async fn unloading_leaves_nothing_in_the_kernel() {
     assert!(!rig.pin_dir(0).exists());
     let error = rig.ask(VIPS[0], b"anybody there?").expect_err("nobody balances any more");
     assert!(error.to_string().contains("namespace"), "{error:#}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn tunnels_of_a_foreign_balancer_are_opened_once_they_are_asked_for() {
+    let rig = Rig::build().await.expect("rig");
+    let (foreign, node) = (own4(1, 1), own4(1, 2));
+    // The foreign balancer is the router; so is the client, who gets the answer.
+    let ask = |kind: &str| {
+        rig.router.netns.run(|| {
+            let client = UdpSocket::bind((own4(1, 1), 0))?;
+            client.set_read_timeout(Some(Duration::from_millis(500)))?;
+            let from = client.local_addr()?.to_string();
+            let inner = packet::udp(&from, &format!("{VIP4}:53"), b"through a tunnel")[14..].to_vec();
+            match kind {
+                "ipip" => {
+                    let protocol = Some(socket2::Protocol::from(4));
+                    let raw = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, protocol)?;
+                    raw.send_to(&inner, &SocketAddr::from((node, 0)).into())?;
+                }
+                "gue" => drop(client.send_to(&[&[0, 4, 0, 0], &inner[..]].concat(), (node, 6080))?),
+                _ => drop(client.send_to(&inner, (node, 6080))?),
+            }
+            let mut answer = [0; 64];
+            let (len, from) = client.recv_from(&mut answer)?;
+            assert_eq!((from, &answer[..len]), ((VIP4, 53).into(), &b"through a tunnel\0"[..]));
+            Ok(())
+        })
+    };
+    for kind in ["ipip", "gue", "gue variant 1"] {
+        ask(kind).expect_err("nobody asked for it");
+    }
+    let accept = format!(
+        "[group.edge]\naccept_tunnels = [{{ from = \"{foreign}/32\", kind = \"gue\" }}, {{ from = \"10.0.0.0/8\", kind = \"ipip\" }}]"
+    );
+    rig.configure("rig.toml", &config().replace("[group.edge]", &accept)).expect("configure");
+    let taken = |status: &weir_model::status::L4Status| {
+        status.last_plan.iter().filter(|step| step.starts_with("put tunnel source")).count() == 2
+    };
+    rig.until(0, "tunnels are accepted", taken).await.expect("status");
+    for kind in ["ipip", "gue", "gue variant 1"] {
+        ask(kind).unwrap_or_else(|error| panic!("{kind}: {error:#}"));
+    }
+    rig.configure("rig.toml", &config()).expect("configure");
+    rig.until(0, "and no longer", |status| {
+        status.last_plan.iter().any(|step| step.contains("delete tunnel"))
+    })
+    .await
+    .expect("status");
+    ask("gue").expect_err("nobody asks for it any more");
 }

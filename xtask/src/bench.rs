@@ -17,6 +17,9 @@ pub(crate) struct Arguments {
     /// Print a list of {case, unit, ours, reference, ratio}
     #[arg(long)]
     json: bool,
+    /// Measure only packets whose case's name contains this; l4 only
+    #[arg(long, value_name = "CASE")]
+    only: Option<String>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -47,6 +50,9 @@ pub(crate) fn run_bench(arguments: &Arguments) -> Result<()> {
     ]);
     if arguments.json {
         command.arg("--json");
+    }
+    if let Some(only) = &arguments.only {
+        command.args(["--only", only]);
     }
     run(command.env("WEIR_EBPF", object)).context("measure")
 }

@@ -1,7 +1,8 @@
 //! Which VIPs this node announces, and why. Pure: configuration, what the daemons beside us say, and `now` go in.
 //!
 //! A VIP with `announce.mode = "gated"` is announced when this node's datapath has confirmed it *and* has a healthy proxy to
-//! send to *and* the local proxy does not say that no zone can answer. A good verdict must last for `rise`, a bad one for
+//! send to *and* the local proxy does not say that no zone can answer; one that points straight at a pool when the datapath has
+//! confirmed it and has a healthy server. A good verdict must last for `rise`, a bad one for
 //! `fall`. What an operator says (drain, `never`, `always`, a VIP removed) takes effect at once.
 //!
 //! Fail-static: when the datapath's daemon cannot be heard, or has just started and knows nothing yet, the last verdict
@@ -176,14 +177,19 @@ fn gated(view: View<'_>, name: &Name, vip: &Vip) -> Look {
     }
     if in_datapath.healthy_proxies == 0 {
         // A restarted weir-l4 begins with proxies it has not probed.
-        if l4.proxies.values().any(|health| *health == Health::Unknown) {
-            return Look::Hold("proxies are not probed yet: as before".into());
+        let (of, one, many) = match &vip.pool {
+            None => (Some(&l4.proxies), "proxy", "proxies"),
+            Some(pool) => (l4.servers.get(pool), "server", "servers"),
+        };
+        if of.is_some_and(|of| of.values().any(|health| *health == Health::Unknown)) {
+            return Look::Hold(format!("{many} are not probed yet: as before"));
         }
-        return Look::Bad("no healthy proxy".into());
+        return Look::Bad(format!("no healthy {one}"));
     }
-    match undeliverable(view, name) {
+    // No proxy sees the packets of a VIP that points straight at servers: what it says of its own does not matter.
+    match undeliverable(view, name).filter(|_| vip.pool.is_none()) {
         Some(reason) => Look::Bad(reason),
-        None => Look::Good(describe(in_datapath)),
+        None => Look::Good(describe(vip, in_datapath)),
     }
 }
 
@@ -196,13 +202,15 @@ fn undeliverable(view: View<'_>, name: &Name) -> Option<String> {
     })
 }
 
-fn describe(in_datapath: &L4VipStatus) -> String {
-    let proxies = in_datapath.healthy_proxies;
-    format!(
-        "in the datapath ({}), {proxies} healthy {}",
-        in_datapath.generation,
-        if proxies == 1 { "proxy" } else { "proxies" }
-    )
+fn describe(vip: &Vip, in_datapath: &L4VipStatus) -> String {
+    let healthy = in_datapath.healthy_proxies;
+    let what = match (&vip.pool, healthy) {
+        (None, 1) => "proxy",
+        (None, _) => "proxies",
+        (Some(_), 1) => "server",
+        (Some(_), _) => "servers",
+    };
+    format!("in the datapath ({}), {healthy} healthy {what}", in_datapath.generation)
 }
 
 /// The addresses that may be announced, where it can be known; `None` leaves what was known before.

@@ -10,6 +10,8 @@ pub enum Reason {
     PassVipOther,
     /// For a VIP's address, but none of its services: the kernel refuses it.
     PassNoService,
+    /// An ICMP error about a tunnel of this host; what it says of the path is noted.
+    PassTunnelError,
     /// The chosen proxy is this host, and the packet was delivered to it as it came.
     DeliverLocal,
     /// Tunnelled to the slot's owner.
@@ -28,6 +30,8 @@ pub enum Reason {
     IcmpEcho,
     /// Too big for the tunnel: the client was told what fits.
     IcmpTooBig,
+    /// A tunnel was too big for its path: the client was told what fits, and will be from now on.
+    IcmpTunnelTooBig,
     /// Too short for the headers it announces.
     DropMalformed,
     /// A TCP fragment for a VIP, whose first fragment has not come here, or not lately.
@@ -63,6 +67,7 @@ pub const REASONS: [(Reason, &str); REASON_COUNT as usize] = [
     (Reason::PassNotVip, "pass_not_vip"),
     (Reason::PassVipOther, "pass_vip_other"),
     (Reason::PassNoService, "pass_no_service"),
+    (Reason::PassTunnelError, "pass_tunnel_error"),
     (Reason::DeliverLocal, "deliver_local"),
     (Reason::Encap, "encap"),
     (Reason::EncapSecondHop, "encap_second_hop"),
@@ -72,6 +77,7 @@ pub const REASONS: [(Reason, &str); REASON_COUNT as usize] = [
     (Reason::EncapFragment, "encap_fragment"),
     (Reason::IcmpEcho, "icmp_echo"),
     (Reason::IcmpTooBig, "icmp_too_big"),
+    (Reason::IcmpTunnelTooBig, "icmp_tunnel_too_big"),
     (Reason::DropMalformed, "drop_malformed"),
     (Reason::DropFragment, "drop_fragment"),
     (Reason::DropExtension, "drop_extension"),

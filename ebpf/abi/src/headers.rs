@@ -129,6 +129,8 @@ impl Icmp {
     pub const ECHO_REPLY: u8 = 0;
     /// ICMP destination unreachable.
     pub const UNREACHABLE: u8 = 3;
+    /// [`code`](Self::code) of it: fragmentation needed, and forbidden.
+    pub const FRAGMENTATION_NEEDED: u8 = 4;
     /// ICMP echo request.
     pub const ECHO: u8 = 8;
     /// ICMP time exceeded.

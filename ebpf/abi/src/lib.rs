@@ -23,13 +23,16 @@ pub mod bench;
 pub mod capture;
 pub mod checksum;
 pub mod counters;
+pub mod filter;
 pub mod flow;
 pub mod fragment;
 pub mod gue;
 pub mod headers;
 pub mod hop;
 pub mod limits;
+pub mod path;
 pub mod service;
+pub mod tunnel;
 
 /// Version of everything in this crate that ends up in pinned maps. A loader that finds another version does not adopt
 /// the maps but replaces them.
@@ -45,16 +48,24 @@ pub mod maps {
     pub const VIP_RANGES: &str = "VIP_RANGES";
     /// `Array<Service>`: service index → table.
     pub const SERVICES: &str = "SERVICES";
-    /// `ArrayOfMaps<Array<Table, 1>>`: table index → Maglev table.
+    /// `Array<u64>`: bits of VIP addresses, see [`filter`](crate::filter).
+    pub const FILTER: &str = "FILTER";
+    /// `Array<u32>`: table index → which of its two places in `TABLES` is in use.
+    pub const HALVES: &str = "HALVES";
+    /// `ArrayOfMaps<Array<Table, 1>>`: two places per table index → Maglev table.
     pub const TABLES: &str = "TABLES";
     /// `Array<Backend>`: backend slot → where to send.
     pub const BACKENDS: &str = "BACKENDS";
     /// `HashMap<Address, u32>`: hosts whose tunnels are accepted.
     pub const PEERS: &str = "PEERS";
+    /// `LpmTrie<Address, u32>`: prefixes of others whose tunnels are accepted → of which kinds.
+    pub const TUNNEL_SOURCES: &str = "TUNNEL_SOURCES";
     /// `SockMap`: service index → listening socket.
     pub const SOCKETS: &str = "SOCKETS";
     /// `LruHashMap<FragmentKey, FirstFragment>`: first fragments of TCP segments → their ports.
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// `LruHashMap<Address, PathMtu>`: ends of tunnels → what the path to them carries, where a router said so.
+    pub const PATH_MTUS: &str = "PATH_MTUS";
     /// `PerCpuArray<u64>`: packets by reason.
     pub const REASONS: &str = "REASONS";
     /// `PerCpuArray<Traffic>`: packets and bytes by service index.
@@ -106,7 +117,10 @@ pub struct Config {
     pub address4: [u8; 4],
     /// The same for IPv6.
     pub address6: Address,
-    /// What the links tunnels leave by carry, from the outer IP header on; 0 when it is not known and not looked at.
+    /// What the links tunnels leave by carry, from the outer IP header on, where the routing table does not say it of the
+    /// way; 0 when it is not looked at.
     pub mtu: u32,
+    /// Which tunnels are opened besides the peers' GUE: `TUNNELS_` bits of [`tunnel`].
+    pub tunnels: u32,
 }
-pod!(Config, 36);
+pod!(Config, 40);

@@ -4,14 +4,21 @@
 /// because skips are odd. 65,536 × 4 B = 256 KiB per table; 1,000 backends get 65 slots each, so shares are within ±2 %.
 pub const TABLE_LEN: usize = 1 << 16;
 
-/// Tables at once, one per distinct set of proxies. 512 × 256 KiB = 128 MiB at most; only tables in use take memory.
+/// Tables at once, one per distinct set of proxies. 512 × 2 × 256 KiB = 256 MiB at most, one half to exchange with the other;
+/// only tables in use take memory.
 pub const TABLES_MAX: u32 = 512;
 
-/// Services (VIP address × protocol × port or range) at once. Key 20 B + value 4 B + entry: about 1.3 MiB.
-pub const SERVICES_MAX: u32 = 16_384;
+/// Words of the filter of VIP addresses: 131,072 bits, 16 KiB. With 4,096 VIPs three foreign addresses in a hundred are looked
+/// up in vain.
+pub const FILTER_WORDS: usize = 1 << 11;
 
-/// VIP addresses with port ranges at once.
-pub const VIP_RANGES_MAX: u32 = 4_096;
+/// Services (VIP address × protocol × port or range) at once. 65,536 × (key 20 B + value 4 B + about 56 B of the kernel)
+/// = 5 MiB; as arrays 0.8 MiB, traffic counters 1 MiB per CPU.
+pub const SERVICES_MAX: u32 = 1 << 16;
+
+/// VIP addresses × 2 protocols at once: 16,384 addresses. 32,768 × (key 20 B + value 72 B + about 56 B of the kernel)
+/// = 4.6 MiB.
+pub const VIP_RANGES_MAX: u32 = 1 << 15;
 
 /// Port ranges of one address and protocol: searched in order for each packet that hits no single port.
 pub const RANGES_PER_VIP_MAX: usize = 8;
@@ -37,3 +44,15 @@ pub const TOO_BIG_BURST: u64 = 100;
 
 /// Hosts whose tunnels are accepted.
 pub const PEERS_MAX: u32 = 1 << 16;
+
+/// Prefixes of others whose tunnels are accepted. 1,024 × (20 B key + 4 B value + about 64 B of the kernel), and as many inner
+/// nodes at most: 180 KiB.
+pub const TUNNEL_SOURCES_MAX: u32 = 1_024;
+
+/// Ends of tunnels whose path carries less than the link; beyond, the least recently used is forgotten and learnt again.
+/// 4,096 × (16 B key + 16 B value + about 60 B of the kernel) = 370 KiB.
+pub const PATH_MTUS_MAX: u32 = 4_096;
+/// How long a router is believed: ten minutes, as the kernel does.
+pub const PATH_MTU_LIFETIME_NS: u64 = 600_000_000_000;
+/// Less than this is believed of no path over IPv4 (the kernel's `min_pmtu`); over IPv6 RFC 8200 §5 says 1,280.
+pub const PATH_MTU_MIN_V4: u32 = 552;

@@ -54,6 +54,8 @@ pod!(VipRange, 8);
 
 /// [`Service::flags`]: the entry is in use.
 pub const SERVICE_IN_USE: u32 = 1 << 0;
+/// [`Service::flags`]: its packets go straight to servers; no proxy of this host takes any.
+pub const SERVICE_DIRECT: u32 = 1 << 4;
 
 /// What is done with the packets of a service.
 #[repr(C)]

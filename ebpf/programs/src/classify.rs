@@ -5,12 +5,12 @@ use weir_abi::{
     Address,
     counters::Reason,
     gue::GUE_PORT,
-    headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, Ipv4, Ipv6, Tcp, Udp},
+    headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, Ipv4, Ipv6, PROTO_ICMP, PROTO_ICMPV6, Tcp, Udp},
     service::{PROTO_TCP, PROTO_UDP, VipKey},
 };
 
 use crate::{
-    Verdict, maps, packet, special,
+    Verdict, maps, packet, special, tunnel, tunnel_error,
     work::{Kind, Parsed, Work, set_ends},
 };
 
@@ -29,19 +29,23 @@ fn judge(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
     network(ctx, work)?;
     let parsed = &mut work.parsed;
     let protocol = parsed.flow.protocol;
+    if protocol != PROTO_TCP && !parsed.is_fragment && is_own(parsed) {
+        if protocol == PROTO_UDP {
+            let udp: Udp = packet::read(ctx, parsed.at())?;
+            if udp.destination == GUE_PORT {
+                return tunnel::admit_gue(parsed);
+            }
+        } else if tunnel::admit_ipip(ctx, parsed) {
+            return Ok(());
+        } else if protocol == if parsed.is_v4 { PROTO_ICMP } else { PROTO_ICMPV6 } {
+            return tunnel_error::note(ctx, work);
+        }
+    }
+    if !maps::may_be_vip(&parsed.flow.destination) {
+        return Err(Reason::PassNotVip);
+    }
     if (protocol != PROTO_TCP && protocol != PROTO_UDP) || parsed.is_fragment {
         return special::service(ctx, work);
-    }
-    if protocol == PROTO_UDP && is_own(parsed) {
-        let udp: Udp = packet::read(ctx, parsed.at())?;
-        if udp.destination == GUE_PORT {
-            if !maps::is_peer(&parsed.flow.source) {
-                return Err(Reason::DropGueUntrusted);
-            }
-            parsed.l4_at += size_of::<Udp>() as u32;
-            parsed.kind = Kind::Tunnel;
-            return Ok(());
-        }
     }
     by_ports(ctx, work)
 }
@@ -110,7 +114,7 @@ pub(crate) fn by_ports(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
 
 /// Whether tunnels to the packet's destination end at this host.
 #[inline(always)]
-fn is_own(parsed: &Parsed) -> bool {
+pub(crate) fn is_own(parsed: &Parsed) -> bool {
     let Some(config) = maps::config() else { return false };
     let address = &parsed.flow.destination;
     if parsed.is_v4 {

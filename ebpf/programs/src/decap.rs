@@ -4,39 +4,46 @@ use aya_ebpf::{helpers::generated::bpf_xdp_adjust_head, programs::XdpContext};
 use weir_abi::{
     Address, checksum,
     counters::Reason,
-    gue::{Chain, Gue, LEN_CHAIN4, LEN_CHAIN6, LEN_PLAIN},
+    gue::{Chain, Gue, LEN_CHAIN4, LEN_CHAIN6, LEN_PLAIN, VARIANT_1_IPV4, VARIANT_1_IPV6},
     headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, Ipv4, PROTO_IPIP, PROTO_IPV6},
-    hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_NONE},
+    hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_IPIP4, KIND_IPIP6, KIND_NONE},
 };
 
 use crate::{
     Verdict, chain, classify,
     classify::L3_AT,
-    packet,
+    maps, packet,
     work::{Kind, Parsed, Work},
 };
 
-/// Opens the tunnel whose GUE header begins at the `l4_at` of what was parsed; what is inside takes its place.
+/// Opens the tunnel that was parsed; what is inside takes its place. Returns what to count it under when it goes on to its
+/// second hop, and nothing when it is for the balancer to send on.
 #[inline(always)]
-pub(crate) fn decap(ctx: &XdpContext, work: &mut Work) -> Verdict<Reason> {
+pub(crate) fn decap(ctx: &XdpContext, work: &mut Work) -> Verdict<Option<Reason>> {
     let outer_ecn = work.parsed.tos & ECN;
     strip(ctx, work)?;
     classify::classify(ctx, work).map_err(|reason| match reason {
         // Whoever may send us tunnels may not use them to reach the rest of this host.
-        Reason::PassNotVip | Reason::PassNoService | Reason::PassVipOther => Reason::DropGueNotVip,
+        Reason::PassNotVip | Reason::PassNoService | Reason::PassVipOther | Reason::PassTunnelError => {
+            Reason::DropGueNotVip
+        }
         other => other,
     })?;
-    if matches!(work.parsed.kind, Kind::Echo | Kind::Tunnel) {
+    if matches!(work.parsed.kind, Kind::Echo | Kind::Tunnel | Kind::TunnelTooBig) {
         return Err(Reason::DropGueNotVip);
     }
     if outer_ecn == ECN_CE && work.parsed.tos & ECN != ECN_CE {
         congested(ctx, work)?;
     }
+    if work.parsed.is_foreign && maps::is_direct(work.parsed.service) {
+        // Another balancer's choice was this one. Peers choose a server, and never send such packets here.
+        return Ok(None);
+    }
     if work.route.first.kind == KIND_NONE || chain::is_known(ctx, &work.parsed) {
         return Err(Reason::DecapDeliver);
     }
     work.route.hash = work.parsed.flow.hash();
-    Ok(Reason::DecapSecondHop)
+    Ok(Some(Reason::DecapSecondHop))
 }
 
 /// Both bits of ECN.
@@ -75,30 +82,15 @@ fn mark(ctx: &XdpContext, parsed: &mut Parsed) -> Verdict<()> {
 /// Removes the outer headers, so that the inner packet stands behind an Ethernet header; the second hop becomes the route's first.
 #[inline(always)]
 fn strip(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
-    let gue_at = work.parsed.at();
-    (work.route.first, work.route.second) = (Backend::default(), Backend::default());
-    let second = &mut work.route.first;
-    let malformed = |_| Reason::DropGueMalformed;
-    let gue: Gue = packet::read(ctx, gue_at).map_err(malformed)?;
-    let ethertype = match gue.protocol {
+    work.route.clear();
+    let (protocol, inner_at) = if work.parsed.is_ipip {
+        (work.parsed.flow.protocol, work.parsed.at())
+    } else {
+        look_inside(ctx, &work.parsed, &mut work.route.first)?
+    };
+    let ethertype = match protocol {
         PROTO_IPIP => ETHERTYPE_IPV4,
         PROTO_IPV6 => ETHERTYPE_IPV6,
-        _ => return Err(Reason::DropGueMalformed),
-    };
-    let chain_at = gue_at + size_of::<Gue>();
-    let address_at = chain_at + size_of::<Chain>();
-    let inner_at = match gue.version_control_len {
-        LEN_PLAIN => chain_at,
-        LEN_CHAIN4 => {
-            second.kind = chain_kind(ctx, chain_at, KIND_GUE4)?;
-            second.address = Address::v4(packet::read(ctx, address_at).map_err(malformed)?);
-            address_at + 4
-        }
-        LEN_CHAIN6 => {
-            second.kind = chain_kind(ctx, chain_at, KIND_GUE6)?;
-            second.address = Address::v6(packet::read(ctx, address_at).map_err(malformed)?);
-            address_at + 16
-        }
         _ => return Err(Reason::DropGueMalformed),
     };
     let mut eth: Eth = packet::read(ctx, 0)?;
@@ -110,11 +102,45 @@ fn strip(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
     packet::write(ctx, 0, eth)
 }
 
+/// The protocol of what is behind a GUE header, and where it begins; fills in the second hop.
 #[inline(always)]
-fn chain_kind(ctx: &XdpContext, at: usize, expected: u8) -> Verdict<u8> {
+fn look_inside(ctx: &XdpContext, parsed: &Parsed, second: &mut Backend) -> Verdict<(u8, usize)> {
+    let gue_at = parsed.at();
+    let malformed = |_| Reason::DropGueMalformed;
+    let gue: Gue = packet::read(ctx, gue_at).map_err(malformed)?;
+    if parsed.is_foreign {
+        // Whom strangers name as second hop is not whom this host sends packets to.
+        return match gue.version_control_len >> 4 {
+            VARIANT_1_IPV4 => Ok((PROTO_IPIP, gue_at)),
+            VARIANT_1_IPV6 => Ok((PROTO_IPV6, gue_at)),
+            _ if gue.version_control_len == LEN_PLAIN => Ok((gue.protocol, gue_at + size_of::<Gue>())),
+            _ => Err(Reason::DropGueMalformed),
+        };
+    }
+    let chain_at = gue_at + size_of::<Gue>();
+    let address_at = chain_at + size_of::<Chain>();
+    let inner_at = match gue.version_control_len {
+        LEN_PLAIN => chain_at,
+        LEN_CHAIN4 => {
+            second.kind = chain_kind(ctx, chain_at, KIND_GUE4, KIND_IPIP4)?;
+            second.address = Address::v4(packet::read(ctx, address_at).map_err(malformed)?);
+            address_at + 4
+        }
+        LEN_CHAIN6 => {
+            second.kind = chain_kind(ctx, chain_at, KIND_GUE6, KIND_IPIP6)?;
+            second.address = Address::v6(packet::read(ctx, address_at).map_err(malformed)?);
+            address_at + 16
+        }
+        _ => return Err(Reason::DropGueMalformed),
+    };
+    Ok((gue.protocol, inner_at))
+}
+
+#[inline(always)]
+fn chain_kind(ctx: &XdpContext, at: usize, gue: u8, ipip: u8) -> Verdict<u8> {
     let chain: Chain = packet::read(ctx, at).map_err(|_| Reason::DropGueMalformed)?;
-    if chain.kind == expected && chain.index == 1 && chain.count == 2 {
-        Ok(expected)
+    if (chain.kind == gue || chain.kind == ipip) && chain.index == 1 && chain.count == 2 {
+        Ok(chain.kind)
     } else {
         Err(Reason::DropGueMalformed)
     }

@@ -15,7 +15,8 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 /// Fragment header (RFC 8200 §4.5).
 pub(crate) const FRAGMENT: u8 = 44;
-const DESTINATION_OPTIONS: u8 = 60;
+/// Destination options (RFC 8200 §4.6).
+pub(crate) const DESTINATION_OPTIONS: u8 = 60;
 /// All lengths are multiples of this.
 const UNIT: usize = 8;
 

@@ -25,6 +25,8 @@ mod reason;
 mod special;
 mod steer;
 mod too_big;
+mod tunnel;
+mod tunnel_error;
 mod vlan;
 mod work;
 
@@ -87,15 +89,21 @@ fn decide(ctx: &XdpContext, work: &mut Work) -> (Reason, u32) {
 #[inline(always)]
 fn treat(ctx: &XdpContext, work: &mut Work) -> Verdict<(Reason, u32)> {
     classify::classify(ctx, work)?;
-    let reason = match work.parsed.kind {
+    let opened = match work.parsed.kind {
         Kind::Tunnel => decap::decap(ctx, work)?,
         Kind::Echo => {
             icmp::answer_echo(ctx, work)?;
             return Err(Reason::IcmpEcho);
         }
-        Kind::Syn | Kind::Segment | Kind::Datagram | Kind::Fragment | Kind::Error => {
-            balance::balance(ctx, work)?
+        Kind::TunnelTooBig => {
+            tunnel_error::tell(ctx, work)?;
+            return Err(Reason::IcmpTunnelTooBig);
         }
+        Kind::Syn | Kind::Segment | Kind::Datagram | Kind::Fragment | Kind::Error => None,
+    };
+    let reason = match opened {
+        Some(reason) => reason,
+        None => balance::balance(ctx, work)?,
     };
     match encap::encap(ctx, work) {
         Ok(transmit) => Ok((reason, transmit)),

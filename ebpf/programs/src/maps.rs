@@ -1,17 +1,22 @@
 //! The maps: key → value, and who writes. User space writes all but the counters; names and types are `weir-abi`'s.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, SockMap},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, SockMap, lpm_trie::Key},
     macros::btf_map,
 };
 use weir_abi::{
     Address, Config,
     counters::{REASON_COUNT, Reason},
+    filter,
     flow::Flow,
     fragment::{FirstFragment, FragmentKey},
     hop::Backend,
-    limits::{BACKENDS_MAX, FRAGMENTS_MAX, PEERS_MAX, SERVICES_MAX, TABLE_LEN, TABLES_MAX, VIP_RANGES_MAX},
-    service::{PROTO_TCP, Service, Slot, Traffic, VipKey, VipRanges},
+    limits::{
+        BACKENDS_MAX, FILTER_WORDS, FRAGMENTS_MAX, PATH_MTUS_MAX, PEERS_MAX, SERVICES_MAX, TABLE_LEN,
+        TABLES_MAX, TUNNEL_SOURCES_MAX, VIP_RANGES_MAX,
+    },
+    path::PathMtu,
+    service::{PROTO_TCP, SERVICE_DIRECT, Service, Slot, Traffic, VipKey, VipRanges},
 };
 
 use crate::{Verdict, work::Work};
@@ -27,18 +32,26 @@ static VIP_RANGES: HashMap<VipKey, VipRanges, { VIP_RANGES_MAX as usize }, BPF_F
     HashMap::new();
 #[btf_map]
 static SERVICES: Array<Service, { SERVICES_MAX as usize }> = Array::new();
+#[btf_map]
+static FILTER: Array<u64, FILTER_WORDS> = Array::new();
+#[btf_map]
+static HALVES: Array<u32, { TABLES_MAX as usize }> = Array::new();
 /// Values are [`weir_abi::service::Table`]s, written as the array they are: kernels 5.15 to 6.1 tell inner maps whose
 /// value is a struct in BTF from those made without BTF, as user space makes them, and refuse the latter with EINVAL.
 #[btf_map]
-static TABLES: ArrayOfMaps<Array<[u32; TABLE_LEN], 1>, { TABLES_MAX as usize }> = ArrayOfMaps::new();
+static TABLES: ArrayOfMaps<Array<[u32; TABLE_LEN], 1>, { 2 * TABLES_MAX as usize }> = ArrayOfMaps::new();
 #[btf_map]
 static BACKENDS: Array<Backend, { BACKENDS_MAX as usize }> = Array::new();
 #[btf_map]
 static PEERS: HashMap<Address, u32, { PEERS_MAX as usize }, BPF_F_NO_PREALLOC> = HashMap::new();
 #[btf_map]
+static TUNNEL_SOURCES: LpmTrie<Address, u32, { TUNNEL_SOURCES_MAX as usize }> = LpmTrie::new();
+#[btf_map]
 pub(crate) static SOCKETS: SockMap<{ SERVICES_MAX as usize }> = SockMap::new();
 #[btf_map]
 static FRAGMENTS: LruHashMap<FragmentKey, FirstFragment, { FRAGMENTS_MAX as usize }> = LruHashMap::new();
+#[btf_map]
+static PATH_MTUS: LruHashMap<Address, PathMtu, { PATH_MTUS_MAX as usize }> = LruHashMap::new();
 #[btf_map]
 static REASONS: PerCpuArray<u64, { REASON_COUNT as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -84,6 +97,13 @@ pub(crate) fn work() -> Verdict<&'static mut Work> {
 #[inline(always)]
 pub(crate) fn config() -> Option<&'static Config> {
     CONFIG.get(0)
+}
+
+/// Whether `address` may be a VIP.
+#[inline(always)]
+pub(crate) fn may_be_vip(address: &Address) -> bool {
+    let (word, bit) = filter::place(address);
+    FILTER.get(word).is_some_and(|bits| bits & bit != 0)
 }
 
 /// The service index of a port of a VIP, or why there is none.
@@ -147,12 +167,27 @@ pub(crate) fn first_fragment(key: &FragmentKey) -> Option<FirstFragment> {
     unsafe { FRAGMENTS.get(key) }.copied()
 }
 
+/// Remembers what a router said of the path to a tunnel's end.
+#[inline(always)]
+pub(crate) fn remember_path(end: &Address, path: &PathMtu) {
+    // Without room it is said again by the next packet that is too big.
+    let _ = PATH_MTUS.insert(end, path, 0);
+}
+
+/// What a router said of the path to a tunnel's end, lately or not.
+#[inline(always)]
+pub(crate) fn path(end: &Address) -> Option<PathMtu> {
+    // SAFETY: the value is read at once; what another CPU may write meanwhile was said of the same path.
+    unsafe { PATH_MTUS.get(end) }.copied()
+}
+
 /// The hops of a flow of a service.
 #[inline(always)]
 pub(crate) fn slot(service: u32, flow: &Flow) -> Result<(Slot, u32), Reason> {
     let service = SERVICES.get(service).ok_or(Reason::DropInternal)?;
     let hash = flow.hash();
-    let table = TABLES.get_value(service.table, &0).ok_or(Reason::DropNoBackend)?;
+    let half = *HALVES.get(service.table).ok_or(Reason::DropInternal)? & 1;
+    let table = TABLES.get_value(service.table << 1 | half, &0).ok_or(Reason::DropNoBackend)?;
     Ok((Slot::unpack(table[(hash & 0xffff) as usize]), hash))
 }
 
@@ -167,6 +202,18 @@ pub(crate) fn backend(slot: u16) -> Result<&'static Backend, Reason> {
 pub(crate) fn is_peer(address: &Address) -> bool {
     // SAFETY: only its presence is looked at.
     unsafe { PEERS.get(address) }.is_some()
+}
+
+/// The kinds of tunnels that are accepted from `address`, which is no peer's: `ACCEPT_` bits.
+#[inline(always)]
+pub(crate) fn accepted_from(address: &Address) -> u32 {
+    TUNNEL_SOURCES.get(&Key::new(128, *address)).copied().unwrap_or_default()
+}
+
+/// Whether a service's packets go straight to servers.
+#[inline(always)]
+pub(crate) fn is_direct(service: u32) -> bool {
+    SERVICES.get(service).is_some_and(|service| service.flags & SERVICE_DIRECT != 0)
 }
 
 /// Counts a packet under its reason.

@@ -11,15 +11,15 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup as FibParameters,
     },
     btf_maps::PerCpuArray,
-    helpers::generated::{bpf_fib_lookup, bpf_jiffies64},
+    helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_ktime_get_ns},
     macros::btf_map,
     programs::XdpContext,
 };
 use weir_abi::{Address, Config, counters::Reason, hop::Backend};
 
-use crate::Verdict;
+use crate::{Verdict, maps};
 
-/// Ways remembered per CPU. 1,024 × 48 B = 48 KiB per CPU; two hosts that share a place ask anew each time.
+/// Ways remembered per CPU. 1,024 × 56 B = 56 KiB per CPU; two hosts that share a place ask anew each time.
 const WAYS_LEN: usize = 1 << 10;
 /// 25 ms with 1,000 jiffies a second, 250 ms with 100.
 const LIFETIME_JIFFIES: u64 = 25;
@@ -28,10 +28,10 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
 /// [`Way::verdict`]: out of `egress` with these MAC addresses.
-pub(crate) const FORWARD: u32 = 1;
+const FORWARD: u32 = 1;
 /// [`Way::verdict`]: forwarding is off on this host, or the neighbour is not resolved at the moment. The router that sent
 /// the packet knows the way to every host of the fabric: back to it.
-pub(crate) const TURN_BACK: u32 = 2;
+const TURN_BACK: u32 = 2;
 /// [`Way::verdict`]: the routing table forbids it.
 pub(crate) const FORBIDDEN: u32 = 3;
 
@@ -46,15 +46,28 @@ pub(crate) struct Way {
     pub(crate) egress: u32,
     /// One of the constants; 0 when nothing was asked yet.
     pub(crate) verdict: u32,
+    /// What the link, the route and the path beyond it carry from the outer IP header on. Kernels before 5.12 do not say, nor
+    /// does a host that forwards nothing: then what [`Config::mtu`] says, and routers on the path.
+    pub(crate) mtu: u32,
     /// Source MAC address.
     pub(crate) source: [u8; 6],
     /// Destination MAC address.
     pub(crate) destination: [u8; 6],
 }
-const _: () = assert!(size_of::<Way>() == 48);
+const _: () = assert!(size_of::<Way>() == 8 * WAY_WORDS);
+/// Words of a [`Way`].
+const WAY_WORDS: usize = 7;
+
+impl Way {
+    /// The way out, when the routing table knows one.
+    #[inline(always)]
+    pub(crate) fn forward(&self) -> Option<&Self> {
+        if self.verdict == FORWARD { Some(self) } else { None }
+    }
+}
 
 #[btf_map]
-static WAYS: PerCpuArray<[u64; 6], WAYS_LEN> = PerCpuArray::new();
+static WAYS: PerCpuArray<[u64; WAY_WORDS], WAYS_LEN> = PerCpuArray::new();
 
 /// The way to `to`.
 #[inline(always)]
@@ -100,4 +113,13 @@ fn ask(ctx: &XdpContext, way: &mut Way, config: &Config) {
         _ => TURN_BACK,
     };
     (way.egress, way.source, way.destination) = (fib.ifindex, fib.smac, fib.dmac);
+    // SAFETY: every member is an integer of the same size: zero as it went in, or what the kernel says.
+    let carries = u32::from(unsafe { fib.__bindgen_anon_1.mtu_result });
+    way.mtu = if way.verdict == FORWARD && carries != 0 { carries } else { config.mtu };
+    if let Some(path) = maps::path(&way.address) {
+        // SAFETY: a plain helper call.
+        if path.until_ns > unsafe { bpf_ktime_get_ns() } {
+            way.mtu = way.mtu.min(path.mtu);
+        }
+    }
 }

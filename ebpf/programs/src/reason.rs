@@ -19,6 +19,7 @@ pub(crate) fn action(reason: Reason, transmit: u32) -> u32 {
         Reason::PassNotVip
         | Reason::PassVipOther
         | Reason::PassNoService
+        | Reason::PassTunnelError
         | Reason::DeliverLocal
         | Reason::DecapDeliver => xdp_action::XDP_PASS,
         Reason::Encap
@@ -27,7 +28,7 @@ pub(crate) fn action(reason: Reason, transmit: u32) -> u32 {
         | Reason::EncapSecondHop
         | Reason::DecapSecondHop => transmit,
         // Back to the router it came from.
-        Reason::IcmpEcho | Reason::IcmpTooBig => xdp_action::XDP_TX,
+        Reason::IcmpEcho | Reason::IcmpTooBig | Reason::IcmpTunnelTooBig => xdp_action::XDP_TX,
         Reason::DropMalformed
         | Reason::DropFragment
         | Reason::DropExtension

@@ -10,9 +10,8 @@ use aya_ebpf::{
 use weir_abi::{
     checksum,
     counters::Reason,
-    gue::{OVERHEAD_LEN_BYTES_MAX, OVERHEAD_V4_LEN_BYTES},
+    gue,
     headers::{Eth, Icmp, Ipv4, Ipv6, PROTO_ICMP, PROTO_ICMPV6},
-    hop::{KIND_GUE4, KIND_GUE6},
     limits::{TOO_BIG_BURST, TOO_BIG_INTERVAL_NS},
 };
 
@@ -28,13 +27,11 @@ use crate::{
 const QUOTE_LEN: usize = 256;
 /// The ICMP message with it.
 const MESSAGE_LEN: usize = size_of::<Icmp>() + QUOTE_LEN;
-/// ICMP code of "fragmentation needed and DF set".
-const FRAGMENTATION_NEEDED: u8 = 4;
 /// DSCP of internetwork control, as RFC 1812 §4.3.2.5 has errors sent.
 const TOS: u8 = 0xc0;
 /// RFC 791 §3.2: every link carries as much.
 const V4_MTU_MIN: u32 = 68;
-/// RFC 8200 §5: the same for IPv6. Nobody sends less because he is told to.
+/// RFC 8200 §5: the same for IPv6.
 const V6_MTU_MIN: u32 = 1280;
 
 /// Turns the packet at hand into the message that says what would fit.
@@ -46,18 +43,15 @@ pub(crate) fn tell(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
 
 #[inline(always)]
 fn turn(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
-    let config = maps::config().ok_or(Reason::DropInternal)?;
     let parsed = &work.parsed;
     // RFC 1122 §3.2.2, RFC 4443 §2.4: no errors about errors, nor about any fragment but the first.
     if parsed.kind == Kind::Error || parsed.is_later {
         return Err(Reason::DropTooBig);
     }
-    // Room for a second hop is always kept: its coming and going shall not change what fits.
-    let is_small = work.route.first.kind == KIND_GUE4 && work.route.second.kind != KIND_GUE6;
-    let overhead = if is_small { OVERHEAD_V4_LEN_BYTES } else { OVERHEAD_LEN_BYTES_MAX };
-    let fits = config.mtu.saturating_sub(overhead);
+    let route = &work.route;
+    let fits = route.mtu.saturating_sub(gue::overhead(&route.first, &route.second));
     let is_v4 = parsed.is_v4;
-    if fits < if is_v4 { V4_MTU_MIN } else { V6_MTU_MIN } {
+    if !is_credible(fits, is_v4) {
         return Err(Reason::DropTooBig);
     }
     let eth: Eth = packet::read(ctx, 0)?;
@@ -76,22 +70,7 @@ fn turn(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
         }
         make_room(ctx, cut, size_of::<Ipv4>())?;
         packet::write(ctx, 0, eth)?;
-        let mut ip = Ipv4 {
-            version_ihl: 0x45,
-            tos: TOS,
-            total_len: ((size_of::<Ipv4>() + MESSAGE_LEN) as u16).to_be_bytes(),
-            id: [0, 0],
-            fragment: [0x40, 0],
-            ttl: TTL,
-            protocol: PROTO_ICMP,
-            checksum: [0, 0],
-            source: came.destination,
-            destination: came.source,
-        };
-        ip.checksum = checksum::ipv4(&ip);
-        packet::write(ctx, L3_AT, ip)?;
-        let [_, _, high, low] = fits.to_be_bytes();
-        message::<{ size_of::<Ipv4>() }>(ctx, [Icmp::UNREACHABLE, FRAGMENTATION_NEEDED], [0, 0, high, low], 0)
+        put_v4::<MESSAGE_LEN>(ctx, came.destination, came.source, fits)
     } else {
         if !is_answerable(&parsed.flow.source) || !has_budget() {
             return Err(Reason::DropTooBig);
@@ -100,27 +79,67 @@ fn turn(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
         packet::write(ctx, 0, eth)?;
         // The packet's own header stands behind the two new ones.
         let came: Ipv6 = packet::read(ctx, L3_AT + size_of::<Ipv6>() + size_of::<Icmp>())?;
-        let ip = Ipv6 {
-            version_class_label: [0x60 | TOS >> 4, TOS << 4, 0, 0],
-            payload_len: (MESSAGE_LEN as u16).to_be_bytes(),
-            next_header: PROTO_ICMPV6,
-            hop_limit: TTL,
-            source: came.destination,
-            destination: came.source,
-        };
-        packet::write(ctx, L3_AT, ip)?;
-        // RFC 8200 §8.1: both addresses, the length and the protocol count too.
-        let addresses = sum::<32>(ctx, L3_AT + size_of::<Ipv6>() - 32, 0)?;
-        let rest = (MESSAGE_LEN as u32).to_be() as u64 + u32::from(PROTO_ICMPV6).to_be() as u64;
-        let seed = u64::from(addresses) + rest;
-        let seed = (seed & 0xffff_ffff) + (seed >> 32);
-        message::<{ size_of::<Ipv6>() }>(
-            ctx,
-            [Icmp::V6_TOO_BIG, 0],
-            fits.to_be_bytes(),
-            ((seed & 0xffff_ffff) + (seed >> 32)) as u32,
-        )
+        put_v6::<MESSAGE_LEN>(ctx, came.destination, came.source, fits)
     }
+}
+
+/// Whether `mtu` is what a link of the family may have: nobody sends less because he is told to.
+#[inline(always)]
+pub(crate) const fn is_credible(mtu: u32, is_v4: bool) -> bool {
+    mtu >= if is_v4 { V4_MTU_MIN } else { V6_MTU_MIN }
+}
+
+/// Writes the IP and ICMP headers of a message of `LEN` bytes from ICMP on, whose quote is in its place.
+#[inline(always)]
+pub(crate) fn put_v4<const LEN: usize>(
+    ctx: &XdpContext,
+    source: [u8; 4],
+    destination: [u8; 4],
+    fits: u32,
+) -> Verdict<()> {
+    let mut ip = Ipv4 {
+        version_ihl: 0x45,
+        tos: TOS,
+        total_len: ((size_of::<Ipv4>() + LEN) as u16).to_be_bytes(),
+        id: [0, 0],
+        fragment: [0x40, 0],
+        ttl: TTL,
+        protocol: PROTO_ICMP,
+        checksum: [0, 0],
+        source,
+        destination,
+    };
+    ip.checksum = checksum::ipv4(&ip);
+    packet::write(ctx, L3_AT, ip)?;
+    let [_, _, high, low] = fits.to_be_bytes();
+    let kind = [Icmp::UNREACHABLE, Icmp::FRAGMENTATION_NEEDED];
+    message::<{ size_of::<Ipv4>() }, LEN>(ctx, kind, [0, 0, high, low], 0)
+}
+
+/// The same for IPv6.
+#[inline(always)]
+pub(crate) fn put_v6<const LEN: usize>(
+    ctx: &XdpContext,
+    source: [u8; 16],
+    destination: [u8; 16],
+    fits: u32,
+) -> Verdict<()> {
+    let ip = Ipv6 {
+        version_class_label: [0x60 | TOS >> 4, TOS << 4, 0, 0],
+        payload_len: (LEN as u16).to_be_bytes(),
+        next_header: PROTO_ICMPV6,
+        hop_limit: TTL,
+        source,
+        destination,
+    };
+    packet::write(ctx, L3_AT, ip)?;
+    // RFC 8200 §8.1: both addresses, the length and the protocol count too.
+    let addresses = sum::<32>(ctx, L3_AT + size_of::<Ipv6>() - 32, 0)?;
+    let rest = (LEN as u32).to_be() as u64 + u32::from(PROTO_ICMPV6).to_be() as u64;
+    let seed = u64::from(addresses) + rest;
+    let seed = (seed & 0xffff_ffff) + (seed >> 32);
+    let seed = ((seed & 0xffff_ffff) + (seed >> 32)) as u32;
+    message::<{ size_of::<Ipv6>() }, LEN>(ctx, [Icmp::V6_TOO_BIG, 0], fits.to_be_bytes(), seed)
 }
 
 /// Cuts the packet's end off and makes room for an IP header of `l3_len` bytes and ICMP in front of it.
@@ -134,9 +153,9 @@ fn make_room(ctx: &XdpContext, cut: usize, l3_len: usize) -> Verdict<()> {
     if failed { Err(Reason::DropHeadroom) } else { Ok(()) }
 }
 
-/// Writes the ICMP header behind an IP header of `L3_LEN` bytes, and the checksum of the whole message.
+/// Writes the ICMP header behind an IP header of `L3_LEN` bytes, and the checksum of the whole message of `LEN`.
 #[inline(always)]
-fn message<const L3_LEN: usize>(
+fn message<const L3_LEN: usize, const LEN: usize>(
     ctx: &XdpContext,
     [kind, code]: [u8; 2],
     rest: [u8; 4],
@@ -145,7 +164,7 @@ fn message<const L3_LEN: usize>(
     let at = L3_AT + L3_LEN;
     let mut icmp = Icmp { kind, code, checksum: [0, 0], rest };
     packet::write(ctx, at, icmp)?;
-    let sum = sum::<MESSAGE_LEN>(ctx, at, seed)?;
+    let sum = sum::<LEN>(ctx, at, seed)?;
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     // Summed up as it lies in memory, so it goes back as it is.
@@ -164,7 +183,7 @@ fn sum<const LEN: usize>(ctx: &XdpContext, at: usize, seed: u32) -> Verdict<u32>
 
 /// Takes a token from this CPU's bucket, if there is one.
 #[inline(always)]
-fn has_budget() -> bool {
+pub(crate) fn has_budget() -> bool {
     let Some(bucket) = maps::too_big_bucket() else { return false };
     // SAFETY: a plain helper call.
     let now = unsafe { bpf_ktime_get_ns() };

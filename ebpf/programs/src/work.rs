@@ -3,7 +3,13 @@
 //! The stack has 512 bytes for all calls together. And what the verifier reads back from a map it knows nothing about: the
 //! ways packets take come together again after each step, where it would otherwise follow each of them to its end.
 
-use weir_abi::{Address, flow::Flow, fragment::FragmentKey, hop::Backend, service::VipKey};
+use weir_abi::{
+    Address,
+    flow::Flow,
+    fragment::FragmentKey,
+    hop::{Backend, KIND_NONE},
+    service::VipKey,
+};
 
 use crate::{Verdict, vlan::Tags};
 
@@ -44,7 +50,7 @@ pub(crate) struct Parsed {
     pub(crate) flow: Flow,
     /// Index into `SERVICES`.
     pub(crate) service: u32,
-    /// Where TCP, UDP or ICMP begins, for a tunnel GUE; see [`at`](Self::at).
+    /// Where TCP, UDP or ICMP begins, for a tunnel GUE or what is in IPIP; see [`at`](Self::at).
     pub(crate) l4_at: u32,
     /// Whether it is IPv4.
     pub(crate) is_v4: bool,
@@ -58,6 +64,10 @@ pub(crate) struct Parsed {
     pub(crate) is_fragment: bool,
     /// Whether it is a fragment other than the first: it has no ports.
     pub(crate) is_later: bool,
+    /// Of a tunnel: whether it is IPIP, and not GUE.
+    pub(crate) is_ipip: bool,
+    /// Of a tunnel, and then of what was in it: whether no peer sent it.
+    pub(crate) is_foreign: bool,
     /// What the fragments of a packet have in common, as it stands in the packet.
     pub(crate) fragment_id: u32,
 }
@@ -89,6 +99,8 @@ pub(crate) enum Kind {
     Echo,
     /// A tunnel that ends at this host.
     Tunnel,
+    /// An error about a tunnel of this host that was too big; `parsed` is about the packet in it.
+    TunnelTooBig,
 }
 
 /// Where a packet goes when it stays in the fabric.
@@ -99,6 +111,23 @@ pub(crate) struct Route {
     pub(crate) second: Backend,
     /// The flow's hash.
     pub(crate) hash: u32,
+    /// What the way to `first` carries from the outer IP header on, once that is known; 0 when it is not looked at.
+    pub(crate) mtu: u32,
+}
+
+impl Route {
+    /// Nowhere, as yet.
+    #[inline(always)]
+    pub(crate) fn clear(&mut self) {
+        (self.first.kind, self.second.kind) = (KIND_NONE, KIND_NONE);
+    }
+}
+
+/// A copy by words. The compiler would call `memmove`, which BPF has not: a loop over bytes, and a tenth of a packet's time.
+#[inline(always)]
+pub(crate) fn copy(from: &Backend, to: &mut Backend) {
+    let (Address([a, b, c, d]), kind) = (from.address, from.kind);
+    (to.address, to.kind) = (Address([a, b, c, d]), kind);
 }
 
 /// What an IP header says of a flow; the ports come later.

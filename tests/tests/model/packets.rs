@@ -8,7 +8,8 @@ use weir_tests::{
 };
 
 use crate::world::{
-    ALL4, ALL6, CLIENT4, CLIENT6, CONNECTED, Node, OWN4, PEERS4, PEERS6, STRANGER4, STRANGER6, VIP4, VIP6,
+    ALL4, ALL6, CLIENT4, CLIENT6, CONNECTED, Node, OTHERS4, OTHERS6, OWN4, PEERS4, PEERS6, STRANGER4,
+    STRANGER6, VIP4, VIP6,
 };
 
 const OWN6: &str = "fd00:1:1::2";
@@ -113,6 +114,7 @@ pub(crate) fn good(node: &Node) -> Vec<Vec<u8>> {
     plain.extend(with_options_and_extensions());
     let mut good = plain.clone();
     good.extend(tunnels(&plain));
+    good.extend(tunnel_errors());
     for len in [1_200, 1_300, 1_340, 1_380, 1_420] {
         let mut unfragmentable = packet::tcp(&end(CLIENT4, 9), &end(VIP4, 80), ACK, &vec![7; len]);
         good.push(unfragmentable.clone());
@@ -180,10 +182,51 @@ fn tunnels(plain: &[Vec<u8>]) -> Vec<Vec<u8>> {
             all.push(tunnel);
         }
         all.push(packet::gue(inner, ip(STRANGER4), ip(OWN4), 50_000, None));
+        for (from, own) in [(OTHERS4[0], OWN4), (OTHERS4[1], OWN4), (OTHERS6[0], OWN6), (PEERS6[1], OWN6)] {
+            all.push(packet::ipip(inner, ip(from), ip(own), 0x1234_5678));
+        }
+        all.push(packet::gue(inner, ip(OTHERS4[0]), ip(OWN4), 50_000, None));
+        all.push(packet::gue_variant_1(inner, ip(OTHERS6[0]), ip(OWN6), 50_000));
         let capable = packet::with_tos(inner.clone(), 2);
         for inner in [inner.clone(), capable] {
             let tunnel = packet::gue(&inner, ip(PEERS6[0]), ip(OWN6), 50_000, Some(ip(PEERS4[2])));
             all.push(packet::with_tos(tunnel, 3));
+        }
+    }
+    all
+}
+
+/// What a router says of a tunnel of this host, of which it quotes so much.
+fn tunnel_error(tunnel: &[u8], kind: u8, code: u8, mtu: u16, quoted: usize) -> Vec<u8> {
+    let (router, own) = if tunnel[12..14] == [8, 0] { ("192.0.2.1", OWN4) } else { ("2001:db8:9::1", OWN6) };
+    let [high, low] = mtu.to_be_bytes();
+    let quote = &tunnel[14..];
+    packet::icmp(ip(router), ip(own), kind, code, [0, 0, high, low], &quote[..quote.len().min(quoted)])
+}
+
+/// Errors about tunnels of every form.
+fn tunnel_errors() -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for (client, vip) in [(CLIENT4, VIP4), (CLIENT6, VIP6)] {
+        let mut inner = packet::tcp(&end(client, CONNECTED), &end(vip, 80), ACK, &[7; 64]);
+        if client == CLIENT4 {
+            inner[20] |= 0x40;
+        }
+        let (own, own6, hop, hop6) = (ip(OWN4), ip(OWN6), ip(PEERS4[0]), ip(PEERS6[0]));
+        let tunnels = [
+            packet::gue(&inner, own, hop, 50_000, None),
+            packet::gue(&inner, own, hop, 50_000, Some(hop6)),
+            packet::ipip(&inner, own, hop, 0),
+            packet::gue(&inner, own6, hop6, 50_000, Some(hop)),
+            packet::ipip(&inner, own6, hop6, 0),
+        ];
+        for tunnel in tunnels {
+            let is_v4 = tunnel[12..14] == [8, 0];
+            for mtu in [0, 600, 1_400] {
+                let (kind, code) = if is_v4 { (3, 4) } else { (2, 0) };
+                all.push(tunnel_error(&tunnel, kind, code, mtu, 200));
+            }
+            all.push(tunnel_error(&tunnel, if is_v4 { 11 } else { 1 }, 0, 0, 200));
         }
     }
     all
@@ -284,6 +327,16 @@ fn sensible(random: &mut Random) -> Vec<u8> {
     for _ in 0..random.below(4) / 2 + usize::from(random.one_in(16)) {
         frame = in_tunnel(random, &frame);
     }
+    if random.one_in(12) {
+        let hop = random.of(&[(OWN4, PEERS4[1]), (OWN6, PEERS6[1])]);
+        let tunnel = if random.one_in(2) {
+            packet::ipip(&frame, ip(hop.0), ip(hop.1), 0)
+        } else {
+            packet::gue(&frame, ip(hop.0), ip(hop.1), 50_000, None)
+        };
+        let (mtu, quoted) = (random.next() as u16 % 2_000, random.below(200));
+        frame = tunnel_error(&tunnel, random.of(&[1, 2, 3, 11]), random.of(&[0, 4]), mtu, quoted);
+    }
     if random.one_in(8) {
         let number = random.below(4);
         frame = tagged(&frame, number);
@@ -304,8 +357,17 @@ fn in_tunnel(random: &mut Random, inner: &[u8]) -> Vec<u8> {
     } else {
         (if random.one_in(16) { STRANGER6 } else { random.of(&PEERS6) }, OWN6)
     };
+    let from = match (random.below(6), to) {
+        (0, OWN4) => random.of(&OTHERS4),
+        (0, _) => random.of(&OTHERS6),
+        _ => from,
+    };
     let port = random.next() as u16;
-    let tunnel = packet::gue(inner, ip(from), ip(to), port, hop);
+    let tunnel = match random.below(6) {
+        0 => packet::ipip(inner, ip(from), ip(to), random.next() as u32),
+        1 => packet::gue_variant_1(inner, ip(from), ip(to), port),
+        _ => packet::gue(inner, ip(from), ip(to), port, hop),
+    };
     if random.one_in(4) { packet::with_tos(tunnel, random.of(&[0, 1, 2, 3, 0xff])) } else { tunnel }
 }
 

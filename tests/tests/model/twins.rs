@@ -69,8 +69,19 @@ impl Twins {
         if let Some(key) = model.counted {
             *self.traffic.entry(key).or_default() += 1;
         }
-        self.told += u64::from(model.reason == Reason::IcmpTooBig);
-        if self.told == TOLD_MAX {
+        let told = [Reason::IcmpTooBig, Reason::IcmpTunnelTooBig].contains(&model.reason);
+        self.told += u64::from(told || !self.host.paths.is_empty());
+        if !self.host.paths.is_empty() {
+            // Not left to the program, which asks for paths only now and then.
+            assert_eq!(
+                self.balancer.take_paths().expect("paths"),
+                self.host.paths,
+                "{origin}: {}",
+                hex(frame)
+            );
+            self.host.paths.clear();
+        }
+        if self.told >= TOLD_MAX {
             self.told = 0;
             self.balancer.refill().expect("bucket");
         }

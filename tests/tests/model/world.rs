@@ -14,13 +14,16 @@ use socket2::{Domain, Protocol, Socket as Socket2, Type};
 use weir_abi::{
     Address, Config,
     flow::Flow,
-    hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_LOCAL},
+    hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_IPIP4, KIND_IPIP6, KIND_LOCAL},
     limits::TABLE_LEN,
-    service::{PROTO_TCP, PROTO_UDP, SERVICE_IN_USE, Service, Slot, VipKey, VipRange, VipRanges},
+    service::{
+        PROTO_TCP, PROTO_UDP, SERVICE_DIRECT, SERVICE_IN_USE, Service, Slot, VipKey, VipRange, VipRanges,
+    },
+    tunnel::{ACCEPT_GUE, ACCEPT_IPIP, TUNNELS_IPIP_OF_PEERS, TUNNELS_OF_OTHERS, TunnelSource},
 };
 use weir_core::{
     datapath::{Host, Socket, Way},
-    image::Image,
+    image::{Image, filter_of},
 };
 use weir_tests::vips::{ip, own6};
 
@@ -37,9 +40,15 @@ pub(crate) const OWN4: &str = "10.1.1.2";
 /// Other hosts: by way of the interface packets come in on, of another one, back to the router, forbidden.
 pub(crate) const PEERS4: [&str; 4] = ["10.1.2.2", "10.1.3.2", "10.1.4.2", "10.1.5.2"];
 pub(crate) const PEERS6: [&str; 4] = ["fd00:1:2::2", "fd00:1:3::2", "fd00:1:4::2", "fd00:1:5::2"];
+/// Others whose tunnels some nodes open: of both kinds, and of one.
+pub(crate) const OTHERS4: [&str; 2] = ["192.0.2.9", "192.0.2.200"];
+pub(crate) const OTHERS6: [&str; 2] = ["2001:db8:ffff::9", "2001:db8:ffff:1::9"];
 /// No host of ours.
 pub(crate) const STRANGER4: &str = "10.9.9.9";
 pub(crate) const STRANGER6: &str = "fd00:9::9";
+
+/// MTUs of the two interfaces.
+const MTUS: [u32; 2] = [1_500, 1_380];
 
 /// Services whose flows have a listener here, and where two clients are connected.
 const LISTENS: u16 = 83;
@@ -69,6 +78,7 @@ impl Kernel {
                 egress,
                 source: [2, 0, 0, 0, 0, number],
                 destination: [2, 0, 0, 0, 1, number],
+                mtu: MTUS[usize::from(number) - 1],
             };
             host.ways.insert(here, forward(1, None));
             host.ways.insert(there, forward(2, Some(index("out0"))));
@@ -111,7 +121,8 @@ fn configure() {
         let (v4, v6) = (PEERS4[number - 1], PEERS6[number - 1]);
         let mac = format!("02:00:00:00:01:0{number}");
         batch += &format!("link add {link}0 address 02:00:00:00:00:0{number} type veth peer name {link}1\n");
-        batch += &format!("link set {link}0 up\nlink set {link}1 up\n");
+        let mtu = MTUS[number - 1];
+        batch += &format!("link set {link}0 mtu {mtu} up\nlink set {link}1 mtu {mtu} up\n");
         batch += &format!(
             "neigh add {v4} lladdr {mac} dev {link}0 nud permanent\nroute add {v4}/32 dev {link}0\n"
         );
@@ -147,24 +158,29 @@ pub(crate) struct Node {
     pub(crate) has_v4: bool,
     pub(crate) has_v6: bool,
     pub(crate) mtu: u32,
+    /// Whose tunnels it opens besides the peers' GUE.
+    tunnels: u32,
     /// Kinds of slots in its tables: owners and second hops by number of the backend.
     slots: &'static [(u16, u16)],
 }
 
-/// Backends: 1 is this host; 2 to 5 the IPv4 peers, 6 to 9 the IPv6 ones; 10 is none, though slots name it.
+/// Backends: 1 is this host; 2 to 5 the IPv4 peers, 6 to 9 the IPv6 ones, 12 to 15 and 16 to 19 the same by IPIP; 10 is none,
+/// though slots name it.
 pub(crate) const NODES: [Node; 5] = [
     Node {
         name: "settled",
         has_v4: true,
         has_v6: true,
         mtu: 1400,
-        slots: &[(1, 0), (2, 0), (3, 0), (4, 0), (6, 0)],
+        tunnels: TUNNELS_IPIP_OF_PEERS,
+        slots: &[(1, 0), (2, 0), (3, 0), (4, 0), (6, 0), (12, 0), (17, 0)],
     },
     Node {
         name: "changing",
         has_v4: true,
         has_v6: true,
         mtu: 0,
+        tunnels: TUNNELS_IPIP_OF_PEERS | TUNNELS_OF_OTHERS,
         slots: &[
             (1, 4),
             (2, 3),
@@ -180,6 +196,12 @@ pub(crate) const NODES: [Node; 5] = [
             (2, 10),
             (1, 10),
             (0, 0),
+            (12, 0),
+            (14, 3),
+            (3, 14),
+            (18, 0),
+            (8, 18),
+            (1, 16),
         ],
     },
     Node {
@@ -187,21 +209,24 @@ pub(crate) const NODES: [Node; 5] = [
         has_v4: true,
         has_v6: false,
         mtu: 1500,
-        slots: &[(1, 0), (1, 2), (2, 1), (4, 3), (3, 0), (4, 0), (5, 0)],
+        tunnels: TUNNELS_OF_OTHERS,
+        slots: &[(1, 0), (1, 2), (2, 1), (4, 3), (3, 0), (4, 0), (5, 0), (14, 0)],
     },
     Node {
         name: "v6",
         has_v4: false,
         has_v6: true,
         mtu: 1500,
-        slots: &[(1, 0), (1, 7), (6, 1), (8, 7), (7, 0), (8, 0), (9, 0)],
+        tunnels: TUNNELS_IPIP_OF_PEERS | TUNNELS_OF_OTHERS,
+        slots: &[(1, 0), (1, 7), (6, 1), (8, 7), (7, 0), (8, 0), (9, 0), (18, 0)],
     },
     Node {
         name: "narrow",
         has_v4: true,
         has_v6: true,
         mtu: 1300,
-        slots: &[(4, 0), (4, 8), (8, 0), (8, 4), (4, 3), (0, 2)],
+        tunnels: 0,
+        slots: &[(4, 0), (4, 8), (8, 0), (8, 4), (4, 3), (0, 2), (14, 0), (18, 0), (13, 0)],
     },
 ];
 
@@ -215,6 +240,7 @@ impl Node {
             address4: Address::from(ip(OWN4)).v4_octets(),
             address6: own6(),
             mtu: self.mtu,
+            tunnels: self.tunnels,
         };
         let own = if self.has_v4 { Address::from(ip(OWN4)) } else { own6() };
         let hop = |address: Address, kind| Backend { address, kind, _pad: [0; 3] };
@@ -222,10 +248,20 @@ impl Node {
         for number in 0..4_usize {
             backends.insert(2 + number as u16, hop(ip(PEERS4[number]).into(), KIND_GUE4));
             backends.insert(6 + number as u16, hop(ip(PEERS6[number]).into(), KIND_GUE6));
+            backends.insert(12 + number as u16, hop(ip(PEERS4[number]).into(), KIND_IPIP4));
+            backends.insert(16 + number as u16, hop(ip(PEERS6[number]).into(), KIND_IPIP6));
         }
         let mut image = Image { config, backends, ..Image::default() };
         image.peers = PEERS4.iter().chain(&PEERS6).map(|peer| ip(peer).into()).collect();
         image.peers.insert(own);
+        for (prefix, len_bits, kinds) in [
+            ("192.0.2.0", 96 + 24, ACCEPT_GUE | ACCEPT_IPIP),
+            ("192.0.2.128", 96 + 25, ACCEPT_IPIP),
+            ("2001:db8:ffff::", 48, ACCEPT_GUE | ACCEPT_IPIP),
+            ("2001:db8:ffff:1::", 64, ACCEPT_GUE),
+        ] {
+            image.tunnel_sources.insert(TunnelSource { len_bits, address: ip(prefix).into() }, kinds);
+        }
         // Neighbouring buckets differ: a wrong hash does not stay unnoticed.
         let pack = |(owner, previous)| Slot { owner, previous }.pack();
         let words = |slots: &[(u16, u16)]| (0..TABLE_LEN).map(|row| pack(slots[row % slots.len()])).collect();
@@ -235,7 +271,9 @@ impl Node {
             let (first, last) = (Address::from(ip(first)), Address::from(ip(last)));
             let mut next = image.services.len() as u32;
             let mut service = |image: &mut Image, table| {
-                image.services.insert(next, Service { table, flags: SERVICE_IN_USE });
+                // Every third goes straight to servers.
+                let direct = if next % 3 == 1 { SERVICE_DIRECT } else { 0 };
+                image.services.insert(next, Service { table, flags: SERVICE_IN_USE | direct });
                 next += 1;
                 next - 1
             };
@@ -268,6 +306,7 @@ impl Node {
             image.ranges.insert(key(last, PROTO_TCP, 0), all);
             image.ranges.insert(key(last, PROTO_UDP, 0), VipRanges::default());
         }
+        image.filter = filter_of(image.vip_addresses());
         image
     }
 }

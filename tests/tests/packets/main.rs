@@ -4,7 +4,10 @@ mod ecn;
 mod extension;
 mod fragment;
 mod icmp;
+mod ipip;
 mod too_big;
+mod tunnel;
+mod tunnel_error;
 mod verifier;
 mod vlan;
 

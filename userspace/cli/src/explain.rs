@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use weir_core::explain::{self, Balanced, Destination, Question};
+use weir_core::{
+    explain::{self, Balanced, Destination, Question},
+    health::HealthView,
+};
 use weir_model::{Admin, Name, Protocol, Snapshot};
 
 use crate::{
@@ -101,8 +104,8 @@ fn explain_request(args: &Request) -> Result<ExitCode> {
     let failovers: Vec<_> = snapshot.failovers.values().filter(|failover| failover.is_active(now)).collect();
     let to = destination(&args.to)?;
     let protocol = if args.udp { Protocol::Udp } else { Protocol::Tcp };
-    let balancer = balancer(args, &snapshot, &to, protocol, zone.as_ref())?;
-    if let Some(proxy) = balancer.as_ref().and_then(|balanced| snapshot.nodes.get(&balanced.proxy)) {
+    let balancer = balancer(args, &snapshot, &seen.health, &to, protocol, zone.as_ref())?;
+    if let Some(proxy) = balancer.as_ref().and_then(|balanced| snapshot.nodes.get(&balanced.owner)) {
         zone = Some(proxy.zone.clone());
     }
     let question = Question {
@@ -135,6 +138,7 @@ fn explain_request(args: &Request) -> Result<ExitCode> {
 fn balancer(
     args: &Request,
     snapshot: &Snapshot,
+    servers: &HealthView,
     to: &Destination,
     protocol: Protocol,
     zone: Option<&Name>,
@@ -151,7 +155,7 @@ fn balancer(
     let Some(node) = args.node.as_ref().or_else(|| members.iter().find(stands_in)) else { return Ok(None) };
     let health = live::proxies(snapshot, &args.run_dir)?;
     let source = SocketAddr::new(args.source, source_port);
-    Ok(explain::balance(snapshot, node, &health, protocol, source, destination))
+    Ok(explain::balance(snapshot, node, &health, servers, protocol, source, destination))
 }
 
 /// The address of a destination in the family of whoever sends there.

@@ -47,6 +47,15 @@ pub(crate) fn seen(snapshot: &Snapshot, run_dirs: &[PathBuf]) -> Result<Seen> {
     }
     let mut view = HealthView::default();
     let mut zone = None;
+    let mut note = |pool: &Name, server: &Name, health: Health| {
+        let worse = match (view.get(pool, server), health) {
+            (Health::Unknown, health) | (health, Health::Unknown) => health,
+            (Health::Down, _) | (_, Health::Down) => Health::Down,
+            (Health::Draining, _) | (_, Health::Draining) => Health::Draining,
+            (Health::Up, Health::Up) => Health::Up,
+        };
+        view.set(pool, server, worse);
+    };
     for run_dir in run_dirs {
         let status: ProxyStatus = block_on(fetch(run_dir, "proxy.sock"))?
             .map_err(anyhow::Error::msg)
@@ -54,17 +63,17 @@ pub(crate) fn seen(snapshot: &Snapshot, run_dirs: &[PathBuf]) -> Result<Seen> {
         zone = zone.or_else(|| (!status.zone.is_empty()).then(|| status.zone.clone()));
         for (pool, pool_status) in &status.pools {
             for (server, server_status) in &pool_status.servers {
-                let worse = match (view.get(pool, server), server_status.health) {
-                    (Health::Unknown, health) | (health, Health::Unknown) => health,
-                    (Health::Down, _) | (_, Health::Down) => Health::Down,
-                    (Health::Draining, _) | (_, Health::Draining) => Health::Draining,
-                    (Health::Up, Health::Up) => Health::Up,
-                };
-                view.set(pool, server, worse);
+                note(pool, server, server_status.health);
+            }
+        }
+        // A proxy may well run without a balancer beside it.
+        if let Ok(status) = block_on(fetch::<L4Status>(run_dir, "l4.sock"))? {
+            for (pool, servers) in &status.servers {
+                servers.iter().for_each(|(server, health)| note(pool, server, *health));
             }
         }
     }
-    Ok(Seen { health: view, zone, origin: "health as the proxies see it".into() })
+    Ok(Seen { health: view, zone, origin: "health as the proxies and balancers see it".into() })
 }
 
 /// What the balancers of these run directories know of the proxies; every proxy up where none answers.
@@ -78,4 +87,17 @@ pub(crate) fn proxies(snapshot: &Snapshot, run_dirs: &[PathBuf]) -> Result<BTree
         }
     }
     Ok(proxies)
+}
+
+/// What the balancers of these run directories know of servers that VIPs point straight at; every server up where none answers.
+pub(crate) fn servers(snapshot: &Snapshot, run_dirs: &[PathBuf]) -> Result<HealthView> {
+    let mut view = HealthView::all_up(snapshot);
+    for run_dir in run_dirs {
+        if let Ok(status) = block_on(fetch::<L4Status>(run_dir, "l4.sock"))? {
+            for (pool, servers) in &status.servers {
+                servers.iter().for_each(|(server, health)| view.set(pool, server, *health));
+            }
+        }
+    }
+    Ok(view)
 }

@@ -31,7 +31,7 @@ enum Verb {
     Lint(lint::Args),
     Status(status::Args),
     Zone(zone::Args),
-    Explain(explain::Args),
+    Explain(Box<explain::Args>),
     Capture(capture::Args),
     /// Builds a laboratory of network namespaces, breaks it, runs missions in it.
     #[command(subcommand)]

@@ -180,7 +180,8 @@ fn vips(nodes: &[Node]) -> Table {
                 name.to_string(),
                 node.name(),
                 l4.map_or("-".into(), |vip| {
-                    format!("{} proxies, {} packets", vip.healthy_proxies, vip.packets)
+                    let of = vip.pool.as_ref().map_or("proxies".into(), |pool| format!("servers of {pool}"));
+                    format!("{} {of}, {} packets", vip.healthy_proxies, vip.packets)
                 }),
                 delivery.map_or("-".into(), |d| yes_no(d.deliverable)),
                 announce.map_or("-".into(), |a| yes_no(a.announced)),
@@ -229,20 +230,36 @@ fn listeners(nodes: &[Node]) -> Table {
 fn pools(nodes: &[Node]) -> Table {
     let mut table =
         Table::new(["POOL", "SERVER", "NODE", "HEALTH", "ACTIVE", "REQUESTS", "FAILURES", "REASON"]);
+    let word = |health: Health| match health {
+        Health::Unknown => "unknown",
+        Health::Up => "up",
+        Health::Down => "DOWN",
+        Health::Draining => "draining",
+    };
     for node in nodes {
+        // Servers that VIPs point straight at: weir-l4 checks them, and knows nothing of requests.
+        for (pool, servers) in node.l4.status().iter().flat_map(|status| &status.servers) {
+            for (name, health) in servers {
+                let row = [
+                    pool.as_str(),
+                    name.as_str(),
+                    &node.name(),
+                    word(*health),
+                    "-",
+                    "-",
+                    "-",
+                    "as weir-l4 sees it",
+                ];
+                table.row(row.map(str::to_owned));
+            }
+        }
         for (pool, status) in node.proxy.status().iter().flat_map(|status| &status.pools) {
             for (name, server) in &status.servers {
-                let health = match server.health {
-                    Health::Unknown => "unknown",
-                    Health::Up => "up",
-                    Health::Down => "DOWN",
-                    Health::Draining => "draining",
-                };
                 table.row([
                     pool.to_string(),
                     name.to_string(),
                     node.name(),
-                    health.into(),
+                    word(server.health).into(),
                     server.active.to_string(),
                     server.requests.to_string(),
                     server.failures.to_string(),

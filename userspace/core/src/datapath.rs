@@ -16,11 +16,13 @@ mod frame;
 mod host;
 mod icmp;
 mod live;
+mod open;
 mod route;
 mod told;
 mod too_big;
 mod trace;
 mod tunnel;
+mod tunnel_error;
 
 use weir_abi::{Address, counters::Reason, flow::Flow, hop::Backend};
 
@@ -93,6 +95,8 @@ struct Packet<'a> {
     second: Option<Backend>,
     /// The hash of its flow.
     hash: u32,
+    /// What the way to the first host carries, once that is known; 0 when it is not looked at.
+    mtu: u32,
     counted: Option<(u32, u16)>,
 }
 
@@ -103,7 +107,7 @@ struct Parsed {
     flow: Flow,
     /// Index of its service.
     service: u32,
-    /// Where TCP, UDP or ICMP begins, for a tunnel GUE.
+    /// Where TCP, UDP or ICMP begins, for a tunnel GUE or what is in IPIP.
     l4_at: usize,
     is_v4: bool,
     kind: Kind,
@@ -114,6 +118,10 @@ struct Parsed {
     is_fragment: bool,
     /// A fragment other than the first has no ports.
     is_later: bool,
+    /// Of a tunnel: whether it is IPIP, and not GUE.
+    is_ipip: bool,
+    /// Of a tunnel, and then of what was in it: whether no peer sent it.
+    is_foreign: bool,
     fragment_id: u32,
 }
 
@@ -134,6 +142,8 @@ enum Kind {
     Echo,
     /// A tunnel that ends at this host.
     Tunnel,
+    /// An error about a tunnel of this host that was too big; what is parsed is the packet in it.
+    TunnelTooBig,
 }
 
 impl<'a> Packet<'a> {
@@ -162,11 +172,14 @@ impl<'a> Packet<'a> {
                 hops_left: 0,
                 is_fragment: false,
                 is_later: false,
+                is_ipip: false,
+                is_foreign: false,
                 fragment_id: 0,
             },
             first: Backend::default(),
             second: None,
             hash: 0,
+            mtu: 0,
             counted: None,
         }
     }
@@ -188,10 +201,15 @@ impl<'a> Packet<'a> {
     /// A packet on its way, with the reason it is counted under and the action that sends it; or ended for a reason.
     fn treat(&mut self) -> Verdict<(Reason, Action)> {
         self.classify()?;
-        let reason = match self.parsed.kind {
+        let opened = match self.parsed.kind {
             Kind::Tunnel => self.open_tunnel()?,
             Kind::Echo => return Err(self.answer_echo()?),
-            Kind::Syn | Kind::Segment | Kind::Datagram | Kind::Fragment | Kind::Error => self.balance()?,
+            Kind::TunnelTooBig => return Err(self.tell_about_tunnel()?),
+            Kind::Syn | Kind::Segment | Kind::Datagram | Kind::Fragment | Kind::Error => None,
+        };
+        let reason = match opened {
+            Some(reason) => reason,
+            None => self.balance()?,
         };
         match self.encapsulate() {
             Ok(transmit) => Ok((reason, transmit)),
@@ -207,6 +225,7 @@ fn action_of(reason: Reason, transmit: Action) -> Action {
         Reason::PassNotVip
         | Reason::PassVipOther
         | Reason::PassNoService
+        | Reason::PassTunnelError
         | Reason::DeliverLocal
         | Reason::DecapDeliver => Action::Pass,
         Reason::Encap
@@ -215,7 +234,7 @@ fn action_of(reason: Reason, transmit: Action) -> Action {
         | Reason::EncapSecondHop
         | Reason::DecapSecondHop => transmit,
         // Back to the router it came from.
-        Reason::IcmpEcho | Reason::IcmpTooBig => Action::Transmit,
+        Reason::IcmpEcho | Reason::IcmpTooBig | Reason::IcmpTunnelTooBig => Action::Transmit,
         Reason::DropMalformed
         | Reason::DropFragment
         | Reason::DropExtension

@@ -5,7 +5,9 @@ mod balancer;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use weir_model::{Balance, Failover, ListenerProtocol, Name, Protocol, Snapshot, Spread, Vip};
+use weir_model::{
+    Admin, Balance, Failover, ListenerProtocol, Name, Protocol, Server, Snapshot, Spread, Vip, status::Health,
+};
 
 use crate::{
     balance::{Balancer, Request},
@@ -16,7 +18,7 @@ use crate::{
     sticky,
 };
 
-pub use balancer::{Balanced, balance, image, names};
+pub use balancer::{Balanced, balance, image, name_of, names};
 
 /// A request to explain.
 #[derive(Clone, Debug)]
@@ -129,7 +131,7 @@ impl Explanation {
         failovers: &[&Failover],
         question: &Question<'_>,
     ) -> Option<()> {
-        let (listener_name, vip) = self.arrive(snapshot, question)?;
+        let (listener_name, vip) = self.arrive(snapshot, health, question)?;
         let listener = snapshot.listeners.get(&listener_name)?;
         let table = RouteTable::build(snapshot);
         let is_http = listener.protocol != ListenerProtocol::Tcp;
@@ -176,6 +178,7 @@ impl Explanation {
     fn arrive<'s>(
         &mut self,
         snapshot: &'s Snapshot,
+        health: &HealthView,
         question: &Question<'_>,
     ) -> Option<(Name, Option<&'s Vip>)> {
         let (vip, port) = match &question.to {
@@ -206,10 +209,14 @@ impl Explanation {
                 return None;
             }
         }
+        if let Some(pool) = &vip.pool {
+            self.arrive_at_server(snapshot, health, question, vip, pool);
+            return None;
+        }
         match (&question.balancer, vip.spread) {
-            (Some(Balanced { proxy, slot }), _) => self.step(
+            (Some(Balanced { owner, slot }), _) => self.step(
                 Stage::Balancer,
-                format!("the proxy of {proxy}"),
+                format!("the proxy of {owner}"),
                 format!("it owns Maglev slot {slot}, the hash of the flow"),
             ),
             (None, Spread::Zone) => self.step(
@@ -238,6 +245,43 @@ impl Explanation {
                 None
             }
         }
+    }
+
+    /// A VIP that points straight at servers: the balancer's choice is all there is.
+    fn arrive_at_server(
+        &mut self,
+        snapshot: &Snapshot,
+        health: &HealthView,
+        question: &Question<'_>,
+        vip: &Vip,
+        pool: &Name,
+    ) {
+        let is_checked = snapshot.pools.get(pool).is_some_and(|pool| pool.check.is_some());
+        let serves = |(name, server): &(&Name, &Server)| {
+            let is_up = !is_checked || health.get(pool, name) == Health::Up;
+            server.admin == Admin::Active && server.weight > 0 && is_up
+        };
+        let up: Vec<Name> = snapshot.servers_of(pool).filter(serves).map(|(name, _)| name.clone()).collect();
+        let (decision, reason) = match &question.balancer {
+            Some(Balanced { owner, slot }) => {
+                self.servers = vec![owner.clone()];
+                (format!("server {owner}"), format!("it owns Maglev slot {slot}, the hash of the flow"))
+            }
+            None => {
+                let zone = if vip.spread == Spread::Zone {
+                    ", of the balancer's own zone while it has one"
+                } else {
+                    ""
+                };
+                let decision = format!("a healthy server of pool {pool}{zone}");
+                self.servers = up.clone();
+                (decision, "the source port decides which".into())
+            }
+        };
+        let count = format!("{} of {} servers take new flows", up.len(), snapshot.servers_of(pool).count());
+        self.step(Stage::Pool, pool.as_str(), format!("the vip points straight at its servers; {count}"));
+        self.step(Stage::Balancer, decision, reason);
+        (self.pool, self.delivered) = (Some(pool.clone()), !self.servers.is_empty());
     }
 
     fn arrive_plainly(&mut self, snapshot: &Snapshot, address: SocketAddr) -> Option<Name> {

@@ -255,6 +255,12 @@ impl HealthMachine {
     }
 }
 
+impl From<BTreeMap<Name, BTreeMap<Name, Health>>> for HealthView {
+    fn from(pools: BTreeMap<Name, BTreeMap<Name, Health>>) -> Self {
+        Self { pools }
+    }
+}
+
 /// What one daemon knows of all servers, per pool; a server it knows nothing of is [`Health::Unknown`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HealthView {

@@ -4,6 +4,7 @@
 //! there back into the same form.
 
 mod lower;
+mod members;
 pub mod memory;
 mod phases;
 mod rows;
@@ -21,6 +22,7 @@ use weir_abi::{
     hop::Backend,
     limits::{SERVICES_MAX, TABLE_LEN},
     service::{PROTO_TCP, Service, Slot, VipKey, VipRanges},
+    tunnel::TunnelSource,
 };
 
 pub use lower::{LowerError, Lowered, Lowering, lower};
@@ -41,18 +43,31 @@ pub struct Image {
     pub config: Config,
     /// Hosts whose tunnels are accepted.
     pub peers: BTreeSet<Address>,
+    /// Prefixes of others whose tunnels are accepted → of which kinds, as `weir_abi::tunnel` numbers them.
+    pub tunnel_sources: BTreeMap<TunnelSource, u32>,
     /// Backend slots; never slot 0.
     pub backends: BTreeMap<u16, Backend>,
     /// Maglev tables.
     pub tables: BTreeMap<u32, TableWords>,
     /// Services.
     pub services: BTreeMap<u32, Service>,
+    /// Words of the filter that lets packets for no VIP pass early, those without bits left out; see [`filter_of`].
+    pub filter: BTreeMap<u32, u64>,
     /// Single ports of VIPs → service.
     pub vips: BTreeMap<VipKey, u32>,
     /// Port ranges of VIPs; an entry, if only an empty one, for every VIP address and protocol.
     pub ranges: BTreeMap<VipKey, VipRanges>,
     /// VIPs the kernel accepts by a local route.
     pub routes: BTreeSet<Address>,
+}
+
+/// The filter that knows these VIPs.
+pub fn filter_of(vips: impl IntoIterator<Item = Address>) -> BTreeMap<u32, u64> {
+    let mut filter = BTreeMap::new();
+    for (word, bit) in vips.into_iter().map(|vip| weir_abi::filter::place(&vip)) {
+        *filter.entry(word).or_default() |= bit;
+    }
+    filter
 }
 
 impl Image {
@@ -64,6 +79,22 @@ impl Image {
     /// Whether an address is one of a VIP.
     pub fn is_vip(&self, address: Address) -> bool {
         self.ranges.contains_key(&VipKey { address, port: [0, 0], protocol: PROTO_TCP, _pad: 0 })
+    }
+
+    /// Whether an address may be one of a VIP, by the filter alone.
+    pub fn may_be_vip(&self, address: Address) -> bool {
+        let (word, bit) = weir_abi::filter::place(&address);
+        self.filter.get(&word).is_some_and(|bits| bits & bit != 0)
+    }
+
+    /// The kinds of tunnels accepted from an address that is no peer's: those of the longest prefix.
+    pub fn accepted_from(&self, address: Address) -> u32 {
+        let bits = |address: &Address| u128::from_be_bytes(address.octets());
+        let matching = self.tunnel_sources.iter().filter(|(source, _)| {
+            let differing = bits(&source.address) ^ bits(&address);
+            differing.leading_zeros() >= source.len_bits
+        });
+        matching.max_by_key(|(source, _)| source.len_bits).map_or(0, |(_, kinds)| *kinds)
     }
 
     /// The service of a port, as the datapath finds it.

@@ -1,8 +1,8 @@
 //! From the [`Image`] that is to the one that shall be: ordered operations, each of which leaves a datapath that works.
 //!
 //! ```text
-//!  peers, backends ─► tables ─► services ─► routes ─► vips │ vips ─► routes ─► services ─► tables ─► backends, peers
-//!                      what comes                          │                what goes
+//!  peers, backends ─► tables ─► services ─► routes ─► filter, vips │ vips, filter ─► routes ─► services ─► tables ─► backends, peers
+//!                      what comes                                  │                what goes
 //! ```
 //!
 //! Laws, held by tests with random images: `diff(a, a)` is empty; applying `diff(a, b)` to `a` gives `b`; after every
@@ -14,6 +14,7 @@ use weir_abi::{
     Address, Config,
     hop::Backend,
     service::{Service, VipKey, VipRanges},
+    tunnel::TunnelSource,
 };
 
 use crate::image::{Image, TableWords};
@@ -24,9 +25,11 @@ use crate::image::{Image, TableWords};
 pub enum Op {
     SetConfig(Config),
     PutPeer(Address),
+    PutTunnelSource(TunnelSource, u32),
     PutBackend(u16, Backend),
     PutTable(u32, TableWords),
     PutService(u32, Service),
+    PutFilter(u32, u64),
     PutRoute(Address),
     PutRanges(VipKey, VipRanges),
     PutVip(VipKey, u32),
@@ -36,6 +39,7 @@ pub enum Op {
     DeleteService(u32),
     DeleteTable(u32),
     DeleteBackend(u16),
+    DeleteTunnelSource(TunnelSource),
     DeletePeer(Address),
 }
 
@@ -49,6 +53,9 @@ pub fn diff(current: &Image, desired: &Image) -> Plan {
         plan.push(Op::SetConfig(desired.config));
     }
     plan.extend(desired.peers.difference(&current.peers).map(|peer| Op::PutPeer(*peer)));
+    put(&mut plan, &current.tunnel_sources, &desired.tunnel_sources, |source, kinds| {
+        Op::PutTunnelSource(*source, *kinds)
+    });
     put(&mut plan, &current.backends, &desired.backends, |slot, backend| Op::PutBackend(*slot, *backend));
     for (index, words) in &desired.tables {
         let same = current.tables.get(index).is_some_and(|there| Arc::ptr_eq(there, words) || there == words);
@@ -58,16 +65,32 @@ pub fn diff(current: &Image, desired: &Image) -> Plan {
     }
     put(&mut plan, &current.services, &desired.services, |index, service| Op::PutService(*index, *service));
     plan.extend(desired.routes.difference(&current.routes).map(|route| Op::PutRoute(*route)));
+    // Bits too many cost lookups, bits too few a VIP: those that come before it, those that go after it.
+    let filter = |image: &Image, word: &u32| image.filter.get(word).copied().unwrap_or_default();
+    for (word, bits) in &desired.filter {
+        let both = bits | filter(current, word);
+        if both != filter(current, word) {
+            plan.push(Op::PutFilter(*word, both));
+        }
+    }
     // A single port hides a range that contains it: it must come before the range goes, and go after the range came.
     put(&mut plan, &current.vips, &desired.vips, |key, index| Op::PutVip(*key, *index));
     put(&mut plan, &current.ranges, &desired.ranges, |key, ranges| Op::PutRanges(*key, *ranges));
 
     plan.extend(gone(&current.vips, &desired.vips).map(|key| Op::DeleteVip(*key)));
     plan.extend(gone(&current.ranges, &desired.ranges).map(|key| Op::DeleteRanges(*key)));
+    for (word, bits) in &current.filter {
+        if bits & !filter(desired, word) != 0 {
+            plan.push(Op::PutFilter(*word, filter(desired, word)));
+        }
+    }
     plan.extend(current.routes.difference(&desired.routes).map(|route| Op::DeleteRoute(*route)));
     plan.extend(gone(&current.services, &desired.services).map(|index| Op::DeleteService(*index)));
     plan.extend(gone(&current.tables, &desired.tables).map(|index| Op::DeleteTable(*index)));
     plan.extend(gone(&current.backends, &desired.backends).map(|slot| Op::DeleteBackend(*slot)));
+    plan.extend(
+        gone(&current.tunnel_sources, &desired.tunnel_sources).map(|source| Op::DeleteTunnelSource(*source)),
+    );
     plan.extend(current.peers.difference(&desired.peers).map(|peer| Op::DeletePeer(*peer)));
     plan
 }
@@ -93,9 +116,12 @@ impl Image {
         match op {
             Op::SetConfig(config) => self.config = *config,
             Op::PutPeer(peer) => _ = self.peers.insert(*peer),
+            Op::PutTunnelSource(source, kinds) => _ = self.tunnel_sources.insert(*source, *kinds),
             Op::PutBackend(slot, backend) => _ = self.backends.insert(*slot, *backend),
             Op::PutTable(index, words) => _ = self.tables.insert(*index, Arc::clone(words)),
             Op::PutService(index, service) => _ = self.services.insert(*index, *service),
+            Op::PutFilter(word, 0) => _ = self.filter.remove(word),
+            Op::PutFilter(word, bits) => _ = self.filter.insert(*word, *bits),
             Op::PutRoute(route) => _ = self.routes.insert(*route),
             Op::PutRanges(key, ranges) => _ = self.ranges.insert(*key, *ranges),
             Op::PutVip(key, index) => _ = self.vips.insert(*key, *index),
@@ -105,6 +131,7 @@ impl Image {
             Op::DeleteService(index) => _ = self.services.remove(index),
             Op::DeleteTable(index) => _ = self.tables.remove(index),
             Op::DeleteBackend(slot) => _ = self.backends.remove(slot),
+            Op::DeleteTunnelSource(source) => _ = self.tunnel_sources.remove(source),
             Op::DeletePeer(peer) => _ = self.peers.remove(peer),
         }
     }
@@ -117,9 +144,13 @@ impl fmt::Display for Op {
         match self {
             Op::SetConfig(_) => write!(f, "set config"),
             Op::PutPeer(peer) => write!(f, "put peer {}", ip(peer)),
+            Op::PutTunnelSource(source, _) => {
+                write!(f, "put tunnel source {}, {} of 128 bits", ip(&source.address), source.len_bits)
+            }
             Op::PutBackend(slot, backend) => write!(f, "put backend {slot} = {}", ip(&backend.address)),
             Op::PutTable(index, _) => write!(f, "put table {index}"),
             Op::PutService(index, service) => write!(f, "put service {index} = table {}", service.table),
+            Op::PutFilter(word, bits) => write!(f, "put filter {word} = {bits:#x}"),
             Op::PutRoute(route) => write!(f, "put route {}", ip(route)),
             Op::PutRanges(key, ranges) => {
                 write!(f, "put {} ranges of {} protocol {}", ranges.count, ip(&key.address), key.protocol)
@@ -143,6 +174,9 @@ impl fmt::Display for Op {
             Op::DeleteService(index) => write!(f, "delete service {index}"),
             Op::DeleteTable(index) => write!(f, "delete table {index}"),
             Op::DeleteBackend(slot) => write!(f, "delete backend {slot}"),
+            Op::DeleteTunnelSource(source) => {
+                write!(f, "delete tunnel source {}, {} of 128 bits", ip(&source.address), source.len_bits)
+            }
             Op::DeletePeer(peer) => write!(f, "delete peer {}", ip(peer)),
         }
     }

@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use weir_abi::{limits::TABLE_LEN, service::Slot};
 use weir_core::{
     hash,
+    health::HealthView,
     image::{FLIP_DRAIN, Image, Lowering, TableHistory, lower, memory},
 };
 use weir_model::{Name, Snapshot, SourceFile, status::Health};
@@ -77,7 +78,8 @@ impl Balancer {
     fn look(&mut self, snapshot: &Snapshot, health: &BTreeMap<Name, Health>, now: Duration) {
         let (node, current, history) = (&self.node, &self.image, &self.history);
         let lingering = BTreeMap::new();
-        let input = Lowering { snapshot, node, health, current, history, now, lingering: &lingering };
+        let (lingering, servers) = (&lingering, &HealthView::default());
+        let input = Lowering { snapshot, node, health, servers, current, history, now, lingering };
         let lowered = lower(input).expect("lowered");
         (self.image, self.history, self.wake) = (lowered.image, lowered.history, lowered.wake);
         let host = |slot: u16| match self.image.backends.get(&slot).map(|b| IpAddr::from(b.address)) {

@@ -35,7 +35,7 @@ use weir_core::{
 };
 use weir_runtime::inspect::Filter;
 
-use crate::maps::MapsError;
+use weir_l4::maps::MapsError;
 
 /// Pages of a CPU's ring: 256 KiB, made by the first capture and kept. At the bound events are lost and counted.
 const RING_PAGES: usize = 64;
@@ -125,7 +125,7 @@ fn wanted(filter: &Filter) -> Result<Capture, String> {
         None => (Address::default(), Address::default()),
         Some((ip, len)) => prefix(ip, len).ok_or_else(|| format!("{ip}/{len} is no prefix"))?,
     };
-    let directions = u32::from(filter.came) * CAME | u32::from(filter.left) * LEFT;
+    let directions = if filter.came { CAME } else { 0 } | if filter.left { LEFT } else { 0 };
     if directions == 0 {
         return Err("neither packets as they came nor as they left are wanted".into());
     }

@@ -27,7 +27,7 @@ pub(crate) struct Counters {
 pub(crate) struct Labels {
     /// Service index → VIP.
     pub(crate) services: BTreeMap<u32, Name>,
-    /// Backend slot → node.
+    /// Backend slot → node or server.
     pub(crate) backends: BTreeMap<u16, String>,
 }
 
@@ -89,12 +89,12 @@ impl Counters {
             text.value("weir_l4_vip_bytes_total", &[("vip", vip.as_str())], traffic.bytes as f64);
         }
         let labels = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
-        text.family("weir_l4_backend_packets_total", "counter", "Packets sent to a proxy.");
+        text.family("weir_l4_backend_packets_total", "counter", "Packets sent to a proxy or server.");
         for (slot, node) in &labels.backends {
             let traffic = sum(&self.backends, u32::from(*slot));
             text.value("weir_l4_backend_packets_total", &[("node", node)], traffic.packets as f64);
         }
-        text.family("weir_l4_backend_bytes_total", "counter", "Bytes sent to a proxy.");
+        text.family("weir_l4_backend_bytes_total", "counter", "Bytes sent to a proxy or server.");
         for (slot, node) in &labels.backends {
             let traffic = sum(&self.backends, u32::from(*slot));
             text.value("weir_l4_backend_bytes_total", &[("node", node)], traffic.bytes as f64);
@@ -111,7 +111,7 @@ fn sum(map: &PerCpuArray<MapData, Traffic>, index: u32) -> Traffic {
 }
 
 /// The names of an image's numbers.
-pub(crate) fn labels(snapshot: &weir_model::Snapshot, image: &Image) -> Labels {
+pub(crate) fn labels(snapshot: &weir_model::Snapshot, node: &Name, image: &Image) -> Labels {
     let mut labels = Labels::default();
     let mut name_service = |address, index| {
         if let Some((vip, _)) = snapshot.vip_at(std::net::IpAddr::from(address)) {
@@ -127,12 +127,9 @@ pub(crate) fn labels(snapshot: &weir_model::Snapshot, image: &Image) -> Labels {
         }
     }
     for (slot, backend) in &image.backends {
-        let address = std::net::IpAddr::from(backend.address);
-        let node = snapshot.nodes.iter().find(|(_, node)| {
-            node.address.map(std::net::IpAddr::V4) == Some(address)
-                || node.address6.map(std::net::IpAddr::V6) == Some(address)
-        });
-        labels.backends.insert(*slot, node.map_or_else(|| address.to_string(), |(name, _)| name.to_string()));
+        let name = weir_core::explain::name_of(snapshot, node, backend);
+        let address = || std::net::IpAddr::from(backend.address).to_string();
+        labels.backends.insert(*slot, name.map_or_else(address, |name| name.to_string()));
     }
     labels
 }

@@ -12,7 +12,9 @@ use weir_core::{
 };
 use weir_runtime::inspect::{Answer, Ask, Asked};
 
-use crate::{capture::Tap, maps::MapsError};
+use weir_l4::maps::MapsError;
+
+use crate::capture::Tap;
 
 /// What the kernel takes as a test packet without fragments of it.
 const FRAME_LEN: std::ops::RangeInclusive<usize> = 14..=3_400;

@@ -15,16 +15,20 @@ use nix::{
 use weir_abi::{ABI_VERSION, Config, maps as names, programs};
 
 /// Every map that outlives a program, in the order of their declaration.
-const MAPS: [&str; 12] = [
+const MAPS: [&str; 16] = [
     names::CONFIG,
     names::VIPS,
     names::VIP_RANGES,
     names::SERVICES,
+    names::FILTER,
+    names::HALVES,
     names::TABLES,
     names::BACKENDS,
     names::PEERS,
+    names::TUNNEL_SOURCES,
     names::SOCKETS,
     names::FRAGMENTS,
+    names::PATH_MTUS,
     names::REASONS,
     names::SERVICE_TRAFFIC,
     names::BACKEND_TRAFFIC,

@@ -1,8 +1,8 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use weir_model::Name;
+use weir_model::{Name, Snapshot};
 use weir_runtime::telemetry::Format;
 
 /// Puts weir's XDP balancer into the kernel and keeps it as the configuration wants it.
@@ -15,8 +15,11 @@ pub(crate) struct Options {
     /// Directory of TOML files; watched, applied when it changes, kept when it becomes wrong.
     pub(crate) config: PathBuf,
     /// Name of the node this host is.
+    #[arg(long, required_unless_present = "server", conflicts_with = "server")]
+    node: Option<Name>,
+    /// Name of the server this host is, in place of a node: opens the tunnels of VIPs that point straight at it.
     #[arg(long)]
-    pub(crate) node: Name,
+    server: Option<Name>,
     /// Interface packets come in on; may be given several times.
     #[arg(long, required_unless_present = "unload")]
     pub(crate) interface: Vec<String>,
@@ -44,4 +47,31 @@ pub(crate) struct Options {
     /// Remove programs, maps and routes from the kernel and leave.
     #[arg(long)]
     pub(crate) unload: bool,
+}
+
+impl Options {
+    /// What this host is called.
+    pub(crate) fn name(&self) -> &Name {
+        // clap lets exactly one of them through.
+        match (&self.node, &self.server) {
+            (Some(name), _) | (None, Some(name)) => name,
+            (None, None) => unreachable!("neither --node nor --server"),
+        }
+    }
+
+    /// Whether this host is a server.
+    pub(crate) fn is_server(&self) -> bool {
+        self.server.is_some()
+    }
+
+    /// The configuration as this host sees it.
+    pub(crate) fn view(&self, snapshot: &Arc<Snapshot>) -> Result<Arc<Snapshot>, String> {
+        match &self.server {
+            None => Ok(Arc::clone(snapshot)),
+            Some(server) => match snapshot.of_server(server) {
+                Some(seen) => Ok(Arc::new(seen)),
+                None => Err(format!("there is no server {server}")),
+            },
+        }
+    }
 }

@@ -1,7 +1,8 @@
-//! Probes the proxies this balancer may send to: `weir-core`'s health machines, given sockets and a clock.
+//! Probes the proxies and servers this balancer may send to: `weir-core`'s health machines, given sockets and a clock.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -14,10 +15,28 @@ use weir_core::{
 use weir_model::{Name, Node, Snapshot, status::Health};
 use weir_runtime::probe::{self, ProbeResult, ProbeTarget};
 
-/// Probes of all proxies.
+/// Who is probed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Whom {
+    /// The proxy of a node.
+    Proxy(Name),
+    /// A server of a pool that a VIP points straight at: pool and server.
+    Server(Name, Name),
+}
+
+impl fmt::Display for Whom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Proxy(node) => write!(f, "the proxy of {node}"),
+            Self::Server(pool, server) => write!(f, "server {server} of pool {pool}"),
+        }
+    }
+}
+
+/// Probes of all proxies and servers.
 pub(crate) struct Prober {
-    machines: BTreeMap<Name, (ProbeTarget, HealthMachine)>,
-    running: JoinSet<(Name, ProbeTarget, u64, ProbeResult)>,
+    machines: BTreeMap<Whom, (ProbeTarget, HealthMachine)>,
+    running: JoinSet<(Whom, ProbeTarget, u64, ProbeResult)>,
     seed: u64,
 }
 
@@ -31,39 +50,40 @@ impl Prober {
         }
     }
 
-    /// Probes the nodes that share a group with `node`; what is known of those that stay is kept.
+    /// Probes the nodes that share a group with `node`, and the servers its VIPs point at; what is known of those that stay
+    /// is kept.
     pub(crate) fn set_targets(&mut self, snapshot: &Snapshot, node: &Name) {
-        // A proxy is asked for the groups it shares with this node: it is up when it serves all their VIPs, which a proxy
-        // that has not read the same configuration yet does not.
-        let mut shared: BTreeMap<&Name, Vec<&Name>> = BTreeMap::new();
-        for (group, spec) in snapshot.groups.iter().filter(|(_, spec)| spec.nodes.contains(node)) {
-            for member in &spec.nodes {
-                shared.entry(member).or_default().push(group);
-            }
-        }
-        let mut targets = BTreeMap::new();
-        for (member, groups) in shared {
-            if let Some(spec) = snapshot.nodes.get(member)
-                && let Some(address) = spec.tunnel_address()
-            {
-                let target = ProbeTarget::readiness(SocketAddr::new(address, spec.probe_port), &groups);
-                targets.insert(member.clone(), (target, timing(spec)));
-            }
-        }
+        let mut targets = proxies(snapshot, node);
+        targets.extend(servers(snapshot, node));
         let now = Instant::now();
         self.machines
-            .retain(|name, (target, _)| targets.get(name).is_some_and(|(wanted, _)| wanted == target));
-        for (name, (target, timing)) in targets {
-            let seed = self.seed ^ hash::bytes(name.as_str().as_bytes());
+            .retain(|whom, (target, _)| targets.get(whom).is_some_and(|(wanted, _)| wanted == target));
+        for (whom, (target, timing)) in targets {
+            let seed = self.seed ^ hash::bytes(whom.to_string().as_bytes());
             let (_, machine) =
-                self.machines.entry(name).or_insert_with(|| (target, HealthMachine::new(timing, seed, now)));
+                self.machines.entry(whom).or_insert_with(|| (target, HealthMachine::new(timing, seed, now)));
             machine.set_timing(timing, now);
         }
     }
 
     /// What is known of the proxies.
-    pub(crate) fn health(&self) -> BTreeMap<Name, Health> {
-        self.machines.iter().map(|(name, (_, machine))| (name.clone(), machine.health())).collect()
+    pub(crate) fn proxies(&self) -> BTreeMap<Name, Health> {
+        let proxy = |(whom, (_, machine)): (&Whom, &(_, HealthMachine))| match whom {
+            Whom::Proxy(node) => Some((node.clone(), machine.health())),
+            Whom::Server(..) => None,
+        };
+        self.machines.iter().filter_map(proxy).collect()
+    }
+
+    /// What is known of the servers that are checked, by pool.
+    pub(crate) fn servers(&self) -> BTreeMap<Name, BTreeMap<Name, Health>> {
+        let mut pools: BTreeMap<Name, BTreeMap<Name, Health>> = BTreeMap::new();
+        for (whom, (_, machine)) in &self.machines {
+            if let Whom::Server(pool, server) = whom {
+                pools.entry(pool.clone()).or_default().insert(server.clone(), machine.health());
+            }
+        }
+        pools
     }
 
     /// Runs probes until the health of a proxy changes. Cancel safe.
@@ -71,18 +91,18 @@ impl Prober {
         loop {
             let now = Instant::now();
             let mut changed = false;
-            for (name, (target, machine)) in &mut self.machines {
+            for (whom, (target, machine)) in &mut self.machines {
                 machine.handle_timeout(now);
                 if let Some(probe) = machine.poll_probe(now) {
-                    let (name, target) = (name.clone(), target.clone());
+                    let (whom, target) = (whom.clone(), target.clone());
                     self.running.spawn(async move {
                         let result = probe::run(&target, probe.timeout).await;
-                        (name, target, probe.id, result)
+                        (whom, target, probe.id, result)
                     });
                 }
                 if let Some(change) = machine.poll_event() {
                     let (from, to) = (change.from, change.to);
-                    tracing::info!(proxy = %name, "proxy was {from:?}, is {to:?}: {}", change.reason);
+                    tracing::info!("{whom} was {from:?}, is {to:?}: {}", change.reason);
                     changed = true;
                 }
             }
@@ -95,8 +115,8 @@ impl Prober {
             tokio::select! {
                 () = sleep_until(next.into()) => {}
                 Some(done) = self.running.join_next() => {
-                    if let Ok((name, target, id, result)) = done
-                        && let Some((probed, machine)) = self.machines.get_mut(&name)
+                    if let Ok((whom, target, id, result)) = done
+                        && let Some((probed, machine)) = self.machines.get_mut(&whom)
                         && *probed == target
                     {
                         machine.handle_result(id, result.into(), Instant::now());
@@ -106,7 +126,7 @@ impl Prober {
         }
     }
 
-    /// Waits until something is known of every proxy, at most `limit`.
+    /// Waits until something is known of each of them, at most `limit`.
     pub(crate) async fn first_round(&mut self, limit: Duration) {
         let all = async {
             while self.machines.values().any(|(_, machine)| machine.health() == Health::Unknown) {
@@ -116,6 +136,40 @@ impl Prober {
         // After the limit the unknown ones count as not up, and become up when they answer.
         let _in_time = tokio::time::timeout(limit, all).await;
     }
+}
+
+type Targets = BTreeMap<Whom, (ProbeTarget, Timing)>;
+
+/// The nodes that share a group with `node`.
+fn proxies(snapshot: &Snapshot, node: &Name) -> Targets {
+    // A proxy is asked for the groups it shares with this node: it is up when it serves all their VIPs, which a proxy
+    // that has not read the same configuration yet does not.
+    let mut shared: BTreeMap<&Name, Vec<&Name>> = BTreeMap::new();
+    for (group, spec) in snapshot.groups.iter().filter(|(_, spec)| spec.nodes.contains(node)) {
+        for member in &spec.nodes {
+            shared.entry(member).or_default().push(group);
+        }
+    }
+    let target = |(member, groups): (&Name, Vec<&Name>)| {
+        let spec = snapshot.nodes.get(member)?;
+        let address = SocketAddr::new(spec.tunnel_address()?, spec.probe_port);
+        let target = ProbeTarget::readiness(address, &groups);
+        Some((Whom::Proxy(member.clone()), (target, timing(spec))))
+    };
+    shared.into_iter().filter_map(target).collect()
+}
+
+/// The servers the node's VIPs point straight at, as far as they are checked.
+fn servers(snapshot: &Snapshot, node: &Name) -> Targets {
+    let pools: BTreeSet<&Name> = snapshot.vips_of(node).filter_map(|(_, vip)| vip.pool.as_ref()).collect();
+    let checked = pools.into_iter().filter_map(|pool| {
+        let check = snapshot.pools.get(pool)?.check.as_ref()?;
+        Some(snapshot.servers_of(pool).map(move |(name, server)| {
+            let target = ProbeTarget::check(check, server.address);
+            (Whom::Server(pool.clone(), name.clone()), (target, Timing::from(check)))
+        }))
+    });
+    checked.flatten().collect()
 }
 
 fn timing(node: &Node) -> Timing {

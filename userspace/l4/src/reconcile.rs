@@ -12,12 +12,13 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use weir_abi::{Address, gue::OVERHEAD_V4_LEN_BYTES};
 use weir_core::{
     explain,
+    health::HealthView,
     image::{FLIP_CALM, Image, Lowered, Lowering, TableHistory, VIP_LINGER, lower},
     plan::{Op, diff},
 };
 use weir_model::{
     Generation, Name, Problem, Problems, Protocol, Snapshot, Vip,
-    status::{ConfigStatus, InterfaceStatus, L4Status, L4VipStatus},
+    status::{ConfigStatus, Health, InterfaceStatus, L4Status, L4VipStatus},
 };
 use weir_runtime::{
     inspect,
@@ -32,8 +33,9 @@ use crate::{
     attach,
     counters::{self, Counters},
     inspect::Inspector,
+    kernel::{Kernel, KernelError},
+    links::Links,
     load,
-    maps::{Kernel, MapsError},
     memory::Memory,
     options::Options,
     probes::Prober,
@@ -64,13 +66,15 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         tracing::info!(vips = current.vip_addresses().len(), "adopted the pinned datapath");
     }
     let mut memory = Memory::open(options.run_dir.join("tables"))?;
+    let mut links = Links::open().context("listen for changes of interfaces")?;
     let (publisher, feed) = status::publisher(&L4Status::default());
     let mtu = current.config.mtu;
     let mut daemon = Daemon {
         mtu,
-        node: options.node.clone(),
+        node: options.name().clone(),
+        is_server: options.is_server(),
         kernel,
-        prober: Prober::new(&options.node),
+        prober: Prober::new(options.name()),
         snapshot: Arc::new(Snapshot::default()),
         history: memory.load(&current),
         memory,
@@ -87,9 +91,10 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         errors: Vec::new(),
     };
     let first = source.candidate().await;
-    daemon.prober.set_targets(&first, &options.node);
+    let seen = options.view(&first).map_err(anyhow::Error::msg)?;
+    daemon.probe(&seen);
     daemon.prober.first_round(FIRST_PROBES_MAX).await;
-    daemon.put_in_force(&first).await.map_err(|problem| anyhow::anyhow!(problem))?;
+    daemon.put_in_force(&seen).await.map_err(|problem| anyhow::anyhow!(problem))?;
     source.accept(&first);
     // Attached only now: a program on empty maps would pass what the one before it forwarded.
     for interface in &options.interface {
@@ -130,13 +135,13 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         tokio::select! {
             () = stop.wait() => break,
             candidate = source.candidate() => {
-                daemon.prober.set_targets(&candidate, &options.node);
-                match daemon.put_in_force(&candidate).await {
+                let done = match options.view(&candidate) {
+                    Ok(seen) => daemon.take(&seen).await,
+                    Err(what) => Err(what),
+                };
+                match done {
                     Ok(()) => source.accept(&candidate),
-                    Err(what) => {
-                        daemon.prober.set_targets(&daemon.snapshot.clone(), &options.node);
-                        source.refuse(Problems(vec![whole_directory(what)]));
-                    }
+                    Err(what) => source.refuse(Problems(vec![whole_directory(what)])),
                 }
                 daemon.confirm();
             }
@@ -150,6 +155,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
             }
             () = sleep(until_wake) => daemon.recompute().await,
             _ = tick.tick() => daemon.end_lingering().await,
+            () = links.changed() => daemon.look_at_links().await,
             _ = full_pass.tick() => daemon.full_pass().await,
             _ = config.changed() => {}
         }
@@ -215,6 +221,8 @@ impl Metrics {
 
 struct Daemon {
     node: Name,
+    /// Whether that is a server, which opens tunnels and balances nothing.
+    is_server: bool,
     kernel: Kernel,
     prober: Prober,
     snapshot: Arc<Snapshot>,
@@ -239,6 +247,31 @@ struct Daemon {
 }
 
 impl Daemon {
+    /// Probes whom `snapshot` says.
+    fn probe(&mut self, snapshot: &Snapshot) {
+        if !self.is_server {
+            self.prober.set_targets(snapshot, &self.node);
+        }
+    }
+
+    /// Puts a new snapshot in force, with the probes it wants.
+    async fn take(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), String> {
+        self.probe(snapshot);
+        let done = self.put_in_force(snapshot).await;
+        if done.is_err() {
+            self.probe(&self.snapshot.clone());
+        }
+        done
+    }
+
+    /// What is known of the proxies; a server is one of its own.
+    fn proxies(&self) -> BTreeMap<Name, Health> {
+        if self.is_server {
+            return BTreeMap::from([(self.node.clone(), Health::Up)]);
+        }
+        self.prober.proxies()
+    }
+
     /// Applies a new snapshot; on refusal the old one stays in force.
     async fn put_in_force(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), String> {
         let lingering = self.lingering.clone();
@@ -285,12 +318,14 @@ impl Daemon {
     }
 
     fn lower(&self, snapshot: &Snapshot) -> Result<Lowered, String> {
-        let health = self.prober.health();
+        let health = self.proxies();
+        let servers = HealthView::from(self.prober.servers());
         let lingering = self.lingering.iter().map(|(name, (vip, _))| (name.clone(), vip.clone())).collect();
         let input = Lowering {
             snapshot,
             node: &self.node,
             health: &health,
+            servers: &servers,
             current: &self.current,
             history: &self.history,
             now: self.memory.now(),
@@ -301,7 +336,7 @@ impl Daemon {
         Ok(lowered)
     }
 
-    async fn apply(&mut self, lowered: Lowered) -> Result<(), MapsError> {
+    async fn apply(&mut self, lowered: Lowered) -> Result<(), KernelError> {
         let plan = diff(&self.current, &lowered.image);
         self.errors.clear();
         if !plan.is_empty() {
@@ -323,7 +358,7 @@ impl Daemon {
             self.current.apply(op);
         }
         self.remember(&lowered);
-        self.counters.set_labels(counters::labels(&self.snapshot, &self.current));
+        self.counters.set_labels(counters::labels(&self.snapshot, &self.node, &self.current));
         self.last = Some(lowered);
         Ok(())
     }
@@ -354,12 +389,21 @@ impl Daemon {
         }
     }
 
-    /// What tunnels have to fit into: the smallest MTU. Generic XDP sees packets the kernel has put together, larger than
+    /// What tunnels have to fit into where the routing table does not say: the smallest MTU. Generic XDP sees packets the kernel has put together, larger than
     /// any MTU and cut up again later: there it is not looked at.
     fn note_mtu(&mut self) {
         let is_generic = self.interfaces.iter().any(|interface| interface.mode == "generic");
         let smallest = self.interfaces.iter().map(|interface| interface.mtu).min().unwrap_or_default();
         self.mtu = if is_generic { 0 } else { smallest };
+    }
+
+    /// Something about interfaces changed: perhaps an MTU.
+    async fn look_at_links(&mut self) {
+        let before = self.mtu;
+        self.look_at_mtu().await;
+        if self.mtu != before {
+            self.recompute().await;
+        }
     }
 
     /// Whether somebody changed the MTU of an interface.
@@ -421,7 +465,7 @@ impl Daemon {
                 "{} {service} is no service of the datapath",
                 registration.address
             )),
-            Some(index) => match self.kernel.steer(index, &request.socket) {
+            Some(index) => match self.kernel.maps.steer(index, &request.socket) {
                 Ok(()) => {
                     tracing::info!("steering {} {service} to a socket of the proxy", registration.address);
                     steer::Reply::Ok
@@ -441,6 +485,7 @@ impl Daemon {
             let status = L4VipStatus {
                 generation: *generation,
                 addresses: addresses.clone(),
+                pool: self.snapshot.vips.get(name).and_then(|vip| vip.pool.clone()),
                 healthy_proxies: healthy as u32,
                 packets: traffic.packets,
                 bytes: traffic.bytes,
@@ -453,7 +498,8 @@ impl Daemon {
             config: config.clone(),
             interfaces: self.interfaces.clone(),
             vips: vips.collect(),
-            proxies: self.prober.health(),
+            proxies: self.proxies(),
+            servers: self.prober.servers(),
             adopted: self.adopted,
             changing: self.until_wake() <= FLIP_CALM,
             last_plan: self.last_plan.clone(),

@@ -15,7 +15,7 @@ use serde::Serialize;
 use weir_model::{
     AddressFamily, Admin, Announce, Balance, CertificateFiles, Check, CheckKind, Group, GroupMode, Listener,
     ListenerProtocol, Name, Node, Objects, Peer, Percent, Pool, Server, Snapshot, SourceFile, Spread, Tls,
-    Vip, Zone,
+    Tunnel, Vip, Zone,
 };
 
 use crate::topology::{self, BALANCER_ASN, CORE_ASN, HOST_NAME, Host, Role, Topology, VIP4, VIP6, zone_name};
@@ -160,6 +160,7 @@ fn healthy(topology: Topology) -> Result<Objects> {
                 address6: Some(host.address6()),
                 weight: 100,
                 admin: Admin::Active,
+                tunnel: Tunnel::Gue,
                 probe_port: 9180,
                 probe_interval: Duration::from_millis(100),
                 probe_timeout: Duration::from_millis(500),
@@ -171,13 +172,18 @@ fn healthy(topology: Topology) -> Result<Objects> {
     }
     objects.group.insert(
         name("edge")?,
-        Group { nodes: objects.node.keys().cloned().collect(), mode: GroupMode::ActiveActive },
+        Group {
+            nodes: objects.node.keys().cloned().collect(),
+            mode: GroupMode::ActiveActive,
+            accept_tunnels: Vec::new(),
+        },
     );
     objects.vip.insert(
         name("web")?,
         Vip {
             addresses: vec![VIP4.into(), VIP6.into()],
             group: name("edge")?,
+            pool: None,
             services: ["tcp/80", "tcp/443"]
                 .into_iter()
                 .map(|text| text.to_owned().try_into().map_err(anyhow::Error::msg))
@@ -214,6 +220,7 @@ fn healthy(topology: Topology) -> Result<Objects> {
                 zone: name(&zone_name(host.zone))?,
                 weight: 100,
                 admin: Admin::Active,
+                tunnel: Tunnel::Gue,
             },
         );
     }

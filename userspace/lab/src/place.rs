@@ -77,6 +77,13 @@ impl Place {
         })
     }
 
+    /// Gives an interface another MTU.
+    pub async fn set_mtu(&self, link: &str, mtu: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_index(self.index(link).await?).mtu(mtu).build();
+        let done = self.netlink.link().set(message).execute().await;
+        done.with_context(|| format!("MTU {mtu} for {link} of {}", self.netns.name()))
+    }
+
     /// Gives addresses, with their prefix lengths, to an interface.
     pub async fn address(&self, link: &str, addresses: &[(IpAddr, u8)]) -> Result<()> {
         let index = self.index(link).await?;

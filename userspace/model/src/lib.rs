@@ -3,9 +3,11 @@
 //! ```text
 //!  TOML files ──► Objects ──► Snapshot::build ──► Snapshot      (or every Problem at once)
 //!
-//!  Zone ◄── Node ◄── Group ◄── Vip ◄── Listener ──► Pool ◄── Server ──► Zone
-//!             ▲                                        ▲
-//!            Peer                              Failover ┴──► Zone
+//!                              ┌─────────────────────────┐
+//!                              │                         ▼
+//!  Zone ◄── Node ◄── Group ◄── Vip ◄── Listener ──────► Pool ◄── Server ──► Zone
+//!             ▲                                          ▲
+//!            Peer                                Failover ┴──► Zone
 //! ```
 //!
 //! Pure: text in, values out. Who reads the files, watches them and keeps the last good snapshot is `weir-runtime`;
@@ -31,7 +33,7 @@ pub use failover::{Failover, FailoverScope};
 pub use listener::{CertificateFiles, HostPattern, Listener, ListenerProtocol, Route, Tls};
 pub use name::{NAME_LEN_MAX, Name, NameError};
 pub use peer::{AddressFamily, Peer};
-pub use place::{Admin, Group, GroupMode, Node, Zone};
+pub use place::{AcceptTunnels, Admin, Group, GroupMode, Node, Tunnel, Zone};
 pub use pool::{Balance, Check, CheckKind, Pool, Server, Sticky};
 pub use problem::{Problem, Problems};
 pub use snapshot::{Generation, Snapshot};

@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, units};
+use crate::{Name, Server, units};
 
 /// What an operator wants of a node or server; what checks see is kept apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -42,6 +42,28 @@ pub struct Zone {
     pub spill_weight: u32,
 }
 
+/// The tunnel packets are sent to a host in. Over IPv4 or IPv6 as the host's address is, around either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tunnel {
+    /// Generic UDP Encapsulation with the previous owner of a flow as second hop: for hosts that run `weir-l4`.
+    #[default]
+    Gue,
+    /// The packet right behind the outer header: for hosts with nothing but their kernel. Carries no second hop: a flow ends
+    /// when its slot goes to such a host, or from one such host to another.
+    Ipip,
+}
+
+/// Tunnels of others that are opened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptTunnels {
+    /// Their outer source addresses.
+    pub from: IpNet,
+    /// What they send; `gue` without a second hop, in version 0 or variant 1.
+    pub kind: Tunnel,
+}
+
 /// A load balancer: a host that runs `weir-l4`, `weir-proxy` and `weir-bgp`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,6 +82,9 @@ pub struct Node {
     /// What the operator wants of it.
     #[serde(default)]
     pub admin: Admin,
+    /// The tunnel in which other nodes send packets to it.
+    #[serde(default)]
+    pub tunnel: Tunnel,
     /// TCP port on which its proxy answers `/healthz` to the balancers of its group.
     #[serde(default = "default_probe_port")]
     pub probe_port: u16,
@@ -78,6 +103,27 @@ pub struct Node {
 }
 
 impl Node {
+    /// A server that opens tunnels, as a node; nobody probes it as such.
+    pub(crate) fn of_server(server: &Server) -> Self {
+        let (address, address6) = match server.address.ip() {
+            IpAddr::V4(address) => (Some(address), None),
+            IpAddr::V6(address) => (None, Some(address)),
+        };
+        Self {
+            zone: server.zone.clone(),
+            address,
+            address6,
+            weight: 1,
+            admin: Admin::Active,
+            tunnel: server.tunnel,
+            probe_port: default_probe_port(),
+            probe_interval: default_probe_interval(),
+            probe_timeout: default_probe_timeout(),
+            probe_rise: two(),
+            probe_fall: two(),
+        }
+    }
+
     /// The address tunnels to this node end at: IPv4 where there is one.
     pub fn tunnel_address(&self) -> Option<IpAddr> {
         self.address.map(IpAddr::V4).or(self.address6.map(IpAddr::V6))
@@ -104,6 +150,9 @@ pub struct Group {
     /// How they share the VIPs.
     #[serde(default)]
     pub mode: GroupMode,
+    /// Tunnels of foreign balancers its nodes open, for packets to a VIP of theirs; without it only each other's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accept_tunnels: Vec<AcceptTunnels>,
 }
 
 pub(crate) fn one() -> u32 {

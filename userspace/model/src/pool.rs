@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Admin, Name, Percent, place::hundred, units};
+use crate::{Admin, Name, Percent, Tunnel, place::hundred, units};
 
 /// Servers that give the same answer, in one or several zones.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -124,8 +124,11 @@ pub struct Sticky {
 pub struct Server {
     /// The pools it belongs to.
     pub pools: Vec<Name>,
-    /// Where it listens.
+    /// Where it listens. For a VIP straight at servers only the address counts, and the port for checks.
     pub address: SocketAddr,
+    /// The tunnel in which it gets packets for VIPs straight at servers.
+    #[serde(default)]
+    pub tunnel: Tunnel,
     /// The zone it stands in.
     pub zone: Name,
     /// Share of its zone's traffic; 0 (none) to 1,000.

@@ -10,8 +10,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Failover, Group, Listener, Name, Node, Objects, Peer, Pool, Problems, Server, SourceFile, Vip, Zone,
-    validate,
+    Failover, Group, GroupMode, Listener, Name, Node, Objects, Peer, Pool, Problems, Server, SourceFile,
+    Spread, Vip, Zone, validate,
 };
 
 /// Which configuration a daemon has in force: equal text, equal generation, on every host.
@@ -98,6 +98,34 @@ impl Snapshot {
         self.vips
             .iter()
             .filter(move |(_, vip)| self.groups.get(&vip.group).is_some_and(|g| g.nodes.contains(node)))
+    }
+
+    /// The platform as a server sees it that opens tunnels by `weir-l4`: a group of one, itself, which serves the VIPs that
+    /// point straight at its pools. The others it shares pools with are nodes too, since they send it flows of its own.
+    /// `None` when there is no such server.
+    pub fn of_server(&self, name: &Name) -> Option<Self> {
+        let server = self.servers.get(name)?;
+        let node = |server: &Server| Node::of_server(server);
+        let shares = |other: &Server| other.pools.iter().any(|pool| server.pools.contains(pool));
+        let mut nodes = self.nodes.clone();
+        let others = self.servers.iter().filter(|(_, other)| shares(other));
+        nodes.extend(others.map(|(name, other)| (name.clone(), node(other))));
+        nodes.insert(name.clone(), node(server));
+        let at_it = |vip: &&Vip| vip.pool.as_ref().is_some_and(|pool| server.pools.contains(pool));
+        let vips = self.vips.iter().filter(|(_, vip)| at_it(vip)).map(|(vip_name, vip)| {
+            let vip = Vip { group: name.clone(), pool: None, spread: Spread::Group, ..vip.clone() };
+            (vip_name.clone(), vip)
+        });
+        let group =
+            Group { nodes: vec![name.clone()], mode: GroupMode::default(), accept_tunnels: Vec::new() };
+        Some(Self {
+            generation: self.generation,
+            zones: self.zones.clone(),
+            nodes,
+            groups: BTreeMap::from([(name.clone(), group)]),
+            vips: vips.collect(),
+            ..Self::default()
+        })
     }
 
     /// The VIP that has `address`.

@@ -47,6 +47,9 @@ pub struct L4Status {
     pub vips: BTreeMap<Name, L4VipStatus>,
     /// Proxies this balancer may send to, by node.
     pub proxies: BTreeMap<Name, Health>,
+    /// Servers of pools that VIPs point at directly, by pool.
+    #[serde(default)]
+    pub servers: BTreeMap<Name, BTreeMap<Name, Health>>,
     /// What the last start found pinned and kept.
     pub adopted: bool,
     /// Whether owners of slots are about to change: the second phase of a change is due.
@@ -77,7 +80,10 @@ pub struct L4VipStatus {
     pub generation: Generation,
     /// Its addresses in the kernel.
     pub addresses: Vec<IpAddr>,
-    /// Healthy proxies its flows are spread over.
+    /// The pool whose servers it points straight at.
+    #[serde(default)]
+    pub pool: Option<Name>,
+    /// Healthy proxies, or servers, its flows are spread over.
     pub healthy_proxies: u32,
     /// Packets and bytes forwarded, all services and CPUs.
     pub packets: u64,

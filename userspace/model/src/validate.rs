@@ -1,5 +1,7 @@
 //! What one object cannot know of itself: do names lead somewhere, do values agree, are the bounds kept?
 
+mod tunnels;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -15,7 +17,9 @@ pub(crate) fn check(objects: &Objects, problems: &mut Vec<Problem>) {
     let mut checker = Checker { objects, problems };
     checker.zones();
     checker.nodes_and_groups();
+    checker.accepted_tunnels();
     checker.vips();
+    checker.direct_vips();
     checker.listeners();
     checker.pools();
     checker.servers();
@@ -286,6 +290,18 @@ impl Checker<'_> {
             && self.known(("listener", name, "vip"), "vip", &self.objects.vip, vip)
             && let Some(port) = listener.port
         {
+            if let Some(pool) = &self.objects.vip[vip].pool {
+                let what = format!(
+                    "vip {vip} points straight at the servers of pool {pool}: no proxy sees its packets"
+                );
+                self.problem(
+                    "listener",
+                    name,
+                    "vip",
+                    what,
+                    format!("remove vip.{vip}.pool, or this listener"),
+                );
+            }
             let services = &self.objects.vip[vip].services;
             if !services.iter().any(|s| s.protocol == Protocol::Tcp && s.ports.contains(port)) {
                 let what = format!("vip {vip} does not serve tcp/{port}");

@@ -12,14 +12,17 @@ use crate::{Name, units};
 pub struct Vip {
     /// The addresses, usually one of each family.
     pub addresses: Vec<IpAddr>,
-    /// The nodes that announce it and whose proxies serve it.
+    /// The nodes that announce and balance it, and whose proxies serve it unless there is a pool.
     pub group: Name,
+    /// Straight to the servers of this pool instead, in tunnels that end there; they answer from the VIP themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Name>,
     /// What is served: `tcp/443`, `udp/53`, `tcp/8000-8099`, `udp/any`.
     pub services: Vec<Service>,
     /// Traffic that arrives here belongs to this zone, whoever sent it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home_zone: Option<Name>,
-    /// Over which proxies of the group a balancer spreads the flows.
+    /// Over which proxies of the group, or servers of the pool, a balancer spreads the flows.
     #[serde(default)]
     pub spread: Spread,
     /// How long a slot that changed its proxy remembers the previous one, so that its flows survive.
@@ -30,14 +33,14 @@ pub struct Vip {
     pub announce: Announce,
 }
 
-/// Over which proxies a balancer spreads a VIP.
+/// Over which proxies or servers a balancer spreads a VIP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Spread {
-    /// The nodes of the group in the balancer's own zone.
+    /// The nodes of the group in the balancer's own zone; the servers there while one of them is healthy.
     #[default]
     Zone,
-    /// All nodes of the group.
+    /// All nodes of the group, all servers of the pool.
     Group,
 }
 

@@ -190,3 +190,80 @@ fn text_cut_anywhere_is_read_or_refused_and_never_a_panic() {
         }
     }
 }
+
+/// A VIP straight at servers, and tunnels of others, that make sense.
+const DIRECT: &str = r#"
+[zone.az1]
+[node.lb1]
+zone = "az1"
+address = "10.1.0.11"
+tunnel = "ipip"
+[group.edge]
+nodes = ["lb1"]
+accept_tunnels = [{ from = "192.0.2.0/24", kind = "ipip" }, { from = "192.0.2.0/24", kind = "gue" }]
+[vip.dns]
+addresses = ["198.51.100.53", "2001:db8::53"]
+group = "edge"
+pool = "dns"
+services = ["udp/53", "tcp/53"]
+[pool.dns]
+check = { kind = "tcp" }
+[server.dns1]
+pools = ["dns"]
+address = "10.1.1.1:53"
+tunnel = "ipip"
+zone = "az1"
+[server.dns2]
+pools = ["dns"]
+address = "10.1.1.2:53"
+zone = "az1"
+"#;
+
+#[test]
+fn a_vip_straight_at_servers_needs_servers_that_can_be_reached_and_no_listener() {
+    let snapshot = read(DIRECT).expect("no problems");
+    assert_eq!(snapshot.vips["dns"].pool.as_ref().expect("pool"), "dns");
+    let cases = [
+        ("pool = \"dns\"\nservices", "pool = \"dnss\"\nservices", "vip.dns.pool", "no pool \"dnss\""),
+        ("pools = [\"dns\"]", "pools = [\"other\"]", "vip.dns.pool", "has no servers"),
+        ("address = \"10.1.0.11\"", "address6 = \"fd00::11\"", "vip.dns.pool", "node lb1 reaches no server"),
+        ("group = \"edge\"", "group = \"edge\"\nhome_zone = \"az1\"", "vip.dns.home_zone", "no proxy"),
+        ("10.1.1.2:53", "10.1.1.1:54", "server.dns2.address", "address of server dns1"),
+        ("10.1.1.2:53", "10.1.0.11:53", "server.dns2.address", "address of node lb1"),
+        ("10.1.1.2:53", "198.51.100.53:53", "server.dns2.address", "address of vip dns"),
+        ("[server.dns2]", "[server.lb1]", "server.lb1", "a node lb1 too"),
+        (
+            "[pool.dns]",
+            "[listener.l]\nprotocol = \"http\"\nvip = \"dns\"\nport = 53\npool = \"dns\"\n[pool.dns]",
+            "listener.l.vip",
+            "no proxy sees its packets",
+        ),
+        (
+            "\"192.0.2.0/24\", kind = \"gue\"",
+            "\"192.0.2.1/24\", kind = \"gue\"",
+            "group.edge.accept_tunnels.1.from",
+            "beyond",
+        ),
+        ("kind = \"gue\"", "kind = \"ipip\"", "group.edge.accept_tunnels.1.from", "named twice"),
+    ];
+    for (there, instead, path, what) in cases {
+        let text = DIRECT.replace(there, instead);
+        assert_ne!(text, DIRECT, "{there}");
+        let text = if instead.contains("other") { format!("{text}[pool.other]\n") } else { text };
+        let found = problems(&text);
+        let named = found.iter().any(|problem| problem.path == path && problem.what.contains(what));
+        assert!(named, "{instead}: {found:?}");
+    }
+}
+
+#[test]
+fn a_server_that_opens_tunnels_sees_itself_as_a_group_of_one() {
+    let snapshot = read(DIRECT).expect("no problems");
+    let name = |text: &str| text.parse::<weir_model::Name>().expect("name");
+    let seen = snapshot.of_server(&name("dns2")).expect("server");
+    assert_eq!(seen.vips_of(&name("dns2")).count(), 1);
+    assert_eq!(seen.nodes.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["dns1", "dns2", "lb1"]);
+    assert!(seen.vips["dns"].pool.is_none());
+    assert_eq!(seen.generation, snapshot.generation);
+    assert_eq!(snapshot.of_server(&name("dns3")), None);
+}

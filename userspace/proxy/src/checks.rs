@@ -7,8 +7,8 @@ use weir_core::{
     hash,
     health::{HealthMachine, Outcome, Timing},
 };
-use weir_model::{Check, CheckKind, Name, Snapshot, status::Health};
-use weir_runtime::probe::{self, ProbeKind, ProbeTarget};
+use weir_model::{Name, Snapshot, status::Health};
+use weir_runtime::probe::{self, ProbeTarget};
 
 use crate::live::{Live, ServerLive, random};
 
@@ -54,7 +54,7 @@ impl Checks {
             let Some(check) = snapshot.pools.get(&key.0).and_then(|pool| pool.check.as_ref()) else {
                 continue;
             };
-            let (target, timing) = (target(check, live), Timing::from(check));
+            let (target, timing) = (ProbeTarget::check(check, live.address), Timing::from(check));
             let same = |r: &Running| r.target == target && r.timing == timing && Arc::ptr_eq(&r.live, live);
             let running = old.remove(key).filter(same).unwrap_or_else(|| {
                 let checking = Checking {
@@ -80,22 +80,6 @@ impl Checks {
     pub(crate) fn has(&self, key: &(Name, Name)) -> bool {
         self.running.contains_key(key)
     }
-}
-
-fn target(check: &Check, server: &ServerLive) -> ProbeTarget {
-    let mut address = server.address;
-    if let Some(port) = check.port {
-        address.set_port(port);
-    }
-    let kind = match check.kind {
-        CheckKind::Tcp => ProbeKind::Tcp,
-        CheckKind::Http => ProbeKind::Http {
-            path: check.path.clone(),
-            host: check.host.clone().unwrap_or_else(|| address.to_string()),
-            expect: check.expect,
-        },
-    };
-    ProbeTarget { address, kind }
 }
 
 struct Checking {

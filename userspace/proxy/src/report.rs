@@ -43,7 +43,11 @@ pub(crate) fn status(
         pid: std::process::id(),
         config,
         draining: place.draining,
-        vips: vips.map(|(name, _)| (name.clone(), delivery(name, tables))).collect(),
+        // What points straight at servers is none of the proxy's.
+        vips: vips
+            .filter(|(_, vip)| vip.pool.is_none())
+            .map(|(name, _)| (name.clone(), delivery(name, tables)))
+            .collect(),
         listeners: listener_status(listeners, registered),
         pools: pools.collect(),
     }

@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 use weir_core::health::Outcome;
-use weir_model::Name;
+use weir_model::{Check, CheckKind, Name};
 
 /// Bytes read of an answer; the status line and, of a 503, the beginning of the body lie within.
 const ANSWER_LEN_MAX: usize = 16 << 10;
@@ -39,6 +39,23 @@ pub enum ProbeKind {
 }
 
 impl ProbeTarget {
+    /// What the check of a pool tries at a server.
+    pub fn check(check: &Check, server: SocketAddr) -> Self {
+        let mut address = server;
+        if let Some(port) = check.port {
+            address.set_port(port);
+        }
+        let kind = match check.kind {
+            CheckKind::Tcp => ProbeKind::Tcp,
+            CheckKind::Http => ProbeKind::Http {
+                path: check.path.clone(),
+                host: check.host.clone().unwrap_or_else(|| address.to_string()),
+                expect: check.expect,
+            },
+        };
+        Self { address, kind }
+    }
+
     /// The `/healthz` of a proxy: does it serve every VIP of these groups?
     pub fn readiness(address: SocketAddr, groups: &[&Name]) -> Self {
         let query: Vec<String> = groups.iter().map(|group| format!("group={group}")).collect();

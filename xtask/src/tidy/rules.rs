@@ -21,7 +21,7 @@ const EDGES: [(&str, &[&str]); 14] = [
     ("bgp-agent/bgp", &[]),
     ("bgp-agent/agent", &["weir-bgp", "weir-core", "weir-model", "weir-runtime"]),
     ("xtask", &[]),
-    ("tests", &["weir-abi", "weir-core", "weir-lab", "weir-model", "weir-runtime"]),
+    ("tests", &["weir-abi", "weir-core", "weir-l4", "weir-lab", "weir-model", "weir-runtime"]),
     ("vm-tests", &[]),
 ];
 

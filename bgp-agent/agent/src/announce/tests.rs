@@ -224,3 +224,29 @@ fn vips_of_other_nodes_are_not_ours() {
     bench.look(1_000, Some(&l4(1)), None);
     assert!(bench.announcer.verdicts().is_empty());
 }
+
+#[test]
+fn a_vip_straight_at_servers_is_announced_by_their_health_and_not_by_any_proxys() {
+    let direct = snapshot(|text| {
+        let text = text.replace("[vip.web]", "[vip.web]\npool = \"dns\"");
+        text + "[pool.dns]\n[server.s1]\npools = [\"dns\"]\nzone = \"z1\"\naddress = \"192.0.2.77:53\"\n"
+    });
+    let servers = |healthy: u32, seen: Health| {
+        let mut l4 = l4(healthy);
+        l4.proxies.insert(name("n1"), Health::Down);
+        l4.servers.insert(name("dns"), [(name("s1"), seen)].into());
+        l4
+    };
+    let mut bench = Bench::with(direct);
+    assert!(!bench.look(0, Some(&servers(0, Health::Down)), Some(&proxy(false))));
+    assert_eq!(bench.reason(), "no healthy server");
+    bench.look(100, Some(&servers(1, Health::Up)), Some(&proxy(false)));
+    assert!(bench.look(300, Some(&servers(1, Health::Up)), Some(&proxy(false))));
+    assert!(bench.reason().ends_with("1 healthy server"), "{}", bench.reason());
+    assert!(
+        bench.look(9_000, Some(&servers(0, Health::Unknown)), None),
+        "a restarted weir-l4 has not checked yet"
+    );
+    bench.look(10_000, Some(&servers(0, Health::Down)), None);
+    assert!(!bench.look(10_500, Some(&servers(0, Health::Down)), None));
+}

@@ -149,7 +149,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let node = node(args, &snapshot, status.as_ref())?;
     let frame = frame(args, &snapshot)?;
     let health = live::proxies(&snapshot, &args.run_dir)?;
-    let mut image = explain::image(&snapshot, &node, &health)?;
+    let mut image = explain::image(&snapshot, &node, &health, &live::servers(&snapshot, &args.run_dir)?)?;
     image.config.mtu = args.mtu.or_else(|| status.as_ref().map(mtu_of)).unwrap_or(0);
     let otherwise = match args.socket {
         Found::None => None,

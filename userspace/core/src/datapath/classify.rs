@@ -28,7 +28,8 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 /// IPv6 fragment header (RFC 8200 §4.5).
 pub(super) const FRAGMENT: u8 = 44;
-const DESTINATION_OPTIONS: u8 = 60;
+/// Destination options (RFC 8200 §4.6).
+pub(super) const DESTINATION_OPTIONS: u8 = 60;
 /// All lengths of extension headers are multiples of this.
 const UNIT: usize = 8;
 
@@ -83,32 +84,27 @@ impl Packet<'_> {
             let fragment = if parsed.is_fragment { ", a fragment" } else { "" };
             (flow_text(&parsed.flow), format!("{family}, {} hops left{fragment}", parsed.hops_left))
         });
-        if (protocol != PROTO_TCP && protocol != PROTO_UDP) || parsed.is_fragment {
-            return self.special();
-        }
-        if protocol == PROTO_UDP && is_own {
-            let udp: Udp = self.frame.read(parsed.l4_at)?;
-            if udp.destination == GUE_PORT {
-                return self.tunnel_arrives();
+        if protocol != PROTO_TCP && !parsed.is_fragment && is_own {
+            let icmp = if parsed.is_v4 { PROTO_ICMP } else { PROTO_ICMPV6 };
+            if protocol == PROTO_UDP {
+                let udp: Udp = self.frame.read(parsed.l4_at)?;
+                if udp.destination == GUE_PORT {
+                    return self.admit_gue();
+                }
+            } else if self.admit_ipip() {
+                return Ok(());
+            } else if protocol == icmp {
+                return self.tunnel_error();
             }
         }
-        self.by_ports()
-    }
-
-    /// A tunnel whose end is this host: from peers only.
-    fn tunnel_arrives(&mut self) -> Verdict<()> {
-        let from = self.parsed.flow.source;
-        let is_peer = self.image.peers.contains(&from);
-        self.trace.step(Stage::Decap, |names| {
-            let trusted = if is_peer { "a tunnel that ends here" } else { "a tunnel from a stranger" };
-            (trusted.into(), format!("GUE from {}", called(names, &from)))
-        });
-        if !is_peer {
-            return Err(Reason::DropGueUntrusted);
+        // Most packets that are not for a VIP are known by one bit.
+        if !self.image.may_be_vip(self.parsed.flow.destination) {
+            return Err(Reason::PassNotVip);
         }
-        self.parsed.l4_at += 8; // UDP
-        self.parsed.kind = Kind::Tunnel;
-        Ok(())
+        if (protocol != PROTO_TCP && protocol != PROTO_UDP) || self.parsed.is_fragment {
+            return self.special();
+        }
+        self.by_ports()
     }
 
     /// Whether tunnels to the packet's destination end at this host.

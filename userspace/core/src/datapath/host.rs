@@ -19,6 +19,8 @@ pub struct Host {
     pub otherwise: Option<Socket>,
     /// Routes and neighbours of tunnel ends; where nothing stands, [`Way::Back`].
     pub ways: BTreeMap<Address, Way>,
+    /// What the paths to tunnel ends carry, where routers said so and are still believed.
+    pub paths: BTreeMap<Address, u32>,
     /// First fragments of TCP segments, as they came.
     pub fragments: HashMap<FragmentKey, FirstFragment>,
     /// Whether this CPU may tell a client now that its packet is too big.
@@ -35,6 +37,7 @@ impl Default for Host {
             ports: BTreeMap::new(),
             otherwise: None,
             ways: BTreeMap::new(),
+            paths: BTreeMap::new(),
             fragments: HashMap::new(),
             may_tell: true,
             headroom: 256 - 40,
@@ -64,6 +67,8 @@ pub enum Way {
         source: [u8; 6],
         /// Destination MAC address.
         destination: [u8; 6],
+        /// What link and route carry; 0 where the kernel does not say.
+        mtu: u32,
     },
     /// They do not say: back to the router the packet came from.
     Back,

@@ -20,7 +20,7 @@ const V6_AT: usize = L3_AT + 40;
 /// TTL and hop limit of answers.
 pub(super) const TTL: u8 = 64;
 /// Bytes of an ICMP header; an error goes on with the packet it is about.
-const ICMP_LEN: usize = 8;
+pub(super) const ICMP_LEN: usize = 8;
 
 /// What an ICMP message is to us.
 enum Message {

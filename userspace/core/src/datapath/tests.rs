@@ -28,6 +28,7 @@ pub(super) fn image(mtu: u32) -> Image {
         protocol: PROTO_TCP,
         _pad: 0,
     };
+    image.filter = crate::image::filter_of([key(0).address]);
     image.ranges.insert(key(0), VipRanges::default());
     for (table, slot) in [(0, Slot { owner: 2, previous: 0 }), (1, Slot { owner: 1, previous: 2 })] {
         image.tables.insert(table, Arc::new(vec![slot.pack(); TABLE_LEN]));

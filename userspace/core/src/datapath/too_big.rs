@@ -3,24 +3,20 @@
 use weir_abi::{
     checksum,
     counters::Reason,
-    gue::{OVERHEAD_LEN_BYTES_MAX, OVERHEAD_V4_LEN_BYTES},
+    gue,
     headers::{Eth, Icmp, Ipv4, Ipv6, PROTO_ICMP, PROTO_ICMPV6},
-    hop::{KIND_GUE4, KIND_GUE6},
 };
 
 use super::{
     Kind, L3_AT, Packet, Verdict,
     frame::{Header, folded, sum},
-    icmp::{TTL, is_answerable},
+    icmp::{ICMP_LEN, TTL, is_answerable},
     trace::Stage,
 };
 
 /// How much of the packet is told back.
 const QUOTE_LEN: usize = 256;
-/// The ICMP message with it.
-const MESSAGE_LEN: usize = 8 + QUOTE_LEN;
-/// ICMP code of "fragmentation needed and DF set".
-const FRAGMENTATION_NEEDED: u8 = 4;
+
 /// DSCP of internetwork control, as RFC 1812 §4.3.2.5 has errors sent.
 const TOS: u8 = 0xc0;
 /// RFC 791 §3.2 and RFC 8200 §5: what every link carries. Nobody sends less because he is told to.
@@ -30,16 +26,20 @@ const V6_MTU_MIN: u32 = 1280;
 impl Packet<'_> {
     /// Turns the packet into the message; returns what it is counted under.
     pub(super) fn tell_what_fits(&mut self) -> Verdict<Reason> {
-        // Room for a second hop is always kept: its coming and going shall not change what fits.
-        let second_kind = self.second.map(|second| second.kind);
-        let is_small = self.first.kind == KIND_GUE4 && second_kind != Some(KIND_GUE6);
-        let overhead = if is_small { OVERHEAD_V4_LEN_BYTES } else { OVERHEAD_LEN_BYTES_MAX };
-        let fits = self.image.config.mtu.saturating_sub(overhead);
+        let second = self.second.unwrap_or_default();
+        let fits = self.mtu.saturating_sub(gue::overhead(&self.first, &second));
         self.may_tell(fits)?;
         let eth: Eth = self.frame.read(0)?;
-        let message = if self.parsed.is_v4 { self.message4(fits)? } else { self.message6(fits)? };
-        // Behind the message's own headers, the packet begins as it came.
         self.frame.truncate(L3_AT + QUOTE_LEN);
+        let quote = self.frame.from(L3_AT);
+        let message = if self.parsed.is_v4 {
+            let came: Ipv4 = self.frame.read(L3_AT)?;
+            message4(came.destination, came.source, fits, quote)
+        } else {
+            let came: Ipv6 = self.frame.read(L3_AT)?;
+            message6(came.destination, came.source, fits, quote)
+        };
+        // Behind the message's own headers, the packet begins as it came.
         self.frame.grow(message.len())?;
         self.frame.write(0, &Eth { destination: eth.source, source: eth.destination, ..eth })?;
         self.frame.write_bytes(L3_AT, &message)?;
@@ -50,11 +50,10 @@ impl Packet<'_> {
     /// Whether the client may be told at all.
     fn may_tell(&mut self, fits: u32) -> Verdict<()> {
         let parsed = &self.parsed;
-        let min = if parsed.is_v4 { V4_MTU_MIN } else { V6_MTU_MIN };
         // RFC 1122 §3.2.2, RFC 4443 §2.4: no errors about errors, nor about any fragment but the first.
         let why_not = if parsed.kind == Kind::Error || parsed.is_later {
             Some("no errors about errors or later fragments")
-        } else if fits < min {
+        } else if !is_credible(fits, parsed.is_v4) {
             Some("what would fit is less than every link carries")
         } else if self.frame.len() < L3_AT + QUOTE_LEN {
             Some("it is too short to be quoted")
@@ -71,55 +70,56 @@ impl Packet<'_> {
         self.trace.step(Stage::Icmp, |_| ("the client is not told".into(), why_not.into()));
         Err(Reason::DropTooBig)
     }
+}
 
-    /// IP and ICMP headers of the message about an IPv4 packet.
-    fn message4(&self, fits: u32) -> Verdict<Vec<u8>> {
-        let came: Ipv4 = self.frame.read(L3_AT)?;
-        let mut ip = Ipv4 {
-            version_ihl: 0x45,
-            tos: TOS,
-            total_len: ((20 + MESSAGE_LEN) as u16).to_be_bytes(),
-            id: [0, 0],
-            fragment: [0x40, 0],
-            ttl: TTL,
-            protocol: PROTO_ICMP,
-            checksum: [0, 0],
-            source: came.destination,
-            destination: came.source,
-        };
-        ip.checksum = checksum::ipv4(&ip);
-        let [_, _, high, low] = fits.to_be_bytes();
-        Ok(self.message(&ip, [Icmp::UNREACHABLE, FRAGMENTATION_NEEDED], [0, 0, high, low], 0))
-    }
+/// Whether `mtu` is what a link of the family may have.
+pub(super) const fn is_credible(mtu: u32, is_v4: bool) -> bool {
+    mtu >= if is_v4 { V4_MTU_MIN } else { V6_MTU_MIN }
+}
 
-    /// The same about an IPv6 packet.
-    fn message6(&self, fits: u32) -> Verdict<Vec<u8>> {
-        let came: Ipv6 = self.frame.read(L3_AT)?;
-        let ip = Ipv6 {
-            version_class_label: [0x60 | TOS >> 4, TOS << 4, 0, 0],
-            payload_len: (MESSAGE_LEN as u16).to_be_bytes(),
-            next_header: PROTO_ICMPV6,
-            hop_limit: TTL,
-            source: came.destination,
-            destination: came.source,
-        };
-        // RFC 8200 §8.1: both addresses, the length and the protocol count too.
-        let pseudo =
-            sum(&came.source) + sum(&came.destination) + MESSAGE_LEN as u32 + u32::from(PROTO_ICMPV6);
-        Ok(self.message(&ip, [Icmp::V6_TOO_BIG, 0], fits.to_be_bytes(), pseudo))
-    }
+/// IP and ICMP headers of the message about the IPv4 packet that begins with `quote`.
+pub(super) fn message4(source: [u8; 4], destination: [u8; 4], fits: u32, quote: &[u8]) -> Vec<u8> {
+    let mut ip = Ipv4 {
+        version_ihl: 0x45,
+        tos: TOS,
+        total_len: ((20 + ICMP_LEN + quote.len()) as u16).to_be_bytes(),
+        id: [0, 0],
+        fragment: [0x40, 0],
+        ttl: TTL,
+        protocol: PROTO_ICMP,
+        checksum: [0, 0],
+        source,
+        destination,
+    };
+    ip.checksum = checksum::ipv4(&ip);
+    let [_, _, high, low] = fits.to_be_bytes();
+    message(&ip, [Icmp::UNREACHABLE, Icmp::FRAGMENTATION_NEEDED], [0, 0, high, low], 0, quote)
+}
 
-    /// `ip`, and behind it ICMP with the checksum of the whole message on top of `pseudo`.
-    fn message(&self, ip: &impl Header, [kind, code]: [u8; 2], rest: [u8; 4], pseudo: u32) -> Vec<u8> {
-        let mut icmp = Icmp { kind, code, checksum: [0, 0], rest };
-        let mut headers = Vec::new();
-        icmp.put(&mut headers);
-        let quote = self.frame.from(L3_AT);
-        let quote = quote.get(..QUOTE_LEN).unwrap_or(quote);
-        icmp.checksum = folded(pseudo + sum(&headers) + sum(quote));
-        headers.clear();
-        ip.put(&mut headers);
-        icmp.put(&mut headers);
-        headers
-    }
+/// The same about an IPv6 packet.
+pub(super) fn message6(source: [u8; 16], destination: [u8; 16], fits: u32, quote: &[u8]) -> Vec<u8> {
+    let len = ICMP_LEN + quote.len();
+    let ip = Ipv6 {
+        version_class_label: [0x60 | TOS >> 4, TOS << 4, 0, 0],
+        payload_len: (len as u16).to_be_bytes(),
+        next_header: PROTO_ICMPV6,
+        hop_limit: TTL,
+        source,
+        destination,
+    };
+    // RFC 8200 §8.1: both addresses, the length and the protocol count too.
+    let pseudo = sum(&source) + sum(&destination) + len as u32 + u32::from(PROTO_ICMPV6);
+    message(&ip, [Icmp::V6_TOO_BIG, 0], fits.to_be_bytes(), pseudo, quote)
+}
+
+/// `ip`, and behind it ICMP with the checksum of the whole message on top of `pseudo`.
+fn message(ip: &impl Header, [kind, code]: [u8; 2], rest: [u8; 4], pseudo: u32, quote: &[u8]) -> Vec<u8> {
+    let mut icmp = Icmp { kind, code, checksum: [0, 0], rest };
+    let mut headers = Vec::new();
+    icmp.put(&mut headers);
+    icmp.checksum = folded(pseudo + sum(&headers) + sum(quote));
+    headers.clear();
+    ip.put(&mut headers);
+    icmp.put(&mut headers);
+    headers
 }

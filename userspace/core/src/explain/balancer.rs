@@ -13,29 +13,37 @@ use weir_abi::{
     hop::{Backend, KIND_LOCAL},
     service::{PROTO_TCP, PROTO_UDP, Slot},
 };
-use weir_model::{Name, Protocol, Snapshot, status::Health};
+use weir_model::{Name, Protocol, Server, Snapshot, status::Health};
 
 use crate::{
     datapath::Names,
+    health::HealthView,
     image::{Image, LowerError, Lowering, lower},
 };
 
 /// Where a new flow goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Balanced {
-    /// The node whose proxy gets it.
-    pub proxy: Name,
+    /// The node whose proxy gets it, or the server of the VIP's pool.
+    pub owner: Name,
     /// The slot of the Maglev table.
     pub slot: u32,
 }
 
-/// The image of a node in which every change has settled; `health` is what it knows of the proxies.
-pub fn image(snapshot: &Snapshot, node: &Name, health: &BTreeMap<Name, Health>) -> Result<Image, LowerError> {
+/// The image of a node in which every change has settled; `health` is what it knows of the proxies, `servers` of servers that
+/// VIPs point straight at.
+pub fn image(
+    snapshot: &Snapshot,
+    node: &Name,
+    health: &BTreeMap<Name, Health>,
+    servers: &HealthView,
+) -> Result<Image, LowerError> {
     let (current, history) = (Image::default(), BTreeMap::new());
     let mut lowered = lower(Lowering {
         snapshot,
         node,
         health,
+        servers,
         current: &current,
         history: &history,
         now: Duration::ZERO,
@@ -49,29 +57,31 @@ pub fn image(snapshot: &Snapshot, node: &Name, health: &BTreeMap<Name, Health>) 
     Ok(lowered.image)
 }
 
-/// What the addresses of a snapshot are called: VIPs, and nodes by where their tunnels end.
+/// What the addresses of a snapshot are called: servers, VIPs, and nodes by where their tunnels end.
 pub fn names(snapshot: &Snapshot) -> Names {
     let vips = snapshot.vips.iter().flat_map(|(name, vip)| vip.addresses.iter().map(move |ip| (*ip, name)));
     let nodes = snapshot.nodes.iter().flat_map(|(name, node)| {
         let v4 = node.address.map(IpAddr::V4);
         v4.into_iter().chain(node.address6.map(IpAddr::V6)).map(move |ip| (ip, name))
     });
-    vips.chain(nodes).map(|(ip, name)| (Address::from(ip), name.to_string())).collect()
+    let servers = snapshot.servers.iter().map(|(name, server)| (server.address.ip(), name));
+    servers.chain(vips).chain(nodes).map(|(ip, name)| (Address::from(ip), name.to_string())).collect()
 }
 
 /// What the balancer on `node` does with a new flow from `source` to `destination`; `health` is what it knows of the
-/// proxies. `None` when it does not serve the destination, or reaches no proxy.
+/// proxies, `servers` of servers that VIPs point straight at. `None` when it does not serve the destination, or reaches no proxy.
 ///
 /// Flows that exist already may still be with the slot's previous owner, which only the balancer's own table knows.
 pub fn balance(
     snapshot: &Snapshot,
     node: &Name,
     health: &BTreeMap<Name, Health>,
+    servers: &HealthView,
     protocol: Protocol,
     source: SocketAddr,
     destination: SocketAddr,
 ) -> Option<Balanced> {
-    let image = image(snapshot, node, health).ok()?;
+    let image = image(snapshot, node, health, servers).ok()?;
     let flow = Flow {
         source: Address::from(source.ip()),
         destination: Address::from(destination.ip()),
@@ -84,19 +94,25 @@ pub fn balance(
     };
     let service = image.service_at(flow.destination, flow.protocol, destination.port())?;
     let choice = image.choose(service, &flow).ok()?;
-    let proxy = proxy_of(snapshot, node, image.backends.get(&choice.slot.owner)?)?;
-    Some(Balanced { proxy, slot: choice.bucket })
+    let owner = name_of(snapshot, node, image.backends.get(&choice.slot.owner)?)?;
+    Some(Balanced { owner, slot: choice.bucket })
 }
 
-fn proxy_of(snapshot: &Snapshot, node: &Name, backend: &Backend) -> Option<Name> {
+/// What the configuration calls a backend.
+pub fn name_of(snapshot: &Snapshot, node: &Name, backend: &Backend) -> Option<Name> {
     if backend.kind == KIND_LOCAL {
         return Some(node.clone());
     }
     let has = |address: IpAddr| Address::from(address) == backend.address;
-    let found = snapshot.nodes.iter().find(|(_, node)| {
+    let nodes = snapshot.nodes.iter().find(|(_, node)| {
         node.address.is_some_and(|v4| has(v4.into())) || node.address6.is_some_and(|v6| has(v6.into()))
     });
-    found.map(|(name, _)| name.clone())
+    let is_direct = |server: &Server| {
+        snapshot.vips.values().any(|vip| vip.pool.as_ref().is_some_and(|pool| server.pools.contains(pool)))
+    };
+    let servers =
+        || snapshot.servers.iter().find(|(_, server)| has(server.address.ip()) && is_direct(server));
+    nodes.map(|(name, _)| name).or_else(|| servers().map(|(name, _)| name)).cloned()
 }
 
 #[cfg(test)]
@@ -129,14 +145,14 @@ mod tests {
         let ask = |node: &str, health: &BTreeMap<Name, Health>, source_port: u16, port: u16| {
             let source = SocketAddr::new([10, 0, 0, 1].into(), source_port);
             let destination = SocketAddr::new([203, 0, 113, 1].into(), port);
-            balance(&s, &name(node), health, Protocol::Tcp, source, destination)
+            balance(&s, &name(node), health, &HealthView::default(), Protocol::Tcp, source, destination)
         };
         let mut seen = std::collections::BTreeSet::new();
         for source_port in 40_000..40_020 {
             let first = ask("n1", &up, source_port, 8_050).unwrap();
             assert_eq!(ask("n2", &up, source_port, 8_050).unwrap(), first);
-            seen.insert(first.proxy);
-            assert_eq!(ask("n2", &n2_down, source_port, 80).unwrap().proxy, "n1");
+            seen.insert(first.owner);
+            assert_eq!(ask("n2", &n2_down, source_port, 80).unwrap().owner, "n1");
         }
         assert_eq!(seen.len(), 2);
         assert_eq!(ask("n1", &up, 40_000, 81), None);

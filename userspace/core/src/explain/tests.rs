@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::routing::assess::testing::{failover, name, three_zones};
 use weir_model::{SourceFile, status::Health};
@@ -117,4 +119,35 @@ fn what_is_not_served_says_where_it_ends() {
     assert!(matches!(last(Question { to: to("[2001:db8::1]:80"), ..question(0) }), (true, Stage::Server, _)));
     let to = Destination::Vip(name("nope"), 80);
     assert!(matches!(last(Question { to, ..question(0) }), (false, Stage::Vip, _)));
+}
+
+#[test]
+fn a_vip_straight_at_servers_is_explained_down_to_the_server() {
+    let mut s = snapshot();
+    let vip = s.vips.get_mut(&name("web")).unwrap();
+    (vip.pool, vip.home_zone, vip.spread) = (Some(name("web")), None, Spread::Group);
+    s.listeners.remove(&name("web"));
+    let mut health = HealthView::all_up(&s);
+    s.pools.get_mut(&name("web")).unwrap().check = Some(toml_check());
+    health.set(&name("web"), &name("a0"), Health::Down);
+    let answer = explain(&s, &health, &[], &question(443));
+    use Stage::*;
+    assert_eq!(stages(&answer), [Vip, Service, Pool, Balancer]);
+    assert!(answer.delivered);
+    assert_eq!(answer.pool, Some(name("web")));
+    assert!(!answer.servers.contains(&name("a0")) && answer.servers.contains(&name("a1")));
+
+    let node = name("n");
+    let (source, to) = ("192.0.2.7:40000".parse().unwrap(), "203.0.113.1:443".parse().unwrap());
+    let balancer = balance(&s, &node, &BTreeMap::new(), &health, Protocol::Tcp, source, to);
+    let chosen = balancer.clone().unwrap().owner;
+    assert!(answer.servers.contains(&chosen));
+    let answer = explain(&s, &health, &[], &Question { balancer, ..question(443) });
+    assert_eq!(answer.servers, [chosen]);
+}
+
+fn toml_check() -> weir_model::Check {
+    let text = "[pool.p]\ncheck = { kind = \"tcp\" }".to_owned();
+    let file = SourceFile { path: "t.toml".into(), text };
+    Snapshot::read(&[file]).unwrap().pools[&name("p")].check.clone().unwrap()
 }

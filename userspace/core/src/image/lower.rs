@@ -1,4 +1,4 @@
-//! Snapshot and health of the proxies → [`Image`].
+//! Snapshot and health of the proxies and servers → [`Image`].
 //!
 //! Owners are a pure function of the snapshot and the health: equal on all balancers once a change is through. How each row
 //! gets there from what is in the kernel, and what it remembers on the way, is [`super::phases`]' business.
@@ -14,18 +14,20 @@ use std::{
 
 use weir_abi::{
     ABI_VERSION, Address, Config,
-    hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_LOCAL},
-    limits::{BACKENDS_MAX, PEERS_MAX, SERVICES_MAX, TABLES_MAX, VIP_RANGES_MAX},
-    service::{PROTO_TCP, PROTO_UDP, SERVICE_IN_USE, Service, VipKey, VipRange, VipRanges},
+    hop::Backend,
+    limits::{BACKENDS_MAX, PEERS_MAX, SERVICES_MAX, TABLES_MAX, TUNNEL_SOURCES_MAX, VIP_RANGES_MAX},
+    service::{PROTO_TCP, PROTO_UDP, SERVICE_DIRECT, SERVICE_IN_USE, Service, VipKey, VipRange, VipRanges},
+    tunnel::{ACCEPT_GUE, ACCEPT_IPIP, TUNNELS_IPIP_OF_PEERS, TUNNELS_OF_OTHERS, TunnelSource},
 };
-use weir_model::{Admin, Name, Node, PortRange, Protocol, Snapshot, Spread, Vip, status::Health};
+use weir_model::{AcceptTunnels, Name, Node, PortRange, Protocol, Snapshot, Tunnel, Vip, status::Health};
 
 use super::{
-    Image,
+    Image, filter_of,
+    members::{self, Basis, Member},
     phases::Rules,
     rows::{self, TableHistory},
 };
-use crate::maglev::Weighted;
+use crate::{health::HealthView, maglev::Weighted};
 
 /// What an image is made of.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +38,8 @@ pub struct Lowering<'a> {
     pub node: &'a Name,
     /// What probes say of the proxies, by node.
     pub health: &'a BTreeMap<Name, Health>,
+    /// What checks say of the servers VIPs point straight at.
+    pub servers: &'a HealthView,
     /// What is in the kernel now: numbers and owners are kept from it.
     pub current: &'a Image,
     /// What the last [`Lowered`] said of the tables that are in the kernel; nothing after a start.
@@ -52,9 +56,9 @@ pub struct Lowering<'a> {
 pub struct Lowered {
     /// The wished content.
     pub image: Image,
-    /// Per VIP: the nodes that get new flows.
+    /// Per VIP: the nodes, or the servers of its pool, that get new flows.
     pub owners: BTreeMap<Name, BTreeSet<Name>>,
-    /// VIPs without a healthy proxy, spread over all that are not disabled: rather a slow death than a quick one.
+    /// VIPs without a healthy proxy or server, spread over all that are not disabled: rather a slow death than a quick one.
     pub panicking: BTreeSet<Name>,
     /// What is to be remembered of the tables once they are in the kernel.
     pub history: BTreeMap<u32, TableHistory>,
@@ -91,7 +95,7 @@ pub fn lower(input: Lowering<'_>) -> Result<Lowered, LowerError> {
         tables: BTreeMap::new(),
         first_free_service: 0,
         out: Lowered {
-            image: Image { config: config(node), ..Image::default() },
+            image: Image { config: config(node), tunnel_sources: tunnel_sources(&input), ..Image::default() },
             owners: BTreeMap::new(),
             panicking: BTreeSet::new(),
             history: BTreeMap::new(),
@@ -103,6 +107,11 @@ pub fn lower(input: Lowering<'_>) -> Result<Lowered, LowerError> {
         let addresses = node.address.map(|a| Address::v4(a.octets())).into_iter();
         builder.out.image.peers.extend(addresses.chain(node.address6.map(|a| Address::v6(a.octets()))));
     }
+    let tunnel_sources = builder.out.image.tunnel_sources.len();
+    bound("accepted tunnels", tunnel_sources, TUNNEL_SOURCES_MAX)?;
+    if tunnel_sources > 0 {
+        builder.out.image.config.tunnels |= TUNNELS_OF_OTHERS;
+    }
     bound("tunnel peers", builder.out.image.peers.len(), PEERS_MAX)?;
     for (name, vip) in snapshot.vips_of(input.node) {
         builder.vip(name, vip)?;
@@ -113,7 +122,9 @@ pub fn lower(input: Lowering<'_>) -> Result<Lowered, LowerError> {
             builder.vip(name, vip)?;
         }
     }
-    Ok(builder.out)
+    let mut out = builder.out;
+    out.image.filter = filter_of(out.image.vip_addresses());
+    Ok(out)
 }
 
 fn config(node: &Node) -> Config {
@@ -124,7 +135,36 @@ fn config(node: &Node) -> Config {
         address4: node.address.map_or([0; 4], |address| address.octets()),
         address6: node.address6.map_or(Address::default(), |address| Address::v6(address.octets())),
         mtu: 0, // whoever knows the interfaces says
+        tunnels: match node.tunnel {
+            Tunnel::Gue => 0,
+            Tunnel::Ipip => TUNNELS_IPIP_OF_PEERS,
+        },
     }
+}
+
+/// What the groups of the node accept. The datapath finds the longest prefix only, so that each has the kinds of all around
+/// it.
+fn tunnel_sources(input: &Lowering<'_>) -> BTreeMap<TunnelSource, u32> {
+    let groups = input.snapshot.groups.values().filter(|group| group.nodes.contains(input.node));
+    let accepted: Vec<_> = groups.flat_map(|group| &group.accept_tunnels).collect();
+    let entry = |accept: &AcceptTunnels| {
+        let prefix = accept.from.trunc();
+        let beyond = if prefix.addr().is_ipv4() { 96 } else { 0 };
+        let source = TunnelSource {
+            len_bits: u32::from(prefix.prefix_len()) + beyond,
+            address: Address::from(prefix.addr()),
+        };
+        let around = accepted.iter().filter(|other| other.from.contains(&prefix));
+        let kinds = around.fold(0, |kinds, other| {
+            kinds
+                | match other.kind {
+                    Tunnel::Gue => ACCEPT_GUE,
+                    Tunnel::Ipip => ACCEPT_IPIP,
+                }
+        });
+        (source, kinds)
+    };
+    accepted.iter().map(|accept| entry(accept)).collect()
 }
 
 struct Builder<'a> {
@@ -132,10 +172,10 @@ struct Builder<'a> {
     node: &'a Node,
     /// Numbers in the kernel.
     current_slots: BTreeMap<(Address, u8), u16>,
-    /// Numbers given to nodes so far.
-    slots: BTreeMap<&'a Name, u16>,
+    /// Numbers given so far.
+    slots: BTreeMap<(Address, u8), u16>,
     /// Tables made so far, by what they are made from.
-    tables: BTreeMap<(&'a Name, Spread), u32>,
+    tables: BTreeMap<Basis<'a>, u32>,
     /// No service number below this one is free.
     first_free_service: u32,
     out: Lowered,
@@ -143,117 +183,76 @@ struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     fn vip(&mut self, name: &'a Name, vip: &'a Vip) -> Result<(), LowerError> {
-        let members = self.members(vip);
-        let owners = self.owners(&members);
-        if owners.iter().any(|(name, _)| !self.is_up(name)) {
+        let basis = Basis::of(vip);
+        let members = members::of(&self.input, self.node, basis);
+        let owners = members::owners(&members);
+        if owners.iter().any(|owner| !owner.is_up()) {
             self.out.panicking.insert(name.clone());
         }
-        self.out.owners.insert(name.clone(), owners.iter().map(|(name, _)| (*name).clone()).collect());
-        let table = match self.tables.get(&(&vip.group, vip.spread)) {
+        self.out.owners.insert(name.clone(), owners.iter().map(|owner| owner.name.clone()).collect());
+        let table = match self.tables.get(&basis) {
             Some(table) => *table,
             None => {
                 let table = self.table(vip, &members, &owners)?;
-                self.tables.insert((&vip.group, vip.spread), table);
+                self.tables.insert(basis, table);
                 table
             }
         };
         self.services(vip, table)
     }
 
-    /// The nodes that may have flows of the VIP at all.
-    fn members(&self, vip: &'a Vip) -> Vec<(&'a Name, &'a Node)> {
-        let snapshot = self.input.snapshot;
-        let nodes = snapshot.groups.get(&vip.group).map_or(&[][..], |group| &group.nodes);
-        nodes
-            .iter()
-            .filter_map(|name| snapshot.nodes.get_key_value(name))
-            .filter(|(_, node)| node.admin != Admin::Disabled)
-            .filter(|(_, node)| vip.spread == Spread::Group || node.zone == self.node.zone)
-            .collect()
-    }
-
-    fn is_up(&self, name: &Name) -> bool {
-        self.input.health.get(name) == Some(&Health::Up)
-    }
-
-    /// The members that get new flows: those that are up; with none up, all that an operator did not take out.
-    fn owners(&self, members: &[(&'a Name, &'a Node)]) -> Vec<(&'a Name, &'a Node)> {
-        let active = |(_, node): &&(&Name, &Node)| node.admin == Admin::Active;
-        let up: Vec<_> =
-            members.iter().filter(active).filter(|(name, _)| self.is_up(name)).copied().collect();
-        if !up.is_empty() {
-            return up;
-        }
-        let active: Vec<_> = members.iter().filter(active).copied().collect();
-        if active.is_empty() { members.to_vec() } else { active }
-    }
-
-    /// The number of a node: the one it has in the kernel, or the lowest free.
-    fn slot(&mut self, name: &'a Name, node: &Node) -> Result<u16, LowerError> {
-        if let Some(slot) = self.slots.get(name) {
+    /// The number of a backend: the one it has in the kernel, or the lowest free; 0 for what cannot be reached from here.
+    fn slot(&mut self, backend: Option<Backend>) -> Result<u16, LowerError> {
+        let Some(backend) = backend else { return Ok(0) };
+        let key = (backend.address, backend.kind);
+        if let Some(slot) = self.slots.get(&key) {
             return Ok(*slot);
         }
-        let Some(backend) = self.backend(name, node) else {
-            // A node of a family we have no tunnel address in: cannot be reached from here.
-            return Ok(0);
-        };
         let current = &self.input.current.backends;
-        let kept = self.current_slots.get(&(backend.address, backend.kind)).copied();
         let used = |slot: u32| {
             u16::try_from(slot)
                 .is_ok_and(|slot| current.contains_key(&slot) || self.out.image.backends.contains_key(&slot))
         };
-        let slot = match kept {
-            Some(slot) => slot,
+        let slot = match self.current_slots.get(&key) {
+            Some(slot) => *slot,
             None => lowest_free("backends", 1, BACKENDS_MAX, used)? as u16,
         };
         self.out.image.backends.insert(slot, backend);
-        self.slots.insert(name, slot);
+        self.slots.insert(key, slot);
         Ok(slot)
-    }
-
-    fn backend(&self, name: &Name, node: &Node) -> Option<Backend> {
-        let v4 = node.address.map(|a| Address::v4(a.octets()));
-        let v6 = node.address6.map(|a| Address::v6(a.octets()));
-        let (kind, address) = if name == self.input.node {
-            (KIND_LOCAL, v4.or(v6)?)
-        } else {
-            match (v4, v6) {
-                (Some(address), _) if self.node.address.is_some() => (KIND_GUE4, address),
-                (_, Some(address)) if self.node.address6.is_some() => (KIND_GUE6, address),
-                _ => return None,
-            }
-        };
-        Some(Backend { address, kind, _pad: [0; 3] })
     }
 
     fn table(
         &mut self,
-        vip: &Vip,
-        members: &[(&'a Name, &'a Node)],
-        owners: &[(&'a Name, &'a Node)],
+        vip: &'a Vip,
+        members: &[Member<'a>],
+        owners: &[Member<'a>],
     ) -> Result<u32, LowerError> {
         let mut numbers = Vec::with_capacity(owners.len());
-        for (name, node) in owners {
-            numbers.push(self.slot(name, node)?);
+        for owner in owners {
+            numbers.push(self.slot(owner.backend)?);
         }
-        let (mut alive, mut wanted) = (Vec::new(), Vec::new());
-        for (name, node) in members {
-            if self.input.health.get(*name) != Some(&Health::Down) {
-                mark(&mut alive, self.slot(name, node)?);
+        let (mut alive, mut wanted, mut single) = (Vec::new(), Vec::new(), Vec::new());
+        for member in members {
+            let slot = self.slot(member.backend)?;
+            if member.health != Health::Down {
+                mark(&mut alive, slot);
+            }
+            if member.backend.is_some_and(|backend| backend.is_ipip()) {
+                mark(&mut single, slot);
             }
         }
-        if !members.iter().any(|(name, _)| *name == self.input.node) {
+        if vip.pool.is_none() && !members.iter().any(Member::is_self) {
             // A node that was taken out of the group finishes the flows it has.
-            mark(&mut alive, self.slot(self.input.node, self.node)?);
+            mark(&mut alive, self.slot(members::of_self(self.node))?);
         }
         let weighted: Vec<_> = owners
             .iter()
             .zip(&numbers)
-            // Weight 0 keeps nodes out that cannot be reached from here.
-            .map(|((name, node), slot)| Weighted {
-                id: name.as_str(),
-                weight: if *slot == 0 { 0 } else { node.weight },
+            // Weight 0 keeps those out that cannot be reached from here.
+            .map(|(owner, slot)| Weighted {
+                id: owner.name.as_str(),
+                weight: if *slot == 0 { 0 } else { owner.weight },
             })
             .collect();
         for (slot, _) in numbers.iter().zip(&weighted).filter(|(_, weighted)| weighted.weight > 0) {
@@ -276,13 +275,13 @@ impl<'a> Builder<'a> {
             flow_hold: self.flow_hold(vip),
             alive: &alive,
             wanted: &wanted,
+            single: &single,
         };
         let (words, wake) = match current {
             Some(current) => history.step(&rules, current),
             None => {
                 let mut without = weighted;
-                for weighted in without.iter_mut().filter(|weighted| weighted.id == self.input.node.as_str())
-                {
+                for (weighted, _) in without.iter_mut().zip(owners).filter(|(_, owner)| owner.is_self()) {
                     weighted.weight = 0;
                 }
                 history.first(&rules, &rows::targets(&without, &numbers))
@@ -297,7 +296,7 @@ impl<'a> Builder<'a> {
     /// The longest of the VIPs that share the table.
     fn flow_hold(&self, vip: &Vip) -> Duration {
         let here = self.input.snapshot.vips_of(self.input.node).chain(self.input.lingering);
-        let sharing = here.filter(|(_, other)| (&other.group, other.spread) == (&vip.group, vip.spread));
+        let sharing = here.filter(|(_, other)| Basis::of(other) == Basis::of(vip));
         sharing.map(|(_, other)| other.flow_hold).max().unwrap_or(vip.flow_hold)
     }
 
@@ -325,6 +324,7 @@ impl<'a> Builder<'a> {
     }
 
     fn services(&mut self, vip: &Vip, table: u32) -> Result<(), LowerError> {
+        let flags = SERVICE_IN_USE | if vip.pool.is_some() { SERVICE_DIRECT } else { 0 };
         for address in &vip.addresses {
             let address = Address::from(*address);
             for protocol in [PROTO_TCP, PROTO_UDP] {
@@ -337,7 +337,7 @@ impl<'a> Builder<'a> {
                     // Port 0 stands for the ranges themselves.
                     let first = first.max(1);
                     let index = self.service_index(all, first, last)?;
-                    self.out.image.services.insert(index, Service { table, flags: SERVICE_IN_USE });
+                    self.out.image.services.insert(index, Service { table, flags });
                     if protocol == PROTO_UDP && ranges.fragments == 0 {
                         // All services of a VIP have the same table; the traffic is counted for its first.
                         ranges.fragments = index + 1;

@@ -24,6 +24,15 @@
 //!
 //! An owner that is dead or no longer configured has no flows to keep: the row flips at once.
 //!
+//! **A host that is reached by IPIP** can be a second hop, but has none: the packet carries no more than one address. A row
+//! of such an owner is settled at once, and a change away from it needs no preparation:
+//!
+//! ```text
+//!   X by GUE, Y by IPIP:   (X, –) ──► (X, Y) ──► (Y, –)     X's flows end at the flip
+//!   X by IPIP, Y by GUE:   (X, –) ──► (Y, X)                X's flows go on, new ones of balancers not in step may break
+//!   both by IPIP:          (X, –) ──► (Y, –)                X's flows end
+//! ```
+//!
 //! **A second change before the first has settled** finds three hosts with flows, X, Y and Z, and room for two:
 //!
 //! ```text
@@ -71,6 +80,8 @@ pub(super) struct Rules<'a> {
     pub(super) alive: &'a [bool],
     /// By backend slot: shall get new flows.
     pub(super) wanted: &'a [bool],
+    /// By backend slot: is reached by a tunnel that carries no second hop.
+    pub(super) single: &'a [bool],
 }
 
 /// What becomes of a row.
@@ -95,6 +106,10 @@ impl Rules<'_> {
         self.wanted.get(slot as usize).copied().unwrap_or_default()
     }
 
+    fn is_single(&self, slot: u16) -> bool {
+        self.single.get(slot as usize).copied().unwrap_or_default()
+    }
+
     /// When a row that was prepared may take its owner, `owner`, from it.
     fn flip_at(&self, owner: u16) -> Duration {
         self.stepped + if self.is_wanted(owner) { FLIP_CALM } else { FLIP_DRAIN }
@@ -117,6 +132,7 @@ impl Rules<'_> {
         };
         let keep = |previous, held, stepped| match previous {
             0 => row(target, 0, 0, stepped),
+            _ if self.is_single(target) => row(target, 0, 0, stepped),
             _ => row(target, previous, since(held), stepped),
         };
         let wait = |until| {
@@ -133,6 +149,10 @@ impl Rules<'_> {
         }
         if target == 0 || !self.is_alive(owner) {
             return keep(previous, held, true);
+        }
+        if self.is_single(owner) {
+            // Nothing can be prepared behind it.
+            return keep(owner, second(self.now), true);
         }
         if before.previous == target {
             let at = self.flip_at(owner);

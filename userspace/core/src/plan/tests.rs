@@ -43,6 +43,7 @@ fn image() -> impl Strategy<Value = Image> {
             image.ranges.insert(VipKey { port: [0, 0], ..key }, ranges);
             image.routes.insert(address);
         }
+        image.filter = crate::image::filter_of(image.vip_addresses());
         image
     })
 }
@@ -58,6 +59,13 @@ fn assert_works(image: &Image, after: &Op) {
                 );
             }
         }
+    }
+    for vip in image.vip_addresses() {
+        let (word, bit) = weir_abi::filter::place(&vip);
+        assert!(
+            image.filter.get(&word).is_some_and(|bits| bits & bit != 0),
+            "the filter hides a VIP after {after}"
+        );
     }
     let ranges = image.ranges.values().flat_map(|r| r.ranges[..r.count as usize].iter().map(|r| r.service));
     for service in image.vips.values().copied().chain(ranges) {

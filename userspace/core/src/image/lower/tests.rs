@@ -1,4 +1,7 @@
-use weir_abi::service::Slot;
+use weir_abi::{
+    hop::{KIND_GUE4, KIND_GUE6, KIND_LOCAL},
+    service::Slot,
+};
 use weir_model::SourceFile;
 
 use super::*;
@@ -54,6 +57,7 @@ struct Balancer {
     image: Image,
     history: BTreeMap<u32, TableHistory>,
     now: Duration,
+    servers: HealthView,
 }
 
 impl Balancer {
@@ -63,6 +67,7 @@ impl Balancer {
             image: Image::default(),
             history: BTreeMap::new(),
             now: Duration::from_secs(100),
+            servers: HealthView::default(),
         }
     }
 
@@ -74,7 +79,8 @@ impl Balancer {
         lingering: &BTreeMap<Name, Vip>,
     ) -> Lowered {
         let (node, current, history) = (&self.node, &self.image, &self.history);
-        let input = Lowering { snapshot, node, health, current, history, now: self.now, lingering };
+        let servers = &self.servers;
+        let input = Lowering { snapshot, node, health, servers, current, history, now: self.now, lingering };
         let lowered = lower(input).expect("lowered");
         (self.image, self.history) = (lowered.image.clone(), lowered.history.clone());
         lowered
@@ -311,6 +317,7 @@ fn too_many_services_are_refused() {
         current: &Image::default(),
         history: &BTreeMap::new(),
         now: Duration::ZERO,
+        servers: &HealthView::default(),
         lingering: &BTreeMap::new(),
     };
     assert!(matches!(lower(input), Err(LowerError::Full { what: "services", .. })));
@@ -326,4 +333,135 @@ fn a_table_somebody_else_changed_is_mended() {
     balancer.image.tables.insert(index, Arc::new(words));
     let after = balancer.run(TEXT, &up, A_MINUTE).image;
     assert_eq!(slots(&after), slots(&before));
+}
+
+const DIRECT: &str = r#"
+[vip.game]
+addresses = ["198.51.100.20", "2001:db8::20"]
+group = "edge"
+pool = "game"
+services = ["udp/7000-7999"]
+[pool.game]
+check = { kind = "tcp" }
+[server.s1]
+pools = ["game"]
+address = "10.1.9.1:7000"
+zone = "az1"
+tunnel = "ipip"
+[server.s2]
+pools = ["game"]
+address = "[fd00:1:9::2]:7000"
+zone = "az1"
+[server.s3]
+pools = ["game"]
+address = "10.2.9.3:7000"
+zone = "az2"
+weight = 300
+"#;
+
+fn servers(up: &[&str], down: &[&str]) -> HealthView {
+    let mut view = HealthView::default();
+    up.iter().for_each(|server| view.set(&name("game"), &name(server), Health::Up));
+    down.iter().for_each(|server| view.set(&name("game"), &name(server), Health::Down));
+    view
+}
+
+/// The shares of a VIP's slots by the kind and address of their owners.
+fn shares(image: &Image, vip: &str, protocol: u8, port: u16) -> BTreeMap<(u8, String), usize> {
+    let vip: std::net::IpAddr = vip.parse().expect("address");
+    let service = image.service_at(vip.into(), protocol, port).expect("service");
+    let mut shares = BTreeMap::new();
+    for word in image.tables[&image.services[&service].table].iter() {
+        let owner = image.backends[&Slot::unpack(*word).owner];
+        *shares.entry((owner.kind, std::net::IpAddr::from(owner.address).to_string())).or_default() += 1;
+    }
+    shares
+}
+
+#[test]
+fn a_vip_with_a_pool_goes_straight_to_its_healthy_servers_zone_by_zone() {
+    use weir_abi::hop::KIND_IPIP4;
+    let text = format!("{TEXT}{DIRECT}");
+    let up = health(&["a", "b", "c", "d"], &[]);
+    let near = |kind, address: &str| (kind, address.to_owned());
+    let (s1, s2, s3) =
+        (near(KIND_IPIP4, "10.1.9.1"), near(KIND_GUE6, "fd00:1:9::2"), near(KIND_GUE4, "10.2.9.3"));
+    let of = |text: &str, view: HealthView| {
+        let mut balancer = Balancer { servers: view, ..Balancer::new("a") };
+        balancer.run(text, &up, A_MINUTE)
+    };
+    let owners = |lowered: &Lowered| -> Vec<(u8, String)> {
+        shares(&lowered.image, "2001:db8::20", PROTO_UDP, 7500).into_keys().collect()
+    };
+    let all = of(&text, servers(&["s1", "s2", "s3"], &[]));
+    let index = all.image.service_at(Address::v4([198, 51, 100, 20]), PROTO_UDP, 7000).expect("service");
+    assert_eq!(all.image.services[&index].flags, SERVICE_IN_USE | SERVICE_DIRECT);
+    assert_eq!(owners(&all), [s2.clone(), s1.clone()]);
+    assert_eq!(all.owners[&name("game")], BTreeSet::from([name("s1"), name("s2")]));
+    assert!(!all.panicking.contains(&name("game")));
+    // A zone without healthy servers is served by the others'.
+    assert_eq!(owners(&of(&text, servers(&["s3"], &["s1", "s2"]))), std::slice::from_ref(&s3));
+    // With none up, those near: rather a slow death than a quick one.
+    let none = of(&text, servers(&[], &["s1", "s2", "s3"]));
+    assert_eq!(owners(&none), [s2.clone(), s1.clone()]);
+    assert!(none.panicking.contains(&name("game")));
+    // Without a check they are taken to be up; a drained one gets nothing new, a heavy one more.
+    let everywhere = text
+        .replace("check = { kind = \"tcp\" }", "")
+        .replace("pool = \"game\"\nservices", "pool = \"game\"\nspread = \"group\"\nservices")
+        .replace("zone = \"az1\"\ntunnel", "zone = \"az1\"\nadmin = \"drain\"\ntunnel");
+    let lowered = of(&everywhere, HealthView::default());
+    let shares = shares(&lowered.image, "198.51.100.20", PROTO_UDP, 7999);
+    assert_eq!(shares.keys().cloned().collect::<Vec<_>>(), [s3.clone(), s2.clone()]);
+    assert!((2.9..3.1).contains(&(shares[&s3] as f64 / shares[&s2] as f64)), "{shares:?}");
+    // The proxies' VIPs are what they were.
+    assert!(!lowered.owners[&name("web")].contains(&name("s1")));
+}
+
+#[test]
+fn flows_of_a_drained_server_stay_where_its_tunnel_has_room_for_a_second_hop() {
+    let text = format!("{TEXT}{DIRECT}");
+    let up = health(&["a", "b", "c", "d"], &[]);
+    for (drained, held) in [("s1", true), ("s2", false)] {
+        let mut balancer = Balancer { servers: servers(&["s1", "s2", "s3"], &[]), ..Balancer::new("a") };
+        balancer.run(&text, &up, A_MINUTE);
+        let drain =
+            text.replace(&format!("[server.{drained}]"), &format!("[server.{drained}]\nadmin = \"drain\""));
+        let image = balancer.run(&drain, &up, A_MINUTE).image;
+        let service = image.service_at(Address::v4([198, 51, 100, 20]), PROTO_UDP, 7000).expect("service");
+        let words = &image.tables[&image.services[&service].table];
+        let (moved, stays) =
+            words.iter().fold((0, 0), |(moved, stays), word| match Slot::unpack(*word).previous {
+                0 => (moved, stays + 1),
+                _ => (moved + 1, stays),
+            });
+        assert_eq!(moved > 0, held, "{moved} {stays}");
+    }
+}
+
+#[test]
+fn accepted_tunnels_have_the_kinds_of_all_prefixes_around_them() {
+    let accept = r#"accept_tunnels = [
+        { from = "192.0.0.0/16", kind = "ipip" }, { from = "192.0.2.0/24", kind = "gue" },
+        { from = "2001:db8:1::/48", kind = "gue" },
+    ]"#;
+    let text = TEXT.replace("[group.edge]", &format!("[group.edge]\n{accept}"));
+    let image = Balancer::new("a").run(&text, &health(&["a"], &[]), A_MINUTE).image;
+    let source = |text: &str, len_bits| {
+        let address = Address::from(text.parse::<std::net::IpAddr>().expect("address"));
+        TunnelSource { len_bits, address }
+    };
+    let wanted = BTreeMap::from([
+        (source("192.0.0.0", 112), ACCEPT_IPIP),
+        (source("192.0.2.0", 120), ACCEPT_IPIP | ACCEPT_GUE),
+        (source("2001:db8:1::", 48), ACCEPT_GUE),
+    ]);
+    assert_eq!(image.tunnel_sources, wanted);
+    assert_eq!(image.config.tunnels, TUNNELS_OF_OTHERS);
+    let ipip = TEXT.replace("address = \"10.1.1.2\"", "address = \"10.1.1.2\"\ntunnel = \"ipip\"");
+    let other = Balancer::new("b").run(&ipip, &health(&["a", "b"], &[]), A_MINUTE).image;
+    assert!(other.backends.values().any(|backend| backend.is_ipip()));
+    let own = Balancer::new("a").run(&ipip, &health(&["a", "b"], &[]), A_MINUTE).image;
+    assert_eq!(own.config.tunnels, TUNNELS_IPIP_OF_PEERS);
+    assert!(!own.backends.values().any(|backend| backend.is_ipip()));
 }

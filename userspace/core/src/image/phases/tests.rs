@@ -28,6 +28,12 @@ fn secs(seconds: u64) -> Duration {
 
 /// The states a balancer goes through, woken whenever it wants to be, until nothing is left to do.
 fn states(first: Slot, changes: &[Change]) -> Vec<(Duration, Slot)> {
+    states_with(first, changes, &[])
+}
+
+/// The same with hosts that carry no second hop.
+fn states_with(first: Slot, changes: &[Change], single: &[u16]) -> Vec<(Duration, Slot)> {
+    let single: Vec<bool> = (0..HOSTS).map(|slot| single.contains(&(slot as u16))).collect();
     let (mut slot, mut held, mut stepped) = (first, 0, Duration::ZERO);
     let mut states = vec![(Duration::ZERO, slot)];
     for (number, change) in changes.iter().enumerate() {
@@ -37,8 +43,9 @@ fn states(first: Slot, changes: &[Change]) -> Vec<(Duration, Slot)> {
         change.drained.iter().for_each(|slot| wanted[*slot as usize] = false);
         let mut now = change.at;
         while now < until {
+            let (flow_hold, single) = (HOLD, &single[..]);
             let rules =
-                Rules { now, stepped, started: false, flow_hold: HOLD, alive: &alive, wanted: &wanted };
+                Rules { now, stepped, started: false, flow_hold, alive: &alive, wanted: &wanted, single };
             let row = rules.next(slot, held, change.target);
             if row.stepped {
                 stepped = now;
@@ -218,7 +225,26 @@ fn a_dead_second_hop_leaves_the_row_even_while_it_waits() {
         flow_hold: HOLD,
         alive: &[false, true, false, true],
         wanted: &[false, true, false, true],
+        single: &[],
     };
     let row = rules.next(Slot { owner: 1, previous: 2 }, 5, 3);
     assert_eq!((row.slot, row.held, row.stepped), (SETTLED, 0, false));
+}
+
+#[test]
+fn a_row_of_a_host_that_carries_no_second_hop_is_settled_at_once() {
+    let two = [change(secs(10), 2)];
+    let rows_with = |single: &[u16]| rows(&states_with(SETTLED, &two, single));
+    assert_eq!(rows_with(&[2]), [(1, 0), (1, 2), (2, 0)]);
+    assert_eq!(rows_with(&[1]), [(1, 0), (2, 1), (2, 0)]);
+    assert_eq!(rows_with(&[1, 2]), [(1, 0), (2, 0)]);
+    let when: Vec<_> = states_with(SETTLED, &two, &[1, 2]).iter().map(|(at, _)| *at).collect();
+    assert_eq!(when, [secs(0), secs(10)]);
+    // A drain waits no longer for it than for others.
+    let drained = [Change { drained: &[1], ..two[0] }];
+    let states = states_with(SETTLED, &drained, &[2]);
+    assert_eq!(states[2], (secs(10) + FLIP_DRAIN, Slot { owner: 2, previous: 0 }));
+    // An elder behind the owner goes when the row does, and a third owner finds nothing to hold.
+    let back = [change(secs(10), 2), change(secs(100), 3)];
+    assert_eq!(rows(&states_with(SETTLED, &back, &[3])).last(), Some(&(3, 0)));
 }
