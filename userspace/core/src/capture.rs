@@ -87,7 +87,11 @@ fn parse(raw: &[u8]) -> Option<(Captured, &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use weir_abi::counters::Reason;
+
     use super::*;
+
+    const ENCAP: u32 = Reason::Encap as u32;
 
     fn raw(turn: u32, direction: u32, reason: u32, bytes: &[u8]) -> Vec<u8> {
         let len = bytes.len() as u32;
@@ -100,7 +104,7 @@ mod tests {
     fn a_packet_is_shown_with_the_reason_that_is_known_at_its_end() {
         let mut both = Assembler::new(CAME | LEFT);
         assert_eq!(both.push(0, &raw(1, CAME, 0, b"came")), []);
-        let shown = both.push(0, &raw(1, LEFT, 4, b"left as this"));
+        let shown = both.push(0, &raw(1, LEFT, ENCAP, b"left as this"));
         let said: Vec<_> =
             shown.iter().map(|one| (one.event.direction, one.reason, one.bytes.as_slice())).collect();
         assert_eq!(said, [(CAME, "encap", &b"came"[..]), (LEFT, "encap", b"left as this")]);
@@ -111,7 +115,7 @@ mod tests {
         let mut came = Assembler::new(CAME);
         came.push(0, &raw(1, CAME, 0, b"unwanted"));
         came.push(0, &raw(2, CAME, 0, b"wanted"));
-        assert_eq!(came.push(1, &raw(2, LEFT, 4, b"")), [], "another CPU's");
+        assert_eq!(came.push(1, &raw(2, LEFT, ENCAP, b"")), [], "another CPU's");
         assert_eq!(came.push(0, &raw(2, LEFT, 15, b"")).len(), 1);
         assert_eq!(came.push(0, &raw(3, LEFT, 15, b"")), []);
         assert_eq!(came.push(0, b"short"), []);

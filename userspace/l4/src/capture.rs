@@ -282,6 +282,8 @@ fn kernel_ns() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use weir_abi::counters::Reason;
+
     use super::*;
 
     #[test]
@@ -303,7 +305,10 @@ mod tests {
             ..Filter::default()
         };
         assert_eq!(wanted(&filter(&[])).expect("any").reasons, u64::MAX);
-        assert_eq!(wanted(&filter(&["pass_not_vip", "encap"])).expect("two").reasons, 1 | 1 << 4);
+        assert_eq!(
+            wanted(&filter(&["pass_not_vip", "encap"])).expect("two").reasons,
+            1 | 1 << Reason::Encap as u32
+        );
         assert!(wanted(&filter(&["drop_everything"])).expect_err("refused").contains("drop_ttl"));
         assert!(wanted(&Filter::default()).is_err(), "no direction");
     }
