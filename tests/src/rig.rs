@@ -141,7 +141,13 @@ impl Rig {
         Ok(fs::remove_file(self.dir.path().join("config").join(file))?)
     }
 
-    fn run_dir(&self, host: usize) -> PathBuf {
+    /// Where the configuration is.
+    pub fn config_dir(&self) -> PathBuf {
+        self.dir.path().join("config")
+    }
+
+    /// Where a host's daemons have their sockets.
+    pub fn run_dir(&self, host: usize) -> PathBuf {
         self.dir.path().join(format!("h{host}"))
     }
 

@@ -38,6 +38,10 @@ pub(crate) struct Work {
     pub(crate) way: Way,
     /// How the last step ended.
     pub(crate) verdict: Verdict<()>,
+    /// Non-zero while somebody captures.
+    pub(crate) is_captured: u32,
+    /// Numbers the packets while somebody does.
+    pub(crate) turn: u32,
 }
 
 impl Work {

@@ -4,6 +4,7 @@
 //! daemons' status sockets and from the same pure code that the daemons run.
 #![forbid(unsafe_code)]
 
+mod capture;
 mod completions;
 mod config;
 mod explain;
@@ -30,7 +31,8 @@ enum Verb {
     Lint(lint::Args),
     Status(status::Args),
     Zone(zone::Args),
-    Explain(explain::Args),
+    Explain(Box<explain::Args>),
+    Capture(capture::Args),
     /// Builds a laboratory of network namespaces, breaks it, runs missions in it.
     #[command(subcommand)]
     Lab(weir_lab::cli::Command),
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Verb::Status(args) => status::run(&args),
         Verb::Zone(args) => zone::run(&args),
         Verb::Explain(args) => explain::run(&args),
+        Verb::Capture(args) => capture::run(&args),
         Verb::Lab(command) => weir_lab::cli::execute(command),
         Verb::Completions(args) => completions::run(&args),
     };

@@ -11,6 +11,7 @@ use anyhow::Context;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use weir_abi::Address;
 use weir_core::{
+    explain,
     health::HealthView,
     image::{FLIP_CALM, Image, Lowered, Lowering, TableHistory, VIP_LINGER, guards, lower},
     plan::{Op, diff},
@@ -20,6 +21,7 @@ use weir_model::{
     status::{ConfigStatus, Health, InterfaceStatus, L4Status, L4VipStatus},
 };
 use weir_runtime::{
+    inspect,
     metrics::{Counter, Gauge, Registry},
     shutdown,
     source::Source,
@@ -30,6 +32,7 @@ use weir_runtime::{
 use crate::{
     attach,
     counters::{self, Counters},
+    inspect::Inspector,
     kernel::{Kernel, KernelError},
     links::{self, Links},
     load,
@@ -106,6 +109,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     attach::steer(&mut loaded.ebpf, &options.pin_dir)?;
     let mut steering =
         steer::Listener::bind(&options.run_dir.join(steer::SOCKET)).context("steering socket")?;
+    let mut inspector = Inspector::new(loaded.ebpf, options.interface.first().map_or("lo", String::as_str))?;
+    let inspections = options.run_dir.join(inspect::SOCKET);
+    let mut inspections = inspect::Listener::bind(&inspections).await.context("inspection socket")?;
     daemon.confirm();
     let mut config = source.status();
     daemon.publish(&config.borrow_and_update().clone());
@@ -144,6 +150,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
                 daemon.confirm();
             }
             request = steering.next() => daemon.steer(request),
+            asked = inspections.next() => {
+                inspector.answer(asked, &daemon.current, &explain::names(&daemon.snapshot));
+            }
             () = sleep(until_wake) => daemon.recompute().await,
             _ = tick.tick() => daemon.end_lingering().await,
             () = links.changed() => daemon.look_at_links().await,
