@@ -141,7 +141,8 @@ impl Rig {
         Ok(fs::remove_file(self.dir.path().join("config").join(file))?)
     }
 
-    fn run_dir(&self, host: usize) -> PathBuf {
+    /// Where the sockets of a host's daemon are.
+    pub fn run_dir(&self, host: usize) -> PathBuf {
         self.dir.path().join(format!("h{host}"))
     }
 

@@ -4,8 +4,10 @@
 //! daemons' status sockets and from the same pure code that the daemons run.
 #![forbid(unsafe_code)]
 
+mod access;
 mod completions;
 mod config;
+mod cut;
 mod explain;
 mod lint;
 mod live;
@@ -30,6 +32,7 @@ enum Verb {
     Lint(lint::Args),
     Status(status::Args),
     Zone(zone::Args),
+    Access(access::Args),
     Explain(explain::Args),
     /// Builds a laboratory of network namespaces, breaks it, runs missions in it.
     #[command(subcommand)]
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Verb::Lint(args) => lint::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Zone(args) => zone::run(&args),
+        Verb::Access(args) => access::run(&args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Lab(command) => weir_lab::cli::execute(command),
         Verb::Completions(args) => completions::run(&args),

@@ -5,10 +5,12 @@
 //!  directory ──► source ──candidate──► daemon ──accept / refuse──► ConfigStatus
 //!  daemon ──publish──► status (unix socket: /status /metrics /healthz) ──► status::follow in another daemon
 //!  proxy ──steer (SEQPACKET, one fd per message)──► l4
+//!  proxy ──access (a prefix, for a while)──► l4
 //! ```
 //!
 //! A shell: it calls the operating system and decides nothing about traffic; that is `weir-core`.
 
+pub mod access;
 pub mod metrics;
 pub mod probe;
 pub mod shutdown;

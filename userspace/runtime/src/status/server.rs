@@ -214,7 +214,7 @@ pub async fn serve_tcp(listener: TcpListener, site: Site) {
 }
 
 /// Makes `path` free to bind, unless a living process answers on it.
-async fn claim(path: &Path) -> io::Result<()> {
+pub(crate) async fn claim(path: &Path) -> io::Result<()> {
     match UnixStream::connect(path).await {
         Ok(_) => Err(in_use(path)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
