@@ -52,6 +52,8 @@ pub struct Balancer {
     maps: Maps,
     filter: BTreeMap<u32, u64>,
     config: Config,
+    /// Whether the packets of the benchmark are answered.
+    pub is_answered: bool,
 }
 
 impl Balancer {
@@ -63,7 +65,7 @@ impl Balancer {
         let program: &mut Xdp = ebpf.program_mut(programs::BALANCER).context("no balancer")?.try_into()?;
         program.load()?;
         let maps = Maps::new(&mut ebpf)?;
-        let mut this = Self { ebpf, maps, filter: BTreeMap::new(), config };
+        let mut this = Self { ebpf, maps, filter: BTreeMap::new(), config, is_answered: false };
         this.apply(Op::SetConfig(config))?;
         Ok(this)
     }
@@ -215,6 +217,8 @@ impl Balancer {
             source_at: source_at as u32,
             flows_mask: (flows - 1) as u32,
             first_source: 0x0100_0000,
+            is_answered: u32::from(self.is_answered && name == programs::BENCH),
+            _pad: 0,
             template: [0; TEMPLATE_WORDS],
         };
         ensure!(packet.len() >= size_of_val(&bench.template), "the packet is shorter than what is put back");
