@@ -131,7 +131,8 @@ fn configure() {
         );
     }
     batch += &format!("route add prohibit {}/32\nroute add prohibit {}/128\n", PEERS4[3], PEERS6[3]);
-    for (address, len) in [(VIP4, 32), (CLIENT4, 32), (VIP6, 128), (CLIENT6, 128)] {
+    // Without `nodad` an IPv6 address is tentative until the kernel finds the time, even here, and nobody may bind to it.
+    for (address, len) in [(VIP4, "32"), (CLIENT4, "32"), (VIP6, "128 nodad"), (CLIENT6, "128 nodad")] {
         batch += &format!("addr add {address}/{len} dev lo\n");
     }
     let mut child = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().expect("ip");

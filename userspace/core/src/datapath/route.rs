@@ -1,6 +1,11 @@
 //! A packet for a VIP: which proxy gets it, and whether this host knows its flow.
 
-use weir_abi::{counters::Reason, hop::KIND_LOCAL, limits::TABLE_LEN, service::PROTO_TCP};
+use weir_abi::{
+    counters::Reason,
+    hop::{KIND_LOCAL, KIND_NONE},
+    limits::TABLE_LEN,
+    service::PROTO_TCP,
+};
 
 use super::{
     Kind, Packet, Socket, Verdict,
@@ -37,8 +42,9 @@ impl Packet<'_> {
                 _ => Reason::Encap,
             });
         }
-        // This host is asked first, exactly as a remote owner would be: flows it does not know go to their previous owner.
-        match previous {
+        // This host is asked first, exactly as a remote owner would be: flows it does not know go to their previous owner, if
+        // it is still there.
+        match previous.filter(|previous| previous.kind != KIND_NONE) {
             Some(previous) if !self.is_known() => {
                 (self.first, self.second) = (previous, None);
                 Ok(Reason::EncapSecondHop)
