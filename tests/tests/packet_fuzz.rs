@@ -70,6 +70,7 @@ fn balancer() -> Balancer {
         address6: ip(OWN6).into(),
         mtu: 1400,
         tunnels: 0,
+        guarded: 0,
     };
     let mut balancer = Balancer::load(config).expect("load");
     let backend = |address: Address, kind| Backend { address, kind, _pad: [0; 3] };
