@@ -7,7 +7,7 @@ use std::{
 
 use weir_model::status::L4Status;
 use weir_runtime::access::{self, Reply, Request};
-use weir_tests::rig::{Rig, VIP4, VIP6, own4};
+use weir_tests::rig::{Rig, VIP4, VIP6, config, own4};
 
 /// The client: the router itself.
 fn client() -> IpAddr {
@@ -90,4 +90,27 @@ async fn what_is_blocked_for_the_moment_survives_a_restart_and_ends() {
     rig.until(0, "it is gone", |status| status.blocked_count == 0).await.expect("status");
     let reply = access::ask(&socket, &Request::Unblock { prefix }).await.expect("an answer");
     assert!(matches!(reply, Reply::Error(_)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn sources_of_a_canary_group_are_served_by_it_and_nobody_else_is() {
+    let rig = Rig::build().await.expect("rig");
+    let canary = format!(
+        "{}sources = [{{ prefixes = [\"{}/32\"], group = \"canary\" }}]\n[group.canary]\nnodes = [\"h2\"]\n",
+        config(),
+        client()
+    );
+    let before = rig.until(0, "a status", |_| true).await.expect("status").config.generation;
+    rig.configure("rig.toml", &canary).expect("write");
+    for host in 0..2 {
+        let changed = |status: &L4Status| status.config.generation != before;
+        rig.until(host, "the new configuration", changed).await.expect("status");
+    }
+    // The client's IPv6 address is no source of the canary.
+    let mut elsewhere = 0;
+    for _ in 0..40 {
+        assert_eq!(rig.ask(VIP4.into(), b"who?").expect("an answer"), 1);
+        elsewhere += usize::from(rig.ask(VIP6.into(), b"who?").expect("an answer") == 0);
+    }
+    assert!(elsewhere > 5, "{elsewhere}");
 }

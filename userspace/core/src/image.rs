@@ -56,6 +56,8 @@ pub struct Image {
     pub tables: BTreeMap<u32, TableWords>,
     /// Services.
     pub services: BTreeMap<u32, Service>,
+    /// Services with prefixes of sources → the table of their own; the number in a key is one more than the service's.
+    pub source_tables: BTreeMap<SourcePrefix, u32>,
     /// How services are protected.
     pub guards: BTreeMap<u32, Guard>,
     /// Prefixes of sources that may come or may not, those of the moment among them.

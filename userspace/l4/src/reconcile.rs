@@ -289,10 +289,10 @@ impl Daemon {
     /// What `snapshot` takes from this node stays until routers and peers know.
     fn linger(&mut self, snapshot: &Snapshot) {
         let until = Instant::now() + VIP_LINGER;
-        for (name, vip) in self.snapshot.vips_of(&self.node) {
+        for (name, vip) in self.snapshot.vips_served_by(&self.node) {
             self.lingering.insert(name.clone(), (vip.clone(), until));
         }
-        let has: BTreeSet<&Name> = snapshot.vips_of(&self.node).map(|(name, _)| name).collect();
+        let has: BTreeSet<&Name> = snapshot.vips_served_by(&self.node).map(|(name, _)| name).collect();
         self.lingering.retain(|name, _| !has.contains(name));
     }
 
@@ -432,7 +432,7 @@ impl Daemon {
         let generation = self.snapshot.generation;
         let there = self.current.vip_addresses();
         self.confirmed.clear();
-        for (name, vip) in self.snapshot.vips_of(&self.node) {
+        for (name, vip) in self.snapshot.vips_served_by(&self.node) {
             let whole = vip.addresses.iter().all(|address| {
                 let address = Address::from(*address);
                 there.contains(&address) && self.current.routes.contains(&address)
