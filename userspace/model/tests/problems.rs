@@ -267,3 +267,22 @@ fn a_server_that_opens_tunnels_sees_itself_as_a_group_of_one() {
     assert_eq!(seen.generation, snapshot.generation);
     assert_eq!(snapshot.of_server(&name("dns3")), None);
 }
+
+#[test]
+fn quic_needs_servers_with_ids_of_their_own() {
+    let with = |vip: &str, nodes: &str| {
+        let text = GOOD.replace("group = \"edge\"\nservices", &format!("group = \"edge\"\n{vip}\nservices"));
+        text.replace("[group.edge]", &format!("{nodes}\n[group.edge]"))
+    };
+    let second = "[node.lb2]\nzone = \"az1\"\naddress = \"10.1.0.12\"\nquic_id = 7";
+    let third = "[node.lb3]\nzone = \"az1\"\naddress = \"10.1.0.13\"\nquic_id = 7";
+    let known = with("quic = true", "").replace("10.1.0.11\"", "10.1.0.11\"\nquic_id = 3");
+    assert!(read(&known).is_ok(), "a node of the group has an id");
+    let said = |text: &str| problems(text).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let found = said(&with("quic = true", second));
+    assert!(found.contains("vip.web.quic") && found.contains("none of its servers has a quic_id"), "{found}");
+    let found = said(&with("", &format!("{second}\n{third}")));
+    assert!(found.contains("node.lb3.quic_id") && found.contains("already the id of node lb2"), "{found}");
+    let no_udp = known.replace(", \"udp/any\"", "");
+    assert!(said(&no_udp).contains("has no UDP service"));
+}
