@@ -5,4 +5,5 @@ pub mod packet;
 pub mod prog_run;
 pub mod programs;
 pub mod rig;
+pub mod verdict;
 pub mod vips;

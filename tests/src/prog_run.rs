@@ -5,20 +5,26 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf,
-    maps::{Array, Map, MapData, PerCpuArray},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray},
     programs::{TestRun, TestRunOptions, Xdp},
 };
 use weir_abi::{
     Address, Config,
     bench::{Bench, TEMPLATE_WORDS},
     counters::{REASONS, Reason},
+    fragment::{FirstFragment, FragmentKey},
     guard::Guard,
     hop::Backend,
-    maps, programs,
-    service::{SERVICE_IN_USE, Service, Slot, VipKey, VipRanges},
+    maps,
+    path::PathMtu,
+    programs,
+    service::{SERVICE_IN_USE, Service, Slot, Traffic, VipKey, VipRanges},
     tunnel::TunnelSource,
 };
-use weir_core::plan::Op;
+use weir_core::{
+    image::Image,
+    plan::{self, Op},
+};
 use weir_l4::maps::Maps;
 
 /// Where `cargo xtask build-ebpf` puts the object; `WEIR_EBPF` overrides it.
@@ -88,6 +94,11 @@ impl Balancer {
         Ok(map.get(&u32::from(list), 0)?.iter().sum())
     }
 
+    /// Puts a whole image into the maps; they are those of a balancer just loaded.
+    pub fn put(&mut self, image: &Image) -> Result<()> {
+        plan::diff(&Image::default(), image).into_iter().try_for_each(|op| self.apply(op))
+    }
+
     /// Fills a backend slot; tunnels from its address are accepted.
     pub fn backend(&mut self, slot: u16, backend: Backend) -> Result<()> {
         self.apply(Op::PutBackend(slot, backend))?;
@@ -130,15 +141,64 @@ impl Balancer {
         self.apply(Op::PutTunnelSource(source, kinds))
     }
 
-    /// Sets the flags of a service, whose table has its number, beside that it is in use.
+    /// Sets the flags of a service made by [`service`](Self::service), beside that it is in use.
     pub fn service_flags(&mut self, index: u32, flags: u32) -> Result<()> {
         self.apply(Op::PutService(index, Service { table: index, flags: SERVICE_IN_USE | flags }))
     }
 
-    fn reasons(&mut self) -> Result<Vec<u64>> {
-        let map: &Map = self.ebpf.map(maps::REASONS).context("no reasons")?;
-        let map: PerCpuArray<_, u64> = map.try_into()?;
-        REASONS.iter().map(|(reason, _)| Ok(map.get(&(*reason as u32), 0)?.iter().sum())).collect()
+    fn per_cpu<T: aya::Pod>(&self, name: &str) -> Result<PerCpuArray<&MapData, T>> {
+        let map: &Map = self.ebpf.map(name).with_context(|| format!("no map {name}"))?;
+        Ok(map.try_into()?)
+    }
+
+    /// Packets by reason so far, in the order of [`REASONS`].
+    pub fn reasons(&self) -> Result<Vec<u64>> {
+        REASONS.iter().map(|(reason, _)| self.counted(*reason)).collect()
+    }
+
+    /// Packets counted under a reason so far.
+    pub fn counted(&self, reason: Reason) -> Result<u64> {
+        Ok(self.per_cpu::<u64>(maps::REASONS)?.get(&(reason as u32), 0)?.iter().sum())
+    }
+
+    /// Packets counted so far for a service and for a backend slot.
+    pub fn traffic(&self, service: u32, backend: u16) -> Result<(u64, u64)> {
+        let sum = |name, index| {
+            let cpus = self.per_cpu::<Traffic>(name)?.get(&index, 0)?;
+            anyhow::Ok(cpus.iter().map(|traffic| traffic.packets).sum())
+        };
+        Ok((sum(maps::SERVICE_TRAFFIC, service)?, sum(maps::BACKEND_TRAFFIC, u32::from(backend))?))
+    }
+
+    /// Fills the bucket of messages to clients whose packets are too big.
+    pub fn refill(&mut self) -> Result<()> {
+        let map = self.ebpf.map_mut("TOO_BIG").context("no bucket")?;
+        let mut bucket: PerCpuArray<_, [u64; 2]> = map.try_into()?;
+        // Filled in a future so far away that its distance looks endless: a full bucket.
+        let full = vec![[0, u64::MAX / 2]; aya::util::nr_cpus().map_err(|(_, error)| error)?];
+        Ok(bucket.set(0, aya::maps::PerCpuValues::try_from(full)?, 0)?)
+    }
+
+    /// What routers said of paths, by the tunnels' ends; forgets it.
+    pub fn take_paths(&mut self) -> Result<BTreeMap<Address, u32>> {
+        let map = self.ebpf.map_mut(maps::PATH_MTUS).context("no paths")?;
+        let mut map: HashMap<_, Address, PathMtu> = map.try_into()?;
+        let paths: Vec<_> = map.iter().collect::<Result<_, _>>()?;
+        for (end, _) in &paths {
+            map.remove(end)?;
+        }
+        Ok(paths.into_iter().map(|(end, path)| (end, path.mtu)).collect())
+    }
+
+    /// Forgets the first fragments of segments.
+    pub fn forget_fragments(&mut self) -> Result<()> {
+        let map = self.ebpf.map_mut(maps::FRAGMENTS).context("no fragments")?;
+        let mut map: HashMap<_, FragmentKey, FirstFragment> = map.try_into()?;
+        let keys: Vec<_> = map.keys().collect::<Result<_, _>>()?;
+        for key in keys {
+            map.remove(&key)?;
+        }
+        Ok(())
     }
 
     /// Nanoseconds per packet of a program that puts the packet back (`bench`, `bench_null`): `packet` from `flows` sources
@@ -187,6 +247,23 @@ impl Balancer {
     pub fn verified_instructions(&mut self, name: &str) -> Result<Option<u32>> {
         let program: &Xdp = self.ebpf.program(name).context("no such program")?.try_into()?;
         Ok(program.info()?.verified_instruction_count())
+    }
+
+    /// Runs a packet that came in on interface `ingress` and writes it to `out` as it became; returns the action.
+    pub fn run_on(&self, ingress: u32, packet: &[u8], out: &mut Vec<u8>) -> Result<u32> {
+        // struct xdp_md: data, data_end, data_meta, ingress, queue, egress.
+        let context = [0, packet.len() as u32, 0, ingress, 0, 0].map(u32::to_ne_bytes).concat();
+        out.clear();
+        out.resize(packet.len() + 256, 0);
+        let program: &Xdp = self.ebpf.program(programs::BALANCER).context("no balancer")?.try_into()?;
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        })?;
+        out.truncate(result.data_size_out as usize);
+        Ok(result.return_value)
     }
 
     /// Runs one packet through; panics unless it was counted under exactly one reason.

@@ -141,7 +141,12 @@ impl Rig {
         Ok(fs::remove_file(self.dir.path().join("config").join(file))?)
     }
 
-    /// Where the sockets of a host's daemon are.
+    /// Where the configuration is.
+    pub fn config_dir(&self) -> PathBuf {
+        self.dir.path().join("config")
+    }
+
+    /// Where a host's daemons have their sockets.
     pub fn run_dir(&self, host: usize) -> PathBuf {
         self.dir.path().join(format!("h{host}"))
     }

@@ -192,6 +192,7 @@ nodes = ["h1", "h2"]
 addresses = ["{VIP4}", "{VIP6}"]
 group = "edge"
 services = ["udp/53"]
+udp_flows = false
 "#,
         if second { "drain" } else { "active" }
     )

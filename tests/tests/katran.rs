@@ -56,8 +56,8 @@ fn balancer() -> Balancer {
         address4: [10, 1, 1, 2],
         address6: ip("fd00::2").into(),
         mtu: 9000,
-        tunnels: 0,
         guarded: 0,
+        tunnels: 0,
     };
     let mut balancer = Balancer::load(config).expect("load");
     let reals = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "fc00::1", "fc00::2", "fc00::3"];

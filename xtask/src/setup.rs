@@ -21,8 +21,12 @@ const fn package(name: &'static str, file: &'static str) -> Package {
 
 /// The laboratory's routers.
 const LAB: &[Package] = &[package("bird2", "/usr/sbin/bird")];
-/// Other BGP speakers, for interoperation tests.
-const NET: &[Package] = &[package("bird2", "/usr/sbin/bird"), package("frr", "/usr/lib/frr/bgpd")];
+/// Other BGP speakers, for interoperation tests; and `ip`, for routes that weir itself never makes.
+const NET: &[Package] = &[
+    package("bird2", "/usr/sbin/bird"),
+    package("frr", "/usr/lib/frr/bgpd"),
+    package("iproute2", "/usr/sbin/ip"),
+];
 /// A virtual machine and what is put into it.
 const VM: &[Package] = &[
     package("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),

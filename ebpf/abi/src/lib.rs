@@ -20,6 +20,7 @@ pub(crate) use pod;
 
 pub mod address;
 pub mod bench;
+pub mod capture;
 pub mod checksum;
 pub mod counters;
 pub mod filter;
@@ -90,6 +91,10 @@ pub mod maps {
     pub const SERVICE_TRAFFIC: &str = "SERVICE_TRAFFIC";
     /// `Array<Bench, 1>`: the case the benchmark runs.
     pub const BENCH: &str = "BENCH";
+    /// `Array<Capture, 1>`: which packets are shown to whoever captures.
+    pub const CAPTURE: &str = "CAPTURE";
+    /// `PerfEventArray`: a `Captured` and the bytes of a packet.
+    pub const CAPTURE_EVENTS: &str = "CAPTURE_EVENTS";
     /// `PerCpuArray<Traffic>`: packets and bytes by backend slot.
     pub const BACKEND_TRAFFIC: &str = "BACKEND_TRAFFIC";
 }
@@ -100,6 +105,13 @@ pub mod programs {
     pub const BALANCER: &str = "balancer";
     /// sk_lookup: VIP and port → the listening socket registered for it.
     pub const STEER: &str = "steer";
+    /// XDP: what the balancer would do with a packet; runs in no traffic. See [`PROBE_ACTION_MASK`].
+    pub const PROBE: &str = "probe";
+    /// What `probe` returns is the action in these bits and the number of the reason above them, see
+    /// [`PROBE_REASON_SHIFT`].
+    pub const PROBE_ACTION_MASK: u32 = 0xff;
+    /// See [`PROBE_ACTION_MASK`].
+    pub const PROBE_REASON_SHIFT: u32 = 8;
     /// XDP: the balancer as the benchmark runs it.
     pub const BENCH: &str = "bench";
     /// XDP: the reference of the benchmark.

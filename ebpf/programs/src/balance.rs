@@ -39,7 +39,7 @@ pub(crate) fn balance(ctx: &XdpContext, work: &mut Work) -> Verdict<Reason> {
     if owner.kind != KIND_LOCAL {
         copy(owner, &mut work.route.first);
         if slot.previous != 0 {
-            // IPIP has no room for it: see `weir_core::image`, which leaves such rows none.
+            // A backend by IPIP has none: see `weir_core::image`.
             copy(maps::backend(slot.previous)?, &mut work.route.second);
         }
         return Ok(match work.parsed.kind {

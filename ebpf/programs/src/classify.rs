@@ -5,12 +5,12 @@ use weir_abi::{
     Address,
     counters::Reason,
     gue::GUE_PORT,
-    headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, Ipv4, Ipv6, PROTO_ICMP, PROTO_ICMPV6, Tcp, Udp},
+    headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, Ipv4, Ipv6, Tcp, Udp},
     service::{PROTO_TCP, PROTO_UDP, VipKey},
 };
 
 use crate::{
-    Verdict, maps, packet, special, tunnel, tunnel_error,
+    Verdict, maps, packet, special, tunnel,
     work::{Kind, Parsed, Work, set_ends},
 };
 
@@ -30,15 +30,13 @@ fn judge(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
     let parsed = &mut work.parsed;
     let protocol = parsed.flow.protocol;
     if protocol != PROTO_TCP && !parsed.is_fragment && is_own(parsed) {
-        if protocol == PROTO_UDP {
-            let udp: Udp = packet::read(ctx, parsed.at())?;
-            if udp.destination == GUE_PORT {
-                return tunnel::admit_gue(parsed);
-            }
-        } else if tunnel::admit_ipip(ctx, parsed) {
+        if protocol != PROTO_UDP {
+            parsed.kind = Kind::Own;
             return Ok(());
-        } else if protocol == if parsed.is_v4 { PROTO_ICMP } else { PROTO_ICMPV6 } {
-            return tunnel_error::note(ctx, work);
+        }
+        let udp: Udp = packet::read(ctx, parsed.at())?;
+        if udp.destination == GUE_PORT {
+            return tunnel::admit_gue(parsed);
         }
     }
     if !maps::may_be_vip(&parsed.flow.destination) {
@@ -114,7 +112,7 @@ pub(crate) fn by_ports(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
 
 /// Whether tunnels to the packet's destination end at this host.
 #[inline(always)]
-pub(crate) fn is_own(parsed: &Parsed) -> bool {
+fn is_own(parsed: &Parsed) -> bool {
     let Some(config) = maps::config() else { return false };
     let address = &parsed.flow.destination;
     if parsed.is_v4 {

@@ -25,12 +25,10 @@ pub(crate) fn decap(ctx: &XdpContext, work: &mut Work) -> Verdict<Option<Reason>
     strip(ctx, work)?;
     classify::classify(ctx, work).map_err(|reason| match reason {
         // Whoever may send us tunnels may not use them to reach the rest of this host.
-        Reason::PassNotVip | Reason::PassNoService | Reason::PassVipOther | Reason::PassTunnelError => {
-            Reason::DropGueNotVip
-        }
+        Reason::PassNotVip | Reason::PassNoService | Reason::PassVipOther => Reason::DropGueNotVip,
         other => other,
     })?;
-    if matches!(work.parsed.kind, Kind::Echo | Kind::Tunnel | Kind::TunnelTooBig) {
+    if matches!(work.parsed.kind, Kind::Echo | Kind::Own | Kind::Tunnel) {
         return Err(Reason::DropGueNotVip);
     }
     if outer_ecn == ECN_CE && work.parsed.tos & ECN != ECN_CE {

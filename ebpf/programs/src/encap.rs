@@ -29,12 +29,11 @@ const OUTER_TTL: u8 = 64;
 pub(crate) fn encap(ctx: &XdpContext, work: &mut Work) -> Verdict<u32> {
     let config = maps::config().ok_or(Reason::DropInternal)?;
     let came_as: Eth = packet::read(ctx, 0)?;
-    let Route { first, second, .. } = work.route;
-    if matches!(first.kind, KIND_NONE | KIND_LOCAL) {
+    if matches!(work.route.first.kind, KIND_NONE | KIND_LOCAL) {
         // A local previous owner cannot stand behind a local owner; an empty slot is nobody.
         return Err(Reason::DropNoBackend);
     }
-    let way = next_hop::find(ctx, &first, config)?;
+    let way = next_hop::find(ctx, &work.route.first, config)?;
     if way.verdict == next_hop::FORBIDDEN {
         return Err(Reason::DropNoRoute);
     }
@@ -42,6 +41,7 @@ pub(crate) fn encap(ctx: &XdpContext, work: &mut Work) -> Verdict<u32> {
     let (way, mtu) =
         if work.tags.count == 0 { (way.forward(), way.mtu) } else { (None, way.mtu.min(config.mtu)) };
     work.route.mtu = if config.mtu == 0 { 0 } else { mtu };
+    let Route { first, second, .. } = &work.route;
     match (first.is_over_v4(), second.kind) {
         (true, _) if first.is_ipip() => put::<true, IPIP_LEN>(ctx, work, config)?,
         (false, _) if first.is_ipip() => put::<false, IPIP_LEN>(ctx, work, config)?,

@@ -10,6 +10,7 @@
 
 mod balance;
 mod bench;
+mod capture;
 mod chain;
 mod classify;
 mod decap;
@@ -34,7 +35,7 @@ mod vlan;
 mod work;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use weir_abi::{counters::Reason, headers::Eth};
+use weir_abi::{counters::Reason, headers::Eth, programs::PROBE_REASON_SHIFT};
 
 use crate::work::{Kind, Work};
 
@@ -49,11 +50,34 @@ pub(crate) fn datapath(ctx: &XdpContext) -> u32 {
     let Ok(work) = maps::work() else {
         return reason::finish(Reason::DropInternal, xdp_action::XDP_DROP);
     };
+    work.is_captured = 0;
+    if capture::is_on() {
+        capture::came(ctx, work);
+    }
+    let (reason, transmit) = decide(ctx, work);
+    if work.is_captured != 0 {
+        capture::left(ctx, work, reason);
+    }
+    reason::finish(reason, transmit)
+}
+
+/// What the data path would do with a packet, and why: `weir explain packet --live`. Never attached anywhere; counts no
+/// reason, since it returns it.
+#[xdp]
+pub(crate) fn probe(ctx: XdpContext) -> u32 {
+    let Ok(work) = maps::work() else { return xdp_action::XDP_ABORTED };
+    let (reason, transmit) = decide(&ctx, work);
+    reason::action(reason, transmit) | (reason as u32) << PROBE_REASON_SHIFT
+}
+
+/// The reason a packet is counted under, and the action that sends it if it is sent.
+#[inline(always)]
+fn decide(ctx: &XdpContext, work: &mut Work) -> (Reason, u32) {
     work.tags.count = 0;
     if packet::read::<Eth>(ctx, 0).is_ok_and(|eth| vlan::is_tag(eth.ethertype))
         && vlan::take_off(ctx, work).is_err()
     {
-        return reason::finish(Reason::DropMalformed, xdp_action::XDP_DROP);
+        return (Reason::DropMalformed, xdp_action::XDP_DROP);
     }
     let treated = match treat(ctx, work) {
         Err(reason @ (Reason::DeliverLocal | Reason::DecapDeliver)) => syn_cookie::deliver(ctx, work, reason),
@@ -66,13 +90,16 @@ pub(crate) fn datapath(ctx: &XdpContext) -> u32 {
     if work.tags.count != 0 && vlan::put_back(ctx, work).is_err() {
         reason = Reason::DropHeadroom;
     }
-    reason::finish(reason, transmit)
+    (reason, transmit)
 }
 
 /// A packet on its way, with the reason to count it under and the action that sends it; or ended here for a reason.
 #[inline(always)]
 fn treat(ctx: &XdpContext, work: &mut Work) -> Verdict<(Reason, u32)> {
     classify::classify(ctx, work)?;
+    if work.parsed.kind == Kind::Own {
+        tunnel::without_udp(ctx, work)?;
+    }
     work.by_tunnel = work.parsed.kind == Kind::Tunnel;
     let opened = match work.parsed.kind {
         Kind::Tunnel => decap::decap(ctx, work)?,
@@ -85,6 +112,7 @@ fn treat(ctx: &XdpContext, work: &mut Work) -> Verdict<(Reason, u32)> {
             tunnel_error::tell(ctx, work)?;
             return Err(Reason::IcmpTunnelTooBig);
         }
+        Kind::Own => return Err(Reason::PassNotVip),
         Kind::Syn | Kind::Segment | Kind::Datagram | Kind::Fragment | Kind::Error => None,
     };
     let reason = match opened {

@@ -9,6 +9,12 @@ use crate::maps;
 #[inline(always)]
 pub(crate) fn finish(reason: Reason, transmit: u32) -> u32 {
     maps::count_reason(reason);
+    action(reason, transmit)
+}
+
+/// What becomes of a packet that is counted under `reason`.
+#[inline(always)]
+pub(crate) fn action(reason: Reason, transmit: u32) -> u32 {
     match reason {
         Reason::PassNotVip
         | Reason::PassVipOther

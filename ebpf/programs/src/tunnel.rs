@@ -5,15 +5,15 @@
 use aya_ebpf::programs::XdpContext;
 use weir_abi::{
     counters::Reason,
-    headers::{PROTO_IPIP, PROTO_IPV6, Udp},
+    headers::{PROTO_ICMP, PROTO_ICMPV6, PROTO_IPIP, PROTO_IPV6, Udp},
     tunnel::{ACCEPT_GUE, ACCEPT_IPIP, TUNNELS_IPIP_OF_PEERS, TUNNELS_OF_OTHERS},
 };
 
 use crate::{
     Verdict,
     extension::DESTINATION_OPTIONS,
-    maps, packet,
-    work::{Kind, Parsed},
+    maps, packet, tunnel_error,
+    work::{Kind, Parsed, Work},
 };
 
 /// Admits a UDP datagram to this host's GUE port.
@@ -28,10 +28,25 @@ pub(crate) fn admit_gue(parsed: &mut Parsed) -> Verdict<()> {
     Ok(())
 }
 
-/// Whether a packet to this host's own address is an IPIP tunnel that is opened here. Any other is not ours to judge: the
-/// kernel may know it. A program of its own: few packets come this way.
+/// Judges what comes to this host's own address and is neither TCP nor UDP: a tunnel without UDP, or an error about one of
+/// this host's. A program of its own, with a stack of its own.
 #[inline(never)]
-pub(crate) fn admit_ipip(ctx: &XdpContext, parsed: &mut Parsed) -> bool {
+pub(crate) fn without_udp(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
+    let parsed = &mut work.parsed;
+    let icmp = if parsed.is_v4 { PROTO_ICMP } else { PROTO_ICMPV6 };
+    let verdict = if parsed.flow.protocol == icmp {
+        tunnel_error::note(ctx, work)
+    } else if admit_ipip(ctx, parsed) {
+        Ok(())
+    } else {
+        Err(Reason::PassNotVip)
+    };
+    work.settle(verdict)
+}
+
+/// Whether a packet is an IPIP tunnel that is opened here. Any other is not ours to judge: the kernel may know it.
+#[inline(always)]
+fn admit_ipip(ctx: &XdpContext, parsed: &mut Parsed) -> bool {
     let Some(config) = maps::config() else { return false };
     if config.tunnels == 0 {
         return false;

@@ -6,7 +6,7 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use weir_abi::{
-    hop::{KIND_GUE4, KIND_GUE6, KIND_NONE},
+    hop::{KIND_GUE4, KIND_GUE6},
     limits::{UDP_FLOW_IDLE_NS, UDP_FLOW_STAMP_NS},
 };
 
@@ -24,8 +24,8 @@ pub(crate) fn stays(work: &mut Work) -> bool {
     if is_known(hash, now) {
         return true;
     }
-    if work.route.first.kind == KIND_NONE {
-        // The last hop there is. An error opens no flow.
+    if !matches!(work.route.first.kind, KIND_GUE4 | KIND_GUE6) {
+        // The last hop there is, or the next is reached by IPIP and could not give back what is new. An error opens no flow.
         if work.parsed.kind == Kind::Datagram {
             maps::remember_udp_flow(hash, now);
         }
@@ -63,7 +63,7 @@ fn send_on(work: &mut Work) {
     if route.first.kind == KIND_GUE4 {
         (route.second.kind, route.is_back) = (KIND_GUE4, true);
         route.second.address = weir_abi::Address::v4(config.address4);
-    } else if route.first.kind == KIND_GUE6 {
+    } else {
         let [a, b, c, d] = config.address6.0;
         (route.second.kind, route.is_back) = (KIND_GUE6, true);
         route.second.address = weir_abi::Address([a, b, c, d]);

@@ -40,6 +40,10 @@ pub(crate) struct Work {
     pub(crate) way: Way,
     /// How the last step ended.
     pub(crate) verdict: Verdict<()>,
+    /// Non-zero while somebody captures.
+    pub(crate) is_captured: u32,
+    /// Numbers the packets while somebody does.
+    pub(crate) turn: u32,
 }
 
 impl Work {
@@ -106,6 +110,8 @@ pub(crate) enum Kind {
     Error,
     /// An ICMP echo request: for the VIP, for no service of it.
     Echo,
+    /// Something to this host's own address that is neither TCP nor UDP.
+    Own,
     /// A tunnel that ends at this host.
     Tunnel,
     /// An error about a tunnel of this host that was too big; `parsed` is about the packet in it.

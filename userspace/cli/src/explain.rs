@@ -1,4 +1,6 @@
-//! `weir explain`: every decision about one request, by the code that decides in the proxy.
+//! `weir explain`: every decision about one request, by the code that decides in the proxy; or about one packet.
+
+mod packet;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -20,12 +22,27 @@ use crate::{
     output::{self, Format, Table},
 };
 
-/// Explains where a request goes and why, from the VIP down to the server.
+/// Explains where a request goes and why, from the VIP down to the server; or what the datapath does with a packet.
 ///
 /// Without --run-dir every server is taken to be up. Exit status: 0 when a server is reached, 1 when the request ends
 /// before.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    instead: Option<Instead>,
+    #[command(flatten)]
+    request: Option<Request>,
+}
+
+#[derive(clap::Subcommand)]
+enum Instead {
+    Packet(packet::Args),
+}
+
+/// A request.
+#[derive(clap::Args)]
+struct Request {
     /// The configuration directory.
     dir: PathBuf,
     /// Where the request is sent: NAME:PORT of a VIP, or ADDRESS:PORT.
@@ -64,6 +81,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    match (&args.instead, &args.request) {
+        (Some(Instead::Packet(args)), _) => packet::run(args),
+        (None, Some(request)) => explain_request(request),
+        (None, None) => bail!("say a directory and where the request is sent"),
+    }
+}
+
+fn explain_request(args: &Request) -> Result<ExitCode> {
     let Config { snapshot, .. } = Config::read(&args.dir)?;
     let seen = live::seen(&snapshot, &args.run_dir)?;
     let mut zone = match (&args.node, &args.zone) {
@@ -111,7 +136,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 /// The balancer's choice, when the flow and a balancer that could get it are known.
 fn balancer(
-    args: &Args,
+    args: &Request,
     snapshot: &Snapshot,
     servers: &HealthView,
     to: &Destination,
@@ -119,16 +144,8 @@ fn balancer(
     zone: Option<&Name>,
 ) -> Result<Option<Balanced>> {
     let Some(source_port) = args.source_port else { return Ok(None) };
-    let (vip, destination) = match to {
-        Destination::Address(address) => (snapshot.vip_at(address.ip()).map(|(_, vip)| vip), Some(*address)),
-        Destination::Vip(name, port) => {
-            let vip = snapshot.vips.get(name);
-            let same_family = |address: &&IpAddr| address.is_ipv4() == args.source.is_ipv4();
-            let address = vip.and_then(|vip| vip.addresses.iter().find(same_family));
-            (vip, address.map(|address| SocketAddr::new(*address, *port)))
-        }
-    };
-    let (Some(vip), Some(destination)) = (vip, destination) else { return Ok(None) };
+    let Some(destination) = address_of(snapshot, to, args.source) else { return Ok(None) };
+    let Some((_, vip)) = snapshot.vip_at(destination.ip()) else { return Ok(None) };
     let members = snapshot.groups.get(&vip.group).map_or(&[][..], |group| &group.nodes);
     let stands_in = |name: &&Name| {
         let node = snapshot.nodes.get(*name);
@@ -139,6 +156,18 @@ fn balancer(
     let health = live::proxies(snapshot, &args.run_dir)?;
     let source = SocketAddr::new(args.source, source_port);
     Ok(explain::balance(snapshot, node, &health, servers, protocol, source, destination))
+}
+
+/// The address of a destination in the family of whoever sends there.
+fn address_of(snapshot: &Snapshot, to: &Destination, source: IpAddr) -> Option<SocketAddr> {
+    match to {
+        Destination::Address(address) => Some(*address),
+        Destination::Vip(name, port) => {
+            let same_family = |address: &&IpAddr| address.is_ipv4() == source.is_ipv4();
+            let address = snapshot.vips.get(name)?.addresses.iter().find(same_family)?;
+            Some(SocketAddr::new(*address, *port))
+        }
+    }
 }
 
 fn destination(text: &str) -> Result<Destination> {

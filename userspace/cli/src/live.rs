@@ -88,3 +88,16 @@ pub(crate) fn proxies(snapshot: &Snapshot, run_dirs: &[PathBuf]) -> Result<BTree
     }
     Ok(proxies)
 }
+
+/// What the balancers of these run directories know of servers that VIPs point straight at; every server up where none answers.
+pub(crate) fn servers(snapshot: &Snapshot, run_dirs: &[PathBuf]) -> Result<HealthView> {
+    let mut view = HealthView::all_up(snapshot);
+    for run_dir in run_dirs {
+        if let Ok(status) = block_on(fetch::<L4Status>(run_dir, "l4.sock"))? {
+            for (pool, servers) in &status.servers {
+                servers.iter().for_each(|(server, health)| view.set(pool, server, *health));
+            }
+        }
+    }
+    Ok(view)
+}

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod capture;
 mod completions;
 mod config;
 mod cut;
@@ -33,7 +34,8 @@ enum Verb {
     Status(status::Args),
     Zone(zone::Args),
     Access(access::Args),
-    Explain(explain::Args),
+    Explain(Box<explain::Args>),
+    Capture(capture::Args),
     /// Builds a laboratory of network namespaces, breaks it, runs missions in it.
     #[command(subcommand)]
     Lab(weir_lab::cli::Command),
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Verb::Zone(args) => zone::run(&args),
         Verb::Access(args) => access::run(&args),
         Verb::Explain(args) => explain::run(&args),
+        Verb::Capture(args) => capture::run(&args),
         Verb::Lab(command) => weir_lab::cli::execute(command),
         Verb::Completions(args) => completions::run(&args),
     };

@@ -340,6 +340,43 @@ fn a_request_is_explained_down_to_the_server() {
 }
 
 #[test]
+fn a_packet_is_explained_step_by_step() {
+    let dir = config();
+    fn packet<'a>(dir: &'a TempDir, arguments: &[&'a str]) -> Vec<&'a str> {
+        [&["explain", "packet", path(dir)], arguments].concat()
+    }
+    let flow = ["--from", "10.1.2.3:40000", "--to", "web:80"];
+    let answer = json(&packet(&dir, &flow));
+    assert_eq!((&answer["node"], &answer["model"]["reason"]), (&"lb1".into(), &"deliver_local".into()));
+    let stages: Vec<_> = answer["model"]["steps"].as_array().unwrap().iter().map(|s| &s["stage"]).collect();
+    assert_eq!(stages, ["packet", "service", "slot", "owner", "verdict"]);
+    let table = ok(&packet(&dir, &flow));
+    assert!(table.contains("of web (203.0.113.10)") && table.contains("passed to the kernel"), "{table}");
+    // The same from hex, and from a file.
+    let hex = answer["packet"].as_str().unwrap();
+    assert_eq!(json(&packet(&dir, &["--hex", hex]))["model"], answer["model"]);
+    let frame = weir_core::datapath::from_hex(hex).unwrap();
+    let record = weir_core::pcap::Record {
+        interface: 0,
+        at_unix_ns: 0,
+        len_bytes: frame.len() as u32,
+        bytes: &frame,
+        came_in: true,
+        comment: "",
+    };
+    let writer = weir_core::pcap::Writer;
+    let file = dir.path().join("one.pcapng");
+    fs::write(&file, [writer.section(), writer.interface("e", 0), writer.packet(&record)].concat()).unwrap();
+    let file = file.to_str().unwrap();
+    assert_eq!(json(&packet(&dir, &["--pcap", file]))["model"], answer["model"]);
+    assert!(refused(&packet(&dir, &["--pcap", file, "--number", "2"])).contains("the file has 1 packets"));
+    assert!(refused(&packet(&dir, &["--hex", "0"])).contains("hex"));
+    assert!(refused(&packet(&dir, &["--from", "[::1]:1", "--to", "10.0.0.1:1"])).contains("families"));
+    let expired = weir(&packet(&dir, &[&flow[..], &["--ttl", "1"]].concat()));
+    assert_eq!(expired.status.code(), Some(1), "dropped");
+}
+
+#[test]
 fn explain_and_preview_use_what_the_proxy_sees() {
     let (dir, run) = (config(), tempfile::tempdir().unwrap());
     daemon(run.path(), "proxy.sock", &proxy(&["s2"]));

@@ -18,7 +18,7 @@ use crate::{
     sticky,
 };
 
-pub use balancer::{Balanced, balance, name_of};
+pub use balancer::{Balanced, balance, image, name_of, names};
 
 /// A request to explain.
 #[derive(Clone, Debug)]

@@ -18,9 +18,12 @@ use std::{
 
 use weir_abi::{
     Address, Config,
+    counters::Reason,
+    flow::Flow,
     guard::{AccessRule, Guard, SourcePrefix},
     hop::Backend,
-    service::{Service, VipKey, VipRanges},
+    limits::{SERVICES_MAX, TABLE_LEN},
+    service::{PROTO_TCP, Service, Slot, VipKey, VipRanges},
     tunnel::TunnelSource,
 };
 
@@ -84,13 +87,73 @@ impl Image {
         self.ranges.keys().map(|key| key.address).collect()
     }
 
+    /// Whether an address is one of a VIP.
+    pub fn is_vip(&self, address: Address) -> bool {
+        self.ranges.contains_key(&VipKey { address, port: [0, 0], protocol: PROTO_TCP, _pad: 0 })
+    }
+
+    /// Whether an address may be one of a VIP, by the filter alone.
+    pub fn may_be_vip(&self, address: Address) -> bool {
+        let (word, bit) = weir_abi::filter::place(&address);
+        self.filter.get(&word).is_some_and(|bits| bits & bit != 0)
+    }
+
+    /// The kinds of tunnels accepted from an address that is no peer's: those of the longest prefix.
+    pub fn accepted_from(&self, address: Address) -> u32 {
+        let bits = |address: &Address| u128::from_be_bytes(address.octets());
+        let matching = self.tunnel_sources.iter().filter(|(source, _)| {
+            let differing = bits(&source.address) ^ bits(&address);
+            differing.leading_zeros() >= source.len_bits
+        });
+        matching.max_by_key(|(source, _)| source.len_bits).map_or(0, |(_, kinds)| *kinds)
+    }
+
     /// The service of a port, as the datapath finds it.
     pub fn service_at(&self, address: Address, protocol: u8, port: u16) -> Option<u32> {
-        let key = VipKey { address, port: port.to_be_bytes(), protocol, _pad: 0 };
-        self.vips.get(&key).copied().or_else(|| {
-            let ranges = self.ranges.get(&VipKey { port: [0, 0], ..key })?;
-            let ranges = ranges.ranges.get(..ranges.count as usize)?;
-            ranges.iter().find(|range| (range.first..=range.last).contains(&port)).map(|range| range.service)
-        })
+        self.find_service(address, protocol, port).ok()
     }
+
+    /// The same, or why there is none: [`Reason::PassNotVip`] or [`Reason::PassNoService`].
+    pub fn find_service(&self, address: Address, protocol: u8, port: u16) -> Result<u32, Reason> {
+        let key = VipKey { address, port: port.to_be_bytes(), protocol, _pad: 0 };
+        if let Some(service) = self.vips.get(&key) {
+            return Ok(*service);
+        }
+        let ranges = self.ranges.get(&VipKey { port: [0, 0], ..key }).ok_or(Reason::PassNotVip)?;
+        let mut ranges = ranges.ranges.iter().take(ranges.count as usize);
+        let range = ranges.find(|range| (range.first..=range.last).contains(&port));
+        range.map(|range| range.service).ok_or(Reason::PassNoService)
+    }
+
+    /// The slot of a flow of a service, as the datapath finds it; without it, why.
+    pub fn choose(&self, service: u32, flow: &Flow) -> Result<Choice, Reason> {
+        if service >= SERVICES_MAX {
+            return Err(Reason::DropInternal);
+        }
+        // What is not there is zero, as in the kernel's arrays.
+        let table = self.services.get(&service).copied().unwrap_or_default().table;
+        let words = self.tables.get(&table).ok_or(Reason::DropNoBackend)?;
+        let hash = flow.hash();
+        let bucket = hash % TABLE_LEN as u32;
+        let slot = words.get(bucket as usize).map_or(Slot::default(), |word| Slot::unpack(*word));
+        Ok(Choice { table, hash, bucket, slot })
+    }
+
+    /// The backend in a slot; of kind `KIND_NONE` where there is none.
+    pub fn backend(&self, slot: u16) -> Backend {
+        self.backends.get(&slot).copied().unwrap_or_default()
+    }
+}
+
+/// Where a flow's hash leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The Maglev table of its service.
+    pub table: u32,
+    /// The hash.
+    pub hash: u32,
+    /// The place in the table.
+    pub bucket: u32,
+    /// What stands there.
+    pub slot: Slot,
 }

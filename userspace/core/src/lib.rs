@@ -7,6 +7,8 @@
 //!
 //!  Snapshot + proxies that answer ──► image (with maglev tables) ──► plan ──► the datapath's maps
 //!
+//!  a frame ──► datapath (what the kernel programs do, as a pure function) ──► a frame, and why
+//!
 //!  explain and preview: the same decisions, in words and in numbers for an operator
 //! ```
 //!
@@ -15,12 +17,15 @@
 #![forbid(unsafe_code)]
 
 pub mod balance;
+pub mod capture;
+pub mod datapath;
 pub mod explain;
 pub mod hash;
 pub mod health;
 pub mod image;
 pub mod l7;
 pub mod maglev;
+pub mod pcap;
 pub mod plan;
 pub mod preview;
 pub mod routing;

@@ -10,7 +10,9 @@
 //! other process opens a BPF map.
 
 mod attach;
+mod capture;
 mod counters;
+mod inspect;
 mod kernel;
 mod links;
 mod load;

@@ -9,8 +9,9 @@ use std::{
 
 use anyhow::Context;
 use tokio::time::{MissedTickBehavior, interval, sleep};
-use weir_abi::{Address, guard::GUARDED_ACCESS, gue::OVERHEAD_V4_LEN_BYTES};
+use weir_abi::{Address, guard::GUARDED_ACCESS};
 use weir_core::{
+    explain,
     health::HealthView,
     image::{FLIP_CALM, Image, Lowered, Lowering, TableHistory, VIP_LINGER, guards, lower},
     plan::{Op, diff},
@@ -20,7 +21,7 @@ use weir_model::{
     status::{ConfigStatus, Health, InterfaceStatus, L4Status, L4VipStatus},
 };
 use weir_runtime::{
-    access,
+    access, inspect,
     metrics::{Counter, Gauge, Registry},
     shutdown,
     source::Source,
@@ -31,8 +32,9 @@ use weir_runtime::{
 use crate::{
     attach,
     counters::{self, Counters},
+    inspect::Inspector,
     kernel::{Kernel, KernelError},
-    links::Links,
+    links::{self, Links},
     load,
     memory::Memory,
     moment::Moment,
@@ -100,17 +102,20 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     for interface in &options.interface {
         let mut status = attach::xdp(&mut loaded.ebpf, interface, &options.pin_dir, options.generic)?;
         status.mtu = daemon.kernel.mtu(interface).await?;
-        warn_of_mtu(&status);
+        links::warn_of_mtu(&status);
         tracing::info!(interface, mode = status.mode, mtu = status.mtu, "balancer attached");
         daemon.interfaces.push(status);
     }
-    daemon.note_mtu();
+    daemon.mtu = links::tunnel_mtu(&daemon.interfaces);
     daemon.recompute().await;
     attach::steer(&mut loaded.ebpf, &options.pin_dir)?;
     let mut steering =
         steer::Listener::bind(&options.run_dir.join(steer::SOCKET)).context("steering socket")?;
     let mut access =
         access::Listener::bind(&options.run_dir.join(access::SOCKET)).await.context("access socket")?;
+    let mut inspector = Inspector::new(loaded.ebpf, options.interface.first().map_or("lo", String::as_str))?;
+    let inspections = options.run_dir.join(inspect::SOCKET);
+    let mut inspections = inspect::Listener::bind(&inspections).await.context("inspection socket")?;
     daemon.confirm();
     let mut config = source.status();
     daemon.publish(&config.borrow_and_update().clone());
@@ -150,6 +155,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
             }
             request = steering.next() => daemon.steer(request),
             asked = access.next() => daemon.block(asked).await,
+            asked = inspections.next() => {
+                inspector.answer(asked, &daemon.current, &explain::names(&daemon.snapshot));
+            }
             () = sleep(until_wake) => daemon.recompute().await,
             _ = tick.tick() => daemon.end_lingering().await,
             () = links.changed() => daemon.look_at_links().await,
@@ -183,18 +191,6 @@ fn whole_directory(what: String) -> Problem {
         path: String::new(),
         what,
         hint: "the last good configuration stays".into(),
-    }
-}
-
-fn warn_of_mtu(interface: &InterfaceStatus) {
-    // Clients send up to 1,500 bytes; the tunnel must fit in front of them.
-    let needed = 1500 + OVERHEAD_V4_LEN_BYTES;
-    if interface.mtu < needed {
-        tracing::warn!(
-            interface = interface.name,
-            mtu = interface.mtu,
-            "MTU is below {needed}: full-size packets cannot be tunnelled to other proxies"
-        );
     }
 }
 
@@ -390,14 +386,6 @@ impl Daemon {
         }
     }
 
-    /// What tunnels have to fit into where the routing table does not say: the smallest MTU. Generic XDP sees packets the kernel has put together, larger than
-    /// any MTU and cut up again later: there it is not looked at.
-    fn note_mtu(&mut self) {
-        let is_generic = self.interfaces.iter().any(|interface| interface.mode == "generic");
-        let smallest = self.interfaces.iter().map(|interface| interface.mtu).min().unwrap_or_default();
-        self.mtu = if is_generic { 0 } else { smallest };
-    }
-
     /// Something about interfaces changed: perhaps an MTU.
     async fn look_at_links(&mut self) {
         let before = self.mtu;
@@ -414,13 +402,13 @@ impl Daemon {
                 Ok(mtu) if mtu != interface.mtu => {
                     interface.mtu = mtu;
                     tracing::info!(interface = interface.name, mtu, "MTU changed");
-                    warn_of_mtu(interface);
+                    links::warn_of_mtu(interface);
                 }
                 Ok(_) => {}
                 Err(error) => tracing::warn!("MTU of {}: {error}", interface.name),
             }
         }
-        self.note_mtu();
+        self.mtu = links::tunnel_mtu(&self.interfaces);
     }
 
     /// Reads everything back and mends what differs, whoever changed it.

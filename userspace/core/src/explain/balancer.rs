@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,14 +11,14 @@ use weir_abi::{
     Address,
     flow::Flow,
     hop::{Backend, KIND_LOCAL},
-    limits::TABLE_LEN,
     service::{PROTO_TCP, PROTO_UDP, Slot},
 };
 use weir_model::{Name, Protocol, Server, Snapshot, status::Health};
 
 use crate::{
+    datapath::Names,
     health::HealthView,
-    image::{Image, Lowering, lower},
+    image::{Image, LowerError, Lowering, lower},
 };
 
 /// Where a new flow goes.
@@ -27,6 +28,44 @@ pub struct Balanced {
     pub owner: Name,
     /// The slot of the Maglev table.
     pub slot: u32,
+}
+
+/// The image of a node in which every change has settled; `health` is what it knows of the proxies, `servers` of servers that
+/// VIPs point straight at.
+pub fn image(
+    snapshot: &Snapshot,
+    node: &Name,
+    health: &BTreeMap<Name, Health>,
+    servers: &HealthView,
+) -> Result<Image, LowerError> {
+    let (current, history) = (Image::default(), BTreeMap::new());
+    let mut lowered = lower(Lowering {
+        snapshot,
+        node,
+        health,
+        servers,
+        current: &current,
+        history: &history,
+        now: Duration::ZERO,
+        lingering: &BTreeMap::new(),
+    })?;
+    // One that has just started looks for flows where they were without it. Here nothing was before.
+    for words in lowered.image.tables.values_mut() {
+        let settled = |word: &u32| Slot { previous: 0, ..Slot::unpack(*word) }.pack();
+        *words = Arc::new(words.iter().map(settled).collect());
+    }
+    Ok(lowered.image)
+}
+
+/// What the addresses of a snapshot are called: servers, VIPs, and nodes by where their tunnels end.
+pub fn names(snapshot: &Snapshot) -> Names {
+    let vips = snapshot.vips.iter().flat_map(|(name, vip)| vip.addresses.iter().map(move |ip| (*ip, name)));
+    let nodes = snapshot.nodes.iter().flat_map(|(name, node)| {
+        let v4 = node.address.map(IpAddr::V4);
+        v4.into_iter().chain(node.address6.map(IpAddr::V6)).map(move |ip| (ip, name))
+    });
+    let servers = snapshot.servers.iter().map(|(name, server)| (server.address.ip(), name));
+    servers.chain(vips).chain(nodes).map(|(ip, name)| (Address::from(ip), name.to_string())).collect()
 }
 
 /// What the balancer on `node` does with a new flow from `source` to `destination`; `health` is what it knows of the
@@ -42,20 +81,7 @@ pub fn balance(
     source: SocketAddr,
     destination: SocketAddr,
 ) -> Option<Balanced> {
-    let (current, history) = (Image::default(), BTreeMap::new());
-    let lingering = BTreeMap::new();
-    let image = lower(Lowering {
-        snapshot,
-        node,
-        health,
-        servers,
-        current: &current,
-        history: &history,
-        now: Duration::ZERO,
-        lingering: &lingering,
-    })
-    .ok()?
-    .image;
+    let image = image(snapshot, node, health, servers).ok()?;
     let flow = Flow {
         source: Address::from(source.ip()),
         destination: Address::from(destination.ip()),
@@ -67,11 +93,9 @@ pub fn balance(
         },
     };
     let service = image.service_at(flow.destination, flow.protocol, destination.port())?;
-    let table = image.tables.get(&image.services.get(&service)?.table)?;
-    let slot = flow.hash() % TABLE_LEN as u32;
-    let owner = Slot::unpack(*table.get(slot as usize)?).owner;
-    let owner = name_of(snapshot, node, image.backends.get(&owner)?)?;
-    Some(Balanced { owner, slot })
+    let choice = image.choose(service, &flow).ok()?;
+    let owner = name_of(snapshot, node, image.backends.get(&choice.slot.owner)?)?;
+    Some(Balanced { owner, slot: choice.bucket })
 }
 
 /// What the configuration calls a backend.

@@ -293,7 +293,8 @@ fn a_vip_that_goes_leaves_the_numbers_of_the_others() {
     assert!(
         ops.iter().all(|op| matches!(
             op,
-            plan::Op::DeleteVip(_)
+            plan::Op::PutFilter(..)
+                | plan::Op::DeleteVip(_)
                 | plan::Op::DeleteRanges(_)
                 | plan::Op::DeleteRoute(_)
                 | plan::Op::DeleteService(_)
@@ -306,8 +307,8 @@ fn a_vip_that_goes_leaves_the_numbers_of_the_others() {
 #[test]
 fn too_many_services_are_refused() {
     let mut text = TEXT.split("[vip.web]").next().expect("first part").to_owned();
-    text += "[vip.web]\ngroup = \"edge\"\naddresses = [\"198.51.100.10\"]\nservices = [";
-    text.extend((1..=SERVICES_MAX + 1).map(|port| format!("\"tcp/{port}\",")));
+    text += "[vip.web]\ngroup = \"edge\"\naddresses = [\"198.51.100.10\", \"198.51.100.11\"]\nservices = [";
+    text.extend((1..=SERVICES_MAX / 2 + 1).map(|port| format!("\"tcp/{port}\",")));
     text += "]\n";
     let (snapshot, node, health) = (snapshot(&text), name("a"), health(&["a"], &[]));
     let input = Lowering {
@@ -395,7 +396,7 @@ fn a_vip_with_a_pool_goes_straight_to_its_healthy_servers_zone_by_zone() {
     };
     let all = of(&text, servers(&["s1", "s2", "s3"], &[]));
     let index = all.image.service_at(Address::v4([198, 51, 100, 20]), PROTO_UDP, 7000).expect("service");
-    assert_eq!(all.image.services[&index].flags, SERVICE_IN_USE | SERVICE_DIRECT);
+    assert_eq!(all.image.services[&index].flags, SERVICE_IN_USE | SERVICE_DIRECT | SERVICE_UDP_FLOWS);
     assert_eq!(owners(&all), [s2.clone(), s1.clone()]);
     assert_eq!(all.owners[&name("game")], BTreeSet::from([name("s1"), name("s2")]));
     assert!(!all.panicking.contains(&name("game")));
