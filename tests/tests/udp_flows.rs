@@ -236,6 +236,7 @@ async fn drain(rig: &Rig, shape: &mut Shape, host: usize) {
         asked += 1;
         let port = PORT.fetch_add(1, Relaxed);
         assert!(port < 32_768, "no port is left that was not used");
+        thread::sleep(Duration::from_millis(1));
         if rig.ask_from(port, VIPS[asked % 2], b"who takes new ones?").expect("an answer") == host {
             last = at;
         }
