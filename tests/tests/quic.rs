@@ -104,7 +104,6 @@ impl Site {
             for vip in VIPS {
                 let mut endpoint = EndpointConfig::default();
                 let nonce = nonce.clone();
-                endpoint.grease_quic_bit(false);
                 endpoint.cid_generator(move || Box::new(Numbered { server: id, nonce: nonce.clone() }));
                 let socket = rig.socket(host, vip, PORT)?;
                 let endpoint = Endpoint::new(endpoint, Some(server.clone()), socket, Arc::new(TokioRuntime))?;

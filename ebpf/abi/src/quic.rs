@@ -7,7 +7,8 @@
 //! A client moves to another address or port and keeps its connection id: the flow hash sends it elsewhere, the server id
 //! does not. Only ids a server chose can name one, so packets are looked at in which they stand (RFC 9000 §5.2, §17):
 //! those with a short header and handshake packets. The first packets of a connection bear an id of the client's choice
-//! and go by the flow hash.
+//! and go by the flow hash. The fixed bit says nothing: clients of servers that speak RFC 9287 set it at random, and a
+//! service is QUIC because its VIP says so.
 
 /// Config rotation bits of ids that name a server as above.
 pub const CONFIG_ID: u8 = 0;
@@ -22,9 +23,6 @@ pub const LOOKED_AT_LEN: usize = 9;
 pub const fn server_id(start: &[u8; LOOKED_AT_LEN]) -> Option<u16> {
     let [first, rest @ ..] = start;
     let [a, b, c, _, len, d, e, f] = *rest;
-    if *first & 0x40 == 0 {
-        return None; // RFC 9000 §17: the fixed bit
-    }
     let [head, high, low] = if *first & 0x80 == 0 {
         [a, b, c]
     } else if *first & 0x30 == 0x20 && len >= CID_LEN_MIN {
@@ -44,11 +42,14 @@ mod tests {
         let short = [0x40, 0x07, 0x12, 0x34, 9, 9, 9, 9, 9];
         let handshake = [0xe0, 0, 0, 0, 1, 8, 0x07, 0x12, 0x34];
         assert_eq!((server_id(&short), server_id(&handshake)), (Some(0x1234), Some(0x1234)));
-        for (what, at, byte) in [("no fixed bit", 0, 0x00), ("another config", 1, 0xe7)] {
-            let mut packet = short;
-            packet[at] = byte;
-            assert_eq!(server_id(&packet), None, "{what}");
-        }
+        // RFC 9287: the fixed bit at random.
+        let greased = |packet: [u8; LOOKED_AT_LEN]| {
+            let mut packet = packet;
+            packet[0] &= !0x40;
+            server_id(&packet)
+        };
+        assert_eq!((greased(short), greased(handshake)), (Some(0x1234), Some(0x1234)));
+        assert_eq!(server_id(&[0x40, 0xe7, 0x12, 0x34, 9, 9, 9, 9, 9]), None, "another config");
         for (what, at, byte) in [
             ("initial", 0, 0xc0),
             ("0-RTT", 0, 0xd0),

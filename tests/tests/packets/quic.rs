@@ -19,6 +19,12 @@ fn a_quic_packet_goes_to_the_server_its_connection_id_names() {
     let long = |kind: u8| [&[kind, 0, 0, 0, 1, 8, 0x07, 1, 2][..], &[9; 30]].concat();
     let cases = [
         ("short header", short([1, 2]), Some("10.1.3.2"), None),
+        (
+            "short header, its fixed bit greased",
+            [&[0][..], &short([1, 2])[1..]].concat(),
+            Some("10.1.3.2"),
+            None,
+        ),
         ("handshake", long(0xe0), Some("10.1.3.2"), None),
         ("this host", short([1, 3]), None, None),
         ("an initial goes by hash", long(0xc0), Some("10.1.2.2"), Some("10.1.3.2")),

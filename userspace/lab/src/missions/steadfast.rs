@@ -29,7 +29,7 @@ const KEPT: usize = 2_000;
 /// From an answer to the next request of a connection.
 const EVERY: Duration = Duration::from_millis(1_250);
 /// One retransmission: the least timeout of TCP, and a tick of the kernel's clock. What a request takes without one is
-/// measured, and added.
+/// measured before the first change, and added.
 const RETRANSMISSION: Duration = Duration::from_millis(200 + 10);
 /// Long enough for slots to forget what was before the mission.
 const BRIEF_HOLD: Duration = Duration::from_secs(1);
@@ -73,6 +73,8 @@ pub(super) async fn run(trial: &mut Trial) -> Result<()> {
     trial.check("fewest connections through a proxy", format!("about {fair}"), least, least > fair / 2);
     pulse.beat_on().await;
     pulse.slowest();
+    // The clients' thread does the asking too: without a change, but with all that the mission does around one.
+    proxies_used(trial, &[NEAR[0], NEAR[1], GONE, REMOVED, OTHER]).await?;
     pulse.beat_on().await;
     let calm = pulse.slowest();
     let limit = RETRANSMISSION + calm;
