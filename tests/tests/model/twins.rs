@@ -77,7 +77,7 @@ impl Twins {
         let action = self.balancer.run_on(self.ingress, frame, &mut self.out).expect("run");
         let fragments_before = self.host.fragments.len();
         // Only the kernel knows its secret; whether there is a cookie at all, the model must know.
-        self.host.cookie = Some(sequence(&self.out));
+        self.host.cookie = Some(datapath::sequence(&self.out));
         let model = datapath::run(&self.image, &mut self.host, frame);
         self.packets += 1;
         self.reasons[model.reason as usize] += 1;
@@ -204,16 +204,6 @@ impl Twins {
             assert_eq!(seen, (services[service], backends[backend]), "service {service}, backend {backend}");
         }
     }
-}
-
-/// The sequence number of a TCP segment right behind its IP header, with tags or not; of anything else, anything.
-fn sequence(frame: &[u8]) -> u32 {
-    let mut at = 12;
-    while matches!(frame.get(at..at + 2), Some([0x81, 0] | [0x88, 0xa8])) {
-        at += 4;
-    }
-    at += if frame.get(at..at + 2) == Some(&[8, 0]) { 2 + 20 } else { 2 + 40 };
-    frame.get(at + 4..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
 /// The XDP action as the kernel numbers it.

@@ -31,7 +31,7 @@ use weir_abi::{Address, counters::Reason, flow::Flow, hop::Backend};
 
 pub use build::{Carried, Written};
 pub use host::{Host, Rates, Socket, Way};
-pub use live::{Fit, Seen, fit};
+pub use live::{Fit, Seen, fit, sequence};
 pub use told::{Told, from_hex, to_hex};
 pub use trace::{Names, Stage, Step};
 

@@ -155,7 +155,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
             }
             request = steering.next() => daemon.steer(request),
             asked = inspections.next() => {
-                inspector.answer(asked, &daemon.current, &explain::names(&daemon.snapshot));
+                let boot_s = daemon.memory.now().as_secs() as u32;
+                inspector.answer(asked, &daemon.current, &explain::names(&daemon.snapshot), boot_s);
             }
             asked = access.next() => daemon.block(asked).await,
             () = sleep(until_wake) => daemon.recompute().await,
