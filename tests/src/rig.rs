@@ -17,6 +17,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        socket::{setsockopt, sockopt},
+    },
+    unistd::Pid,
+};
 use weir_lab::{
     netns,
     place::Place,
@@ -24,7 +31,7 @@ use weir_lab::{
 };
 use weir_model::status::L4Status;
 
-use crate::{prog_run::object_path, programs};
+use crate::{drops::Drops, prog_run::object_path, programs};
 
 /// The VIPs of the rig, both with `udp/53`.
 pub const VIP4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 53);
@@ -33,6 +40,8 @@ pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x53);
 /// How long anything may take that should be immediate.
 const SOON: Duration = Duration::from_secs(20);
 const MTU: u32 = 1600;
+/// What waits in a server's socket while its thread gets no time, in bytes.
+const WAITING_MAX: usize = 8 << 20;
 
 /// What a host is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +62,8 @@ pub struct Rig {
     roles: Vec<Role>,
     /// Interfaces the balancer is attached to.
     pub interfaces: Vec<Vec<&'static str>>,
+    /// The object of kernel programs the next `weir-l4` of a host starts with.
+    pub objects: Vec<PathBuf>,
     daemons: Vec<Option<Child>>,
     _ports: Vec<OwnedFd>,
     dir: tempfile::TempDir,
@@ -113,6 +124,7 @@ impl Rig {
             hosts,
             roles: roles.to_vec(),
             interfaces: roles.iter().map(|_| vec!["eth0"]).collect(),
+            objects: roles.iter().map(|_| object_path()).collect(),
             daemons: roles.iter().map(|_| None).collect(),
             _ports: ports,
             dir,
@@ -165,7 +177,7 @@ impl Rig {
         command.arg(self.dir.path().join("config")).args([role, &format!("h{}", host + 1)]);
         command.args(self.interfaces[host].iter().flat_map(|interface| ["--interface", interface]));
         command.arg("--run-dir").arg(self.run_dir(host));
-        command.arg("--pin-dir").arg(self.pin_dir(host)).arg("--ebpf").arg(object_path());
+        command.arg("--pin-dir").arg(self.pin_dir(host)).arg("--ebpf").arg(&self.objects[host]);
         sys::confine(&mut command, self.hosts[host].netns.fd());
         command
     }
@@ -201,6 +213,21 @@ impl Rig {
         Ok(())
     }
 
+    /// Ends it as a service manager does.
+    pub fn stop(&mut self, host: usize) -> Result<()> {
+        if let Some(mut child) = self.daemons[host].take() {
+            kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM)?;
+            let status = child.wait()?;
+            ensure!(status.success(), "weir-l4 ended with {status}\n{}", self.log(host));
+        }
+        Ok(())
+    }
+
+    /// What the kernel has dropped so far, everywhere.
+    pub fn drops(&self) -> Result<Drops> {
+        Drops::read(self.hosts.iter().chain([&self.router]).map(|place| &place.netns))
+    }
+
     /// Waits until the status of a host's `weir-l4` is as wished.
     pub async fn until(
         &self,
@@ -223,22 +250,25 @@ impl Rig {
         }
     }
 
-    /// Answers datagrams to the VIP on a host with the host's number.
-    pub fn echo(&mut self, host: usize, vip: IpAddr) -> Result<()> {
-        let socket = self.hosts[host].netns.run(|| {
-            let socket = socket2::Socket::new(
-                socket2::Domain::for_address(SocketAddr::new(vip, 53)),
-                socket2::Type::DGRAM,
-                None,
-            )?;
+    /// A socket on a host for what comes to a port of the VIP.
+    pub fn socket(&self, host: usize, vip: IpAddr, port: u16) -> Result<UdpSocket> {
+        self.hosts[host].netns.run(|| {
+            let domain = socket2::Domain::for_address(SocketAddr::new(vip, port));
+            let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, None)?;
             if vip.is_ipv6() {
                 // An address behind an IPv6 local route is not one the kernel lets anybody bind.
                 socket.set_freebind_v6(true)?;
             }
-            socket.bind(&SocketAddr::new(vip, 53).into())?;
-            socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+            socket.bind(&SocketAddr::new(vip, port).into())?;
+            setsockopt(&socket, sockopt::RcvBufForce, &WAITING_MAX)?;
             Ok(UdpSocket::from(socket))
-        })?;
+        })
+    }
+
+    /// Answers datagrams to the VIP on a host with the host's number.
+    pub fn echo(&mut self, host: usize, vip: IpAddr) -> Result<()> {
+        let socket = self.socket(host, vip, 53)?;
+        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
         let stop = Arc::clone(&self.stop);
         self.echoes.push(thread::spawn(move || {
             let mut buffer = [0; 2048];
@@ -317,11 +347,16 @@ impl Rig {
         })
     }
 
-    /// Sends a datagram to a VIP from a port of its own, and returns which host answered from the VIP.
+    /// Sends a datagram to a VIP from some port, and returns which host answered from the VIP.
     pub fn ask(&self, vip: IpAddr, payload: &[u8]) -> Result<usize> {
+        self.ask_from(0, vip, payload)
+    }
+
+    /// The same from this port.
+    pub fn ask_from(&self, port: u16, vip: IpAddr, payload: &[u8]) -> Result<usize> {
         let local = if vip.is_ipv4() { own4(1, 1).into() } else { own6(1, 1).into() };
         self.router.netns.run(|| {
-            let socket = UdpSocket::bind(SocketAddr::new(local, 0))?;
+            let socket = UdpSocket::bind(SocketAddr::new(local, port))?;
             // Connected: only an answer from the VIP itself is let in.
             socket.connect(SocketAddr::new(vip, 53))?;
             socket.set_read_timeout(Some(Duration::from_secs(2)))?;

@@ -73,6 +73,11 @@ fn a_broken_configuration_is_refused_everywhere() {
 }
 
 #[test]
+fn two_thousand_busy_connections_outlive_all_that_is_done_to_balancers() {
+    mission("steadfast");
+}
+
+#[test]
 fn nothing_is_left_behind() {
     mission("baseline");
     let left = |dir: &str| {

@@ -59,7 +59,7 @@ fn syn(from: &str, to: &str, sequence: u32, options: &[u8]) -> Vec<u8> {
     let mut frame = packet::tcp(from, to, SYN, b"");
     let at = if from.starts_with('[') { 54 } else { 34 };
     frame[at + 4..at + 8].copy_from_slice(&sequence.to_be_bytes());
-    frame[at + 12] = ((20 + options.len()) / 4 << 4) as u8;
+    frame[at + 12] = (((20 + options.len()) / 4) << 4) as u8;
     frame.extend(options);
     let (len_at, len) = if at == 54 { (18, 20 + options.len()) } else { (16, 40 + options.len()) };
     frame[len_at..len_at + 2].copy_from_slice(&(len as u16).to_be_bytes());

@@ -111,11 +111,11 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     attach::steer(&mut loaded.ebpf, &options.pin_dir)?;
     let mut steering =
         steer::Listener::bind(&options.run_dir.join(steer::SOCKET)).context("steering socket")?;
-    let mut access =
-        access::Listener::bind(&options.run_dir.join(access::SOCKET)).await.context("access socket")?;
     let mut inspector = Inspector::new(loaded.ebpf, options.interface.first().map_or("lo", String::as_str))?;
     let inspections = options.run_dir.join(inspect::SOCKET);
     let mut inspections = inspect::Listener::bind(&inspections).await.context("inspection socket")?;
+    let mut access =
+        access::Listener::bind(&options.run_dir.join(access::SOCKET)).await.context("access socket")?;
     daemon.confirm();
     let mut config = source.status();
     daemon.publish(&config.borrow_and_update().clone());
@@ -154,10 +154,10 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
                 daemon.confirm();
             }
             request = steering.next() => daemon.steer(request),
-            asked = access.next() => daemon.block(asked).await,
             asked = inspections.next() => {
                 inspector.answer(asked, &daemon.current, &explain::names(&daemon.snapshot));
             }
+            asked = access.next() => daemon.block(asked).await,
             () = sleep(until_wake) => daemon.recompute().await,
             _ = tick.tick() => daemon.end_lingering().await,
             () = links.changed() => daemon.look_at_links().await,

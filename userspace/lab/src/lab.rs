@@ -20,6 +20,7 @@ use crate::{
     load::{Load, Record, request},
     netns::NetNs,
     sweep::{self, Claim},
+    sys,
     topology::{self, CLIENTS, Host, Role, Target, Topology},
 };
 
@@ -142,6 +143,7 @@ impl Lab {
     pub(crate) async fn build(plan: &Plan) -> Result<Arc<Self>> {
         let begun = Instant::now();
         let programs = Programs::find()?;
+        sys::raise_open_files().context("raise the limit of open files")?;
         let claim = Claim::take(&plan.name)?;
         let (dir, topology) = (claim.dir(), plan.topology);
         let fabric = Fabric::build(&claim.prefix(), topology).await?;

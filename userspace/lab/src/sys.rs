@@ -1,5 +1,5 @@
 //! The system calls no safe wrapper offers: what a child does between fork and exec, the XDP program of a router port,
-//! the checksum setting of an interface, and what TCP knows of a connection. Nothing else in this crate is `unsafe`.
+//! the checksum setting of an interface, the limit of open files, and what TCP knows of a connection. Nothing else in this crate is `unsafe`.
 #![allow(unsafe_code)]
 
 use std::{
@@ -134,6 +134,23 @@ pub(crate) fn sent_again(socket: &socket2::Socket) -> io::Result<(u32, u32)> {
     }
     let number = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
     Ok((number(TOTAL_RETRANS), number(DSACK_DUPS)))
+}
+
+/// Lets this process and those it starts have as many open files as the system allows: a client's connection takes one
+/// here, and one or two in a proxy.
+pub(crate) fn raise_open_files() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls read or write one `rlimit`, which lives across them.
+    let result = unsafe {
+        match libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) {
+            0 => {
+                limit.rlim_cur = limit.rlim_max;
+                libc::setrlimit(libc::RLIMIT_NOFILE, &limit)
+            }
+            failed => failed,
+        }
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 const SIOCETHTOOL: libc::Ioctl = 0x8946;

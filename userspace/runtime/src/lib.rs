@@ -5,8 +5,8 @@
 //!  directory ──► source ──candidate──► daemon ──accept / refuse──► ConfigStatus
 //!  daemon ──publish──► status (unix socket: /status /metrics /healthz) ──► status::follow in another daemon
 //!  proxy ──steer (SEQPACKET, one fd per message)──► l4
-//!  proxy ──access (a prefix, for a while)──► l4
 //!  operator's command ──inspect (one packet, or packets as they come)──► l4
+//!  proxy ──access (a prefix, for a while)──► l4
 //! ```
 //!
 //! A shell: it calls the operating system and decides nothing about traffic; that is `weir-core`.

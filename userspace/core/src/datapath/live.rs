@@ -39,6 +39,7 @@ pub fn fit(image: &Image, frame: &[u8], names: &Names, seen: &Seen) -> Fit {
         action: seen.action,
         frame: seen.frame.clone(),
         counted: None,
+        blocked_by: None,
         steps: Vec::new(),
     });
     for socket in [None, Some(Socket::Own)] {

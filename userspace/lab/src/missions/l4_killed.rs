@@ -21,6 +21,8 @@ use crate::{
 
 /// Connections per zone whose packets are counted.
 const CONNECTIONS: u16 = 16;
+/// From an answer to the next request of each.
+const EVERY: Duration = Duration::from_millis(50);
 /// Flows with fixed ports that are opened again and again, per family.
 const FLOWS: u16 = 32;
 /// Requests that must pass while nobody watches the kernel.
@@ -32,7 +34,7 @@ pub(super) async fn run(trial: &mut Trial) -> Result<()> {
     streams.open(&lab, 1, 16).await?;
     let before = owners(&lab).await?;
     let balancers: Vec<_> = lab.topology.of(Role::Balancer, None).collect();
-    let pulse = Pulse::open(&lab, CONNECTIONS).await?;
+    let pulse = Pulse::open(&lab, lab.topology.zones(), CONNECTIONS, EVERY).await?;
     let dropped = drops(&lab).await?;
     let watch = Watch::open(&lab);
 

@@ -11,8 +11,10 @@ mod broken_config;
 mod l4_killed;
 mod long_lived;
 mod observe;
+mod operate;
 mod pulse;
 mod servers_die;
+mod steadfast;
 mod streams;
 mod zone_failover;
 
@@ -63,7 +65,7 @@ pub(crate) struct Mission {
     pub(crate) name: &'static str,
     /// What it does, in a line.
     pub(crate) about: &'static str,
-    /// How many zones it takes: traffic that leaves one needs another to go to.
+    /// How many zones it takes: traffic that leaves one, or a host, needs another to go to.
     zones_min: u8,
     run: for<'a> fn(&'a mut Trial) -> Run<'a>,
 }
@@ -123,6 +125,12 @@ pub(crate) const ALL: &[Mission] = &[
         about: "a broken configuration is refused everywhere, traffic untouched",
         zones_min: 2,
         run: |trial| Box::pin(broken_config::run(trial)),
+    },
+    Mission {
+        name: "steadfast",
+        about: "2,000 busy connections outlive added, drained, removed, withdrawn and dead balancers",
+        zones_min: 3,
+        run: |trial| Box::pin(steadfast::run(trial)),
     },
 ];
 
@@ -226,7 +234,7 @@ pub(crate) async fn run(
     check_names(names)?;
     let missions: Vec<&Mission> = names.iter().filter_map(|name| find(name)).collect();
     if let Some(mission) = missions.iter().find(|mission| mission.zones_min > lab.topology.zones) {
-        bail!("{} needs a second zone for the traffic to go to: --zones 2 or more", mission.name);
+        bail!("{} takes more zones: --zones {} or more", mission.name, mission.zones_min);
     }
     let mut reports = Vec::new();
     for mission in missions {
