@@ -1,11 +1,8 @@
 //! Who may come: access lists and the rates of new connections, looked at once per packet, where it comes from the wire.
 
 use weir_abi::{
-    Address,
     counters::Reason,
-    guard::{
-        ACCESS_BLOCK, AccessRule, GUARDED_ACCESS, Guard, LIST_DEFAULT, SOURCE_BITS, SOURCE_SCOPE_BITS, Source,
-    },
+    guard::{ACCESS_BLOCK, AccessRule, GUARDED_ACCESS, Guard, LIST_DEFAULT, Source},
     limits::{ACCESS_ENDED_MAX, SYN_BURST_NS},
     rate,
     service::{SERVICE_ACCESS, SERVICE_SOURCE_LIMIT, SERVICE_SYN_RATE},
@@ -92,18 +89,8 @@ impl Packet<'_> {
     /// What the longest prefix of `scope` says that holds the source and has not ended, looking behind few that have.
     fn rule_of(&self, scope: u32) -> Option<AccessRule> {
         let source = Source::new(scope, self.parsed.flow.source);
-        let bits = |address: &Address| u128::from_be_bytes(address.octets());
-        let mut holding: Vec<_> = self
-            .image
-            .access
-            .iter()
-            .filter(|(prefix, _)| {
-                let differing = bits(&prefix.source.address) ^ bits(&source.address);
-                prefix.source.scope == source.scope
-                    && (SOURCE_SCOPE_BITS..=SOURCE_BITS).contains(&prefix.len_bits)
-                    && differing.leading_zeros() >= prefix.len_bits - SOURCE_SCOPE_BITS
-            })
-            .collect();
+        let access = &self.image.access;
+        let mut holding: Vec<_> = access.iter().filter(|(prefix, _)| prefix.holds(&source)).collect();
         holding.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len_bits));
         let looked_at = holding.into_iter().take(ACCESS_ENDED_MAX as usize);
         looked_at.map(|(_, rule)| *rule).find(|rule| rule.holds(self.host.boot_s))

@@ -495,6 +495,17 @@ fn sources_have_the_table_of_their_group_and_keep_it() {
     let c = Address::v4([10, 1, 3, 2]);
     assert!(image.tables[&canary].iter().all(|word| owner(word) == c), "only the canary serves them");
     assert!(image.tables[&image.services[&game].table].iter().all(|word| owner(word) != c));
+    let chosen = |source: [u8; 4]| {
+        let flow = weir_abi::flow::Flow {
+            source: Address::v4(source),
+            destination: Address::v4([198, 51, 100, 77]),
+            source_port: [1, 2],
+            destination_port: 77u16.to_be_bytes(),
+            protocol: PROTO_TCP,
+        };
+        image.choose(game, &flow).expect("a slot").table
+    };
+    assert_eq!((chosen([203, 0, 113, 7]), chosen([203, 0, 114, 7])), (canary, image.services[&game].table));
     // The same again changes nothing.
     let again = balancer.run(&text, &up, Duration::ZERO).image;
     assert!(plan::diff(&image, &again).is_empty());
