@@ -2,7 +2,7 @@
 //! when it explains, and does nothing with what it drops.
 #![no_main]
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::SystemTime};
 
 use libfuzzer_sys::fuzz_target;
 use weir_core::{
@@ -32,6 +32,16 @@ nodes = ["n1", "n2", "n3"]
 addresses = ["198.51.100.10", "2001:db8::10"]
 group = "g"
 services = ["tcp/80", "tcp/1000-2000", "udp/53"]
+new_connections_per_source = { rate = 100, burst = 200 }
+syn_protection = { cookies_above = "5000/s", max = "100000/s" }
+[vip.quic]
+addresses = ["198.51.100.20"]
+group = "g"
+services = ["udp/443"]
+quic = true
+[access.bad-hosts]
+action = "block"
+entries = [{ prefix = "203.0.113.0/24" }, { prefix = "2001:db8:bad::/48" }]
 "#;
 
 static IMAGE: LazyLock<Image> = LazyLock::new(|| {
@@ -39,7 +49,8 @@ static IMAGE: LazyLock<Image> = LazyLock::new(|| {
     let snapshot = Snapshot::read(&[file]).expect("valid");
     let health = snapshot.nodes.keys().map(|name| (name.clone(), Health::Up)).collect();
     let node = "n1".parse().expect("name");
-    let mut image = image(&snapshot, &node, &health, &HealthView::default()).expect("image");
+    let mut image =
+        image(&snapshot, &node, &health, &HealthView::default(), SystemTime::UNIX_EPOCH).expect("image");
     image.config.mtu = 1_400;
     image
 });

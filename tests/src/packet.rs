@@ -234,3 +234,17 @@ fn checksum(bytes: &[u8], start: u32) -> u16 {
     }
     !(sum as u16)
 }
+
+/// The checksum of the TCP segment in a frame without IPv4 options or extension headers, its own field taken for zero.
+pub fn tcp_checksum(frame: &[u8]) -> u16 {
+    let (from, to, at): (IpAddr, IpAddr, usize) = if frame[12..14] == [8, 0] {
+        let address = |at| <[u8; 4]>::try_from(&frame[at..at + 4]).expect("address").into();
+        (address(26), address(30), 34)
+    } else {
+        let address = |at| <[u8; 16]>::try_from(&frame[at..at + 16]).expect("address").into();
+        (address(22), address(38), 54)
+    };
+    let mut segment = frame[at..].to_vec();
+    segment[16..18].copy_from_slice(&[0, 0]);
+    checksum(&segment, pseudo(from, to, 6, segment.len()))
+}

@@ -13,7 +13,7 @@ use weir_abi::{
     bench::{Bench, TEMPLATE_WORDS},
     counters::{REASONS, Reason},
     fragment::{FirstFragment, FragmentKey},
-    guard::Guard,
+    guard::{Guard, Source},
     hop::Backend,
     maps,
     path::PathMtu,
@@ -52,6 +52,8 @@ pub struct Balancer {
     maps: Maps,
     filter: BTreeMap<u32, u64>,
     config: Config,
+    /// Whether the packets of the benchmark are answered.
+    pub is_answered: bool,
 }
 
 impl Balancer {
@@ -63,7 +65,7 @@ impl Balancer {
         let program: &mut Xdp = ebpf.program_mut(programs::BALANCER).context("no balancer")?.try_into()?;
         program.load()?;
         let maps = Maps::new(&mut ebpf)?;
-        let mut this = Self { ebpf, maps, filter: BTreeMap::new(), config };
+        let mut this = Self { ebpf, maps, filter: BTreeMap::new(), config, is_answered: false };
         this.apply(Op::SetConfig(config))?;
         Ok(this)
     }
@@ -179,24 +181,44 @@ impl Balancer {
 
     /// What routers said of paths, by the tunnels' ends; forgets it.
     pub fn take_paths(&mut self) -> Result<BTreeMap<Address, u32>> {
-        let map = self.ebpf.map_mut(maps::PATH_MTUS).context("no paths")?;
-        let mut map: HashMap<_, Address, PathMtu> = map.try_into()?;
-        let paths: Vec<_> = map.iter().collect::<Result<_, _>>()?;
-        for (end, _) in &paths {
-            map.remove(end)?;
-        }
+        let paths = self.take::<Address, PathMtu>(maps::PATH_MTUS)?;
         Ok(paths.into_iter().map(|(end, path)| (end, path.mtu)).collect())
     }
 
     /// Forgets the first fragments of segments.
     pub fn forget_fragments(&mut self) -> Result<()> {
-        let map = self.ebpf.map_mut(maps::FRAGMENTS).context("no fragments")?;
-        let mut map: HashMap<_, FragmentKey, FirstFragment> = map.try_into()?;
-        let keys: Vec<_> = map.keys().collect::<Result<_, _>>()?;
-        for key in keys {
-            map.remove(&key)?;
+        self.take::<FragmentKey, FirstFragment>(maps::FRAGMENTS).map(drop)
+    }
+
+    /// The UDP flows that are remembered, by their wide hash; forgets them.
+    pub fn take_udp_flows(&mut self) -> Result<Vec<u64>> {
+        let flows = self.take::<u64, u64>(maps::UDP_FLOWS)?;
+        Ok(flows.into_iter().map(|(hash, _)| hash).collect())
+    }
+
+    /// The sources whose new connections are counted; forgets them.
+    pub fn take_sources(&mut self) -> Result<Vec<Source>> {
+        let sources = self.take::<Source, u64>(maps::SOURCE_RATES)?;
+        Ok(sources.into_iter().map(|(source, _)| source).collect())
+    }
+
+    /// Forgets the SYNs of a service, on all CPUs.
+    pub fn forget_syns(&mut self, service: u32) -> Result<()> {
+        let map = self.ebpf.map_mut(maps::SYN_RATES).context("no rates")?;
+        let mut rates: PerCpuArray<_, [u64; 2]> = map.try_into()?;
+        let none = vec![[0; 2]; aya::util::nr_cpus().map_err(|(_, error)| error)?];
+        Ok(rates.set(service, aya::maps::PerCpuValues::try_from(none)?, 0)?)
+    }
+
+    /// Takes everything out of a hash map.
+    fn take<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> Result<Vec<(K, V)>> {
+        let map = self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))?;
+        let mut map: HashMap<_, K, V> = map.try_into()?;
+        let all: Vec<_> = map.iter().collect::<Result<_, _>>()?;
+        for (key, _) in &all {
+            map.remove(key)?;
         }
-        Ok(())
+        Ok(all)
     }
 
     /// Nanoseconds per packet of a program that puts the packet back (`bench`, `bench_null`): `packet` from `flows` sources
@@ -215,6 +237,8 @@ impl Balancer {
             source_at: source_at as u32,
             flows_mask: (flows - 1) as u32,
             first_source: 0x0100_0000,
+            is_answered: u32::from(self.is_answered && name == programs::BENCH),
+            _pad: 0,
             template: [0; TEMPLATE_WORDS],
         };
         ensure!(packet.len() >= size_of_val(&bench.template), "the packet is shorter than what is put back");

@@ -17,20 +17,29 @@ pub(crate) struct Kernel {
     pub(crate) name: &'static str,
     /// Debian's suite that has it.
     pub(crate) suite: &'static str,
-    /// Whether a run without `--kernel` tries it.
-    pub(crate) enabled: bool,
+    /// The series to take the newest of, where the suite has several; else the suite's newest kernel is taken.
+    series: Option<&'static str>,
+    /// The cases a run without `--case` tries on it.
+    pub(crate) cases: &'static [&'static str],
 }
 
-const fn kernel(name: &'static str, suite: &'static str, enabled: bool) -> Kernel {
-    Kernel { name, suite, enabled }
+const fn kernel(
+    name: &'static str,
+    suite: &'static str,
+    series: Option<&'static str>,
+    cases: &'static [&'static str],
+) -> Kernel {
+    Kernel { name, suite, series, cases }
 }
 
-/// The matrix. Each boot under emulation costs a minute or two, so one is tried unless somebody asks for another.
+/// The matrix: long-term kernels and the newest. A laboratory under emulation costs minutes, so it is tried on one of them
+/// unless somebody asks for more.
 pub(crate) const KERNELS: &[Kernel] = &[
-    kernel("5.10", "bullseye", false),
-    kernel("6.1", "bookworm", true),
-    kernel("6.12", "trixie", false),
-    kernel("backports", "trixie-backports", false),
+    kernel("5.10", "bullseye", None, &["packets"]),
+    kernel("6.1", "bookworm", None, &["packets", "lab"]),
+    kernel("6.12", "trixie", None, &["packets"]),
+    kernel("6.18", "trixie-backports", Some("6.18"), &["packets"]),
+    kernel("7.2", "trixie-backports", Some("7.2"), &["packets"]),
 ];
 
 /// The package that depends on a suite's newest kernel for virtual machines.
@@ -83,12 +92,13 @@ impl Kernel {
         let downloads = cache.join(format!("{}.packages", self.name));
         fs::create_dir_all(&downloads).with_context(|| format!("create {}", downloads.display()))?;
         let apt = Apt::of(self.suite, &downloads)?;
-        let files = match apt.download(&downloads) {
+        let files = match apt.download(self.series, &downloads) {
             Ok(files) => files,
             // No list of packages yet, or one so old that its files are gone from the mirror.
             Err(_) => {
                 apt.update()?;
-                apt.download(&downloads).with_context(|| format!("download Linux {}", self.name))?
+                apt.download(self.series, &downloads)
+                    .with_context(|| format!("download Linux {}", self.name))?
             }
         };
         unpack(&files, &root)?;
@@ -134,8 +144,15 @@ impl Apt {
         output(self.command("apt-get").args(["--quiet", "update"])).map(drop)
     }
 
-    fn download(&self, dir: &Path) -> Result<Vec<PathBuf>> {
-        let mut packages = vec![META_PACKAGE.to_owned()];
+    fn download(&self, series: Option<&str>, dir: &Path) -> Result<Vec<PathBuf>> {
+        let mut packages = vec![match series {
+            None => META_PACKAGE.to_owned(),
+            Some(series) => {
+                let named =
+                    output(self.command("apt-cache").args(["pkgnames", &format!("linux-image-{series}.")]))?;
+                newest(&named).with_context(|| format!("no Linux {series} in this suite"))?
+            }
+        }];
         let mut looked_at = 0;
         while let Some(package) = packages.get(looked_at).cloned() {
             looked_at += 1;
@@ -146,7 +163,7 @@ impl Apt {
                 }
             }
         }
-        packages.remove(0);
+        packages.retain(|package| package != META_PACKAGE);
         if packages.is_empty() {
             bail!("{META_PACKAGE} depends on no kernel");
         }
@@ -154,6 +171,18 @@ impl Apt {
         let entries = fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.path()));
         Ok(entries.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).collect())
     }
+}
+
+/// The newest kernel for virtual machines among names of packages.
+fn newest(names: &str) -> Option<String> {
+    let version = |name: &str| -> Vec<u32> {
+        name.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
+    };
+    names
+        .lines()
+        .filter(|name| name.ends_with("-cloud-amd64"))
+        .max_by_key(|name| version(name))
+        .map(str::to_owned)
 }
 
 /// The parts of a kernel among the lines of `apt-cache depends`.
@@ -222,7 +251,10 @@ mod tests {
     }
 
     #[test]
-    fn the_matrix_has_a_default() {
-        assert!(KERNELS.iter().any(|kernel| kernel.enabled));
+    fn the_newest_of_a_series_is_taken_by_number() {
+        let names = "linux-image-6.18.9+deb13-cloud-amd64\nlinux-image-6.18.12+deb13-cloud-amd64\n\
+                     linux-image-6.18.15+deb13-amd64\n";
+        assert_eq!(newest(names).as_deref(), Some("linux-image-6.18.12+deb13-cloud-amd64"));
+        assert_eq!(newest(""), None);
     }
 }

@@ -15,7 +15,11 @@ pub struct Bench {
     pub flows_mask: u32,
     /// Exclusive-ored with the flow's number.
     pub first_source: u32,
+    /// Non-zero when the packet is answered, which changes its length at its end.
+    pub is_answered: u32,
+    /// Zero.
+    pub _pad: u32,
     /// The first bytes of the packet.
     pub template: [u64; TEMPLATE_WORDS],
 }
-pod!(Bench, 112);
+pod!(Bench, 120);

@@ -47,6 +47,18 @@ pub struct SourcePrefix {
 }
 pod!(SourcePrefix, 24);
 
+impl SourcePrefix {
+    /// Whether it holds a whole source, as the kernel's tries have it.
+    pub const fn holds(&self, source: &Source) -> bool {
+        let ours = u128::from_be_bytes(self.source.address.octets());
+        let differing = ours ^ u128::from_be_bytes(source.address.octets());
+        self.source.scope == source.scope
+            && self.len_bits >= SOURCE_SCOPE_BITS
+            && self.len_bits <= SOURCE_BITS
+            && differing.leading_zeros() >= self.len_bits - SOURCE_SCOPE_BITS
+    }
+}
+
 /// [`AccessRule::action`]: sources of the prefix are dropped.
 pub const ACCESS_BLOCK: u8 = 1;
 /// [`AccessRule::action`]: sources of the prefix may come, whatever shorter prefixes say.

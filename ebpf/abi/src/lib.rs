@@ -63,6 +63,8 @@ pub mod maps {
     pub const PEERS: &str = "PEERS";
     /// `LpmTrie<Address, u32>`: prefixes of others whose tunnels are accepted → of which kinds.
     pub const TUNNEL_SOURCES: &str = "TUNNEL_SOURCES";
+    /// `LpmTrie<Source, u32>`: service index + 1 and prefix of sources → index into `TABLES`.
+    pub const SOURCE_TABLES: &str = "SOURCE_TABLES";
     /// `LpmTrie<Source, AccessRule>`: prefixes → who may come and who may not.
     pub const ACCESS: &str = "ACCESS";
     /// `PerCpuArray<u64>`: packets blocked, by access list.

@@ -75,6 +75,10 @@ pub const ACCESS_MAX: u32 = 1 << 18;
 /// Access lists whose hits are counted apart, the two built-in ones included. 256 × 8 B = 2 KiB per CPU.
 pub const ACCESS_LISTS_MAX: u32 = 256;
 
+/// Prefixes of sources with a table of their own, once for each service they are for. 65,536 × (20 B key + 4 B value + about
+/// 64 B of the kernel), and as many inner nodes at most: 11 MiB when full.
+pub const SOURCE_TABLES_MAX: u32 = 1 << 16;
+
 /// Ended entries that are looked behind when `weir-l4` is not there to remove them; what they hide beyond that is not found.
 pub const ACCESS_ENDED_MAX: u32 = 4;
 

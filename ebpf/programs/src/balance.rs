@@ -1,7 +1,12 @@
 //! A packet for a VIP: which proxy gets it.
 
 use aya_ebpf::programs::XdpContext;
-use weir_abi::{counters::Reason, hop::KIND_LOCAL, service::Slot};
+use weir_abi::{
+    counters::Reason,
+    guard::{SOURCE_BITS, Source, SourcePrefix},
+    hop::KIND_LOCAL,
+    service::{SERVICE_SOURCES, Slot},
+};
 
 use crate::{
     Verdict, chain, maps, packet, quic,
@@ -13,7 +18,13 @@ use crate::{
 #[inline(always)]
 pub(crate) fn balance(ctx: &XdpContext, work: &mut Work) -> Verdict<Reason> {
     let service = maps::service(work.parsed.service)?;
-    let (slot, hash) = maps::slot(service, &work.parsed.flow)?;
+    let mut table = service.table;
+    if service.flags & SERVICE_SOURCES != 0 {
+        work.table = table;
+        of_source(work);
+        table = work.table;
+    }
+    let (slot, hash) = maps::slot(table, &work.parsed.flow)?;
     let slot = match quic::server(ctx, service, &work.parsed) {
         0 => slot,
         owner => Slot { owner, previous: 0 },
@@ -42,4 +53,14 @@ pub(crate) fn balance(ctx: &XdpContext, work: &mut Work) -> Verdict<Reason> {
         copy(maps::backend(slot.previous)?, &mut work.route.first);
     }
     if chain::stays(ctx, work) { Err(Reason::DeliverLocal) } else { Ok(Reason::EncapSecondHop) }
+}
+
+/// Writes down the table of the source's own, where it has one. A program of its own for the stack's sake.
+#[inline(never)]
+fn of_source(work: &mut Work) {
+    let source = Source::new(work.parsed.service + 1, work.parsed.flow.source);
+    work.prefix = SourcePrefix { len_bits: SOURCE_BITS, source };
+    if let Some(table) = maps::source_table(&work.prefix) {
+        work.table = table;
+    }
 }

@@ -6,7 +6,7 @@
 use aya_ebpf::{
     bindings::xdp_action,
     btf_maps::{Array, PerCpuArray},
-    helpers::generated::bpf_xdp_adjust_head,
+    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
@@ -67,7 +67,14 @@ fn restore(ctx: &XdpContext, bench: &Bench) -> Verdict<()> {
     let len = unsafe { core::ptr::read_volatile(&packet::len(ctx)) };
     let grown = len as i32 - bench.len_bytes as i32;
     // SAFETY: a plain helper call; every packet pointer is taken anew afterwards.
-    if grown != 0 && unsafe { bpf_xdp_adjust_head(ctx.ctx, grown) } != 0 {
+    let failed = unsafe {
+        match (grown, bench.is_answered) {
+            (0, _) => 0,
+            (_, 0) => bpf_xdp_adjust_head(ctx.ctx, grown),
+            _ => bpf_xdp_adjust_tail(ctx.ctx, -grown),
+        }
+    };
+    if failed != 0 {
         return Err(Reason::DropHeadroom);
     }
     let start = packet::pointer::<[u64; TEMPLATE_WORDS]>(ctx, 0)?;

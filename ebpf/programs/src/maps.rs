@@ -14,8 +14,8 @@ use weir_abi::{
     hop::Backend,
     limits::{
         ACCESS_LISTS_MAX, ACCESS_MAX, BACKENDS_MAX, FILTER_WORDS, FRAGMENTS_MAX, PATH_MTUS_MAX, PEERS_MAX,
-        QUIC_SERVERS_MAX, SERVICES_MAX, SOURCE_RATES_MAX, TABLE_LEN, TABLES_MAX, TUNNEL_SOURCES_MAX,
-        UDP_FLOWS_MAX, VIP_RANGES_MAX,
+        QUIC_SERVERS_MAX, SERVICES_MAX, SOURCE_RATES_MAX, SOURCE_TABLES_MAX, TABLE_LEN, TABLES_MAX,
+        TUNNEL_SOURCES_MAX, UDP_FLOWS_MAX, VIP_RANGES_MAX,
     },
     path::PathMtu,
     service::{PROTO_TCP, Service, Slot, Traffic, VipKey, VipRanges},
@@ -46,6 +46,8 @@ static TABLES: ArrayOfMaps<Array<[u32; TABLE_LEN], 1>, { 2 * TABLES_MAX as usize
 static BACKENDS: Array<Backend, { BACKENDS_MAX as usize }> = Array::new();
 #[btf_map]
 static PEERS: HashMap<Address, u32, { PEERS_MAX as usize }, BPF_F_NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static SOURCE_TABLES: LpmTrie<Source, u32, { SOURCE_TABLES_MAX as usize }> = LpmTrie::new();
 #[btf_map]
 static ACCESS: LpmTrie<Source, AccessRule, { ACCESS_MAX as usize }> = LpmTrie::new();
 #[btf_map]
@@ -228,12 +230,12 @@ pub(crate) fn quic_server(id: u16) -> u16 {
     QUIC_SERVERS.get(u32::from(id)).map_or(0, |slot| *slot as u16)
 }
 
-/// The hops of a flow of a service.
+/// The hops of a flow in a table.
 #[inline(always)]
-pub(crate) fn slot(service: &Service, flow: &Flow) -> Result<(Slot, u32), Reason> {
+pub(crate) fn slot(table: u32, flow: &Flow) -> Result<(Slot, u32), Reason> {
     let hash = flow.hash();
-    let half = *HALVES.get(service.table).ok_or(Reason::DropInternal)? & 1;
-    let table = TABLES.get_value(service.table << 1 | half, &0).ok_or(Reason::DropNoBackend)?;
+    let half = *HALVES.get(table).ok_or(Reason::DropInternal)? & 1;
+    let table = TABLES.get_value(table << 1 | half, &0).ok_or(Reason::DropNoBackend)?;
     Ok((Slot::unpack(table[(hash & 0xffff) as usize]), hash))
 }
 
@@ -254,6 +256,13 @@ pub(crate) fn is_peer(address: &Address) -> bool {
 #[inline(always)]
 pub(crate) fn accepted_from(address: &Address) -> u32 {
     TUNNEL_SOURCES.get(&Key::new(128, *address)).copied().unwrap_or_default()
+}
+
+/// The table of the longest prefix of sources that holds this one, of those with a table of their own at a service.
+#[inline(always)]
+pub(crate) fn source_table(source: &SourcePrefix) -> Option<u32> {
+    // SAFETY: as in `access`.
+    SOURCE_TABLES.get(unsafe { &*core::ptr::from_ref(source).cast::<Key<Source>>() }).copied()
 }
 
 /// What the longest prefix says that begins like `source`, of those not longer.

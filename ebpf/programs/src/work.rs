@@ -30,6 +30,8 @@ pub(crate) struct Work {
     pub(crate) by_tunnel: bool,
     /// Room for a source's key.
     pub(crate) prefix: SourcePrefix,
+    /// The Maglev table that decides.
+    pub(crate) table: u32,
     /// What an access list says of it; of no action when none does.
     pub(crate) rule: AccessRule,
     /// A SYN that is being answered.

@@ -10,17 +10,22 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 use weir_abi::{
     Address, Config,
+    guard::{
+        ACCESS_BLOCK, AccessRule, GUARDED_ACCESS, Guard, LIST_FIRST, SOURCE_SCOPE_BITS, Source, SourcePrefix,
+    },
     hop::{Backend, KIND_GUE4, KIND_IPIP4, KIND_LOCAL},
     limits::TABLE_LEN,
     programs,
-    service::{PROTO_TCP, PROTO_UDP, Slot, VipKey},
+    service::{PROTO_TCP, PROTO_UDP, SERVICE_SYN_COOKIES, Slot, VipKey},
 };
 use weir_core::{
     ClientKey,
     health::HealthView,
     maglev::{self, Weighted},
+    plan::Op,
     routing,
 };
+use weir_lab::netns::NetNs;
 use weir_model::{Name, Snapshot, SourceFile};
 use weir_tests::{
     packet::{self, ACK, SYN},
@@ -79,6 +84,7 @@ fn median(mut run: impl FnMut() -> Result<f64>) -> Result<f64> {
 const VIP: [u8; 4] = [198, 51, 100, 10];
 const PORT: u16 = 80;
 const OWN: [u8; 4] = [10, 1, 1, 2];
+const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 
@@ -129,7 +135,7 @@ fn packets(balancer: &mut Balancer, only: &str) -> Result<Vec<Case>> {
     };
     let (plain, chained) = (tunnel(&ack("80"), None)?, tunnel(&ack("80"), Some("10.1.3.2"))?);
     let k = 1 << 10;
-    let cases: [(&'static str, &[u8], u64, usize, u32); 16] = [
+    let cases: [Packet<'_>; 16] = [
         ("v4_tcp_ack_1", &ack("80"), 1, SOURCE4, XDP_TX),
         ("v4_tcp_ack_4k", &ack("80"), 4 * k, SOURCE4, XDP_TX),
         ("v4_tcp_ack_64k", &ack("80"), 64 * k, SOURCE4, XDP_TX),
@@ -147,8 +153,62 @@ fn packets(balancer: &mut Balancer, only: &str) -> Result<Vec<Case>> {
         ("pass_nonvip", &other, 64 * k, SOURCE4, XDP_PASS),
         ("pass_nonvip_1", &other, 1, SOURCE4, XDP_PASS),
     ];
+    let mut measured = measure(balancer, only, &cases)?;
+    // Ten thousand prefixes that hold none of the sources, then one that holds them all.
+    for n in 0..10_000_u32 {
+        block(balancer, [10, (n >> 8) as u8, n as u8, 0], 24)?;
+    }
+    balancer.guarded(GUARDED_ACCESS)?;
+    measured.extend(measure(
+        balancer,
+        only,
+        &[("v4_tcp_ack_64k_access", &ack("80"), 64 * k, SOURCE4, XDP_TX)],
+    )?);
+    block(balancer, [0, 0, 0, 0], 0)?;
+    measured.extend(measure(balancer, only, &[("blocked_source", &ack("80"), 64 * k, SOURCE4, XDP_DROP)])?);
+    balancer.guarded(0)?;
+    let syn = packet::tcp(client, "198.51.100.10:82", SYN, &body);
+    let cookies = [("syn_cookie_64k", syn.as_slice(), 64 * k, SOURCE4, XDP_TX)];
+    if "syn_cookie_64k".contains(only) {
+        measured.extend(with_listener(|| {
+            // Each is beyond the rate.
+            let guard = Guard { scope: 1, cookie_interval_ns: u32::MAX, mss4: 1_460, ..Guard::default() };
+            balancer.guard(u32::from(PROTO_TCP) * 10 + 2, SERVICE_SYN_COOKIES, guard)?;
+            balancer.is_answered = true;
+            measure(balancer, only, &cookies)
+        })?);
+        balancer.is_answered = false;
+    }
+    Ok(measured)
+}
+
+fn block(balancer: &mut Balancer, prefix: [u8; 4], len: u8) -> Result<()> {
+    let len_bits = len + 96;
+    let source = Source::new(0, Address::v4(prefix));
+    let key = SourcePrefix { len_bits: SOURCE_SCOPE_BITS + u32::from(len_bits), source };
+    let rule = AccessRule { until_s: 0, list: LIST_FIRST, action: ACCESS_BLOCK, len_bits };
+    balancer.apply(Op::PutAccess(key, rule))
+}
+
+/// Runs in a namespace where somebody listens on port 82 of the VIP, and the kernel answers each SYN with a cookie.
+fn with_listener<T: Send>(run: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let name = format!("weir-t{}bench", std::process::id());
+    let namespace = NetNs::create(&name)?;
+    namespace.sysctl(&[("ipv4/tcp_syncookies", "2"), ("ipv4/ip_nonlocal_bind", "1")])?;
+    let done = namespace.run(|| {
+        let _listener = std::net::TcpListener::bind((std::net::Ipv4Addr::from(VIP), PORT + 2))?;
+        run()
+    });
+    weir_lab::netns::remove(&name);
+    done
+}
+
+/// Name, packet, flows, where their number stands, and what becomes of it.
+type Packet<'a> = (&'static str, &'a [u8], u64, usize, u32);
+
+fn measure(balancer: &mut Balancer, only: &str, cases: &[Packet<'_>]) -> Result<Vec<Case>> {
     let mut measured = Vec::new();
-    for (case, packet, flows, at, action) in cases.into_iter().filter(|(case, ..)| case.contains(only)) {
+    for &(case, packet, flows, at, action) in cases.iter().filter(|(case, ..)| case.contains(only)) {
         // In turn, so that a slow moment of the machine slows both.
         let mut references = Vec::with_capacity(RUNS);
         let ours = median(|| {

@@ -3,7 +3,9 @@
 //!
 //! Every run takes the same packets: `WEIR_SEED` for others, `WEIR_PACKETS` for more.
 
+mod guards;
 mod packets;
+mod special;
 mod twins;
 mod world;
 

@@ -7,9 +7,12 @@ use weir_tests::{
     vips::ip,
 };
 
-use crate::world::{
-    ALL4, ALL6, CLIENT4, CLIENT6, CONNECTED, Node, OTHERS4, OTHERS6, OWN4, PEERS4, PEERS6, STRANGER4,
-    STRANGER6, VIP4, VIP6,
+use crate::{
+    special,
+    world::{
+        ALL4, ALL6, CLIENT4, CLIENT6, CONNECTED, Node, OTHERS4, OTHERS6, OWN4, PEERS4, PEERS6, QUIC_SERVERS,
+        STRANGER4, STRANGER6, VIP4, VIP6,
+    },
 };
 
 const OWN6: &str = "fd00:1:1::2";
@@ -50,7 +53,7 @@ impl Random {
     }
 }
 
-fn end(address: &str, port: u16) -> String {
+pub(crate) fn end(address: &str, port: u16) -> String {
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 
@@ -75,10 +78,12 @@ pub(crate) fn good(node: &Node) -> Vec<Vec<u8>> {
         }
         plain.push(packet::tcp(&end(client, 40_001), &end(vip, 83), ACK, b"a stranger to the listener"));
         plain.push(packet::tcp(&from, &end(all, 65_535), ACK, b""));
-        for port in [53, 5_353, 443, 6_080] {
+        for port in [53, 5_353, 443, 6_080, 8_443] {
             plain.push(packet::udp(&from, &end(vip, port), b"query"));
         }
         plain.push(packet::udp(&from, &end(all, 53), b"query"));
+        plain.extend(special::of_quic(&from, vip));
+        plain.extend(special::of_guarded(vip));
         // ICMP errors about answers of each service, also one that is a fragment, and echo requests.
         let (to, client) = (ip(vip), ip(client));
         let (router, kind) =
@@ -179,6 +184,9 @@ fn tunnels(plain: &[Vec<u8>]) -> Vec<Vec<u8>> {
                 all.push(packet::gue(&tunnel, ip(PEERS4[0]), ip(OWN4), 50_001, None));
             }
             all.push(packet::gue(inner, ip(PEERS6[0]), ip(OWN6), 50_000, second));
+            if second.is_some() {
+                all.push(asked(tunnel.clone()));
+            }
             all.push(tunnel);
         }
         all.push(packet::gue(inner, ip(STRANGER4), ip(OWN4), 50_000, None));
@@ -194,6 +202,16 @@ fn tunnels(plain: &[Vec<u8>]) -> Vec<Vec<u8>> {
         }
     }
     all
+}
+
+/// A tunnel with a second hop as that second hop gets it, where the first would have back what is new.
+fn asked(mut tunnel: Vec<u8>) -> Vec<u8> {
+    let ip_len = if tunnel[12..14] == [8, 0] { 20 } else { 40 };
+    let index_at = 14 + ip_len + 8 + 4 + 1;
+    if let Some(place) = tunnel.get_mut(index_at..index_at + 2) {
+        place.copy_from_slice(&[2, 3]);
+    }
+    tunnel
 }
 
 /// What a router says of a tunnel of this host, of which it quotes so much.
@@ -279,10 +297,15 @@ fn sensible(random: &mut Random) -> Vec<u8> {
     let port = if random.one_in(16) {
         random.next() as u16
     } else {
-        random.of(&[53, 80, 81, 83, 84, 87, 443, 1_000, 1_999, 2_000, 3_000, 3_001, 5_353])
+        random.of(&[53, 80, 81, 83, 84, 87, 443, 1_000, 1_999, 2_000, 3_000, 3_001, 5_353, 8_443])
     };
     let len = if random.one_in(4) { 1_180 + random.below(260) } else { random.below(80) };
-    let payload = vec![random.next() as u8; len];
+    let payload = match (random.below(8), random.of(&QUIC_SERVERS)) {
+        (0, (id, _)) => special::short_header(id),
+        (1, (id, _)) => special::long_header(random.of(&[0xe0, 0xef, 0xc0, 0xf0, 0xa0]), id),
+        _ => vec![random.next() as u8; len],
+    };
+    let len = payload.len();
     let (from, to) = (end(&client.to_string(), source_port), end(&vip.to_string(), port));
     let mut frame = match random.below(8) {
         0 | 1 => packet::udp(&from, &to, &payload),
@@ -366,6 +389,7 @@ fn in_tunnel(random: &mut Random, inner: &[u8]) -> Vec<u8> {
     let tunnel = match random.below(6) {
         0 => packet::ipip(inner, ip(from), ip(to), random.next() as u32),
         1 => packet::gue_variant_1(inner, ip(from), ip(to), port),
+        2 if hop.is_some() => asked(packet::gue(inner, ip(from), ip(to), port, hop)),
         _ => packet::gue(inner, ip(from), ip(to), port, hop),
     };
     if random.one_in(4) { packet::with_tos(tunnel, random.of(&[0, 1, 2, 3, 0xff])) } else { tunnel }

@@ -1,6 +1,10 @@
 //! The loaded program and the model, side by side.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
 
 use weir_abi::counters::{REASONS, Reason};
 use weir_core::{
@@ -15,6 +19,13 @@ use crate::world::{Kernel, Node};
 const TOLD_MAX: u64 = 50;
 /// First fragments before all are forgotten: far less than the program remembers.
 const FRAGMENTS_MAX: usize = 2_000;
+/// The same of UDP flows.
+const UDP_FLOWS_MAX: usize = 2_000;
+/// The model's clock stands still: the rates of nodes are so slow that none lets another connection in within this time, and
+/// both forget what they counted before. Of UDP flows, none ends.
+const CLOCK_STANDS: Duration = Duration::from_secs(1);
+/// Packets refused for a rate before the same: others shall come too.
+const REFUSED_MAX: u32 = 32;
 
 /// A node, twice.
 pub(crate) struct Twins {
@@ -27,6 +38,10 @@ pub(crate) struct Twins {
     /// Packets by reason, as the model says: the program's counters must agree after each.
     reasons: Vec<u64>,
     traffic: BTreeMap<(u32, u16), u64>,
+    /// Packets blocked by access list.
+    blocked: BTreeMap<u16, u64>,
+    refused: u32,
+    rated_since: Instant,
     told: u64,
     packets: u64,
 }
@@ -46,6 +61,9 @@ impl Twins {
             out: Vec::new(),
             reasons: vec![0; REASONS.len()],
             traffic: BTreeMap::new(),
+            blocked: BTreeMap::new(),
+            refused: 0,
+            rated_since: Instant::now(),
             told: 0,
             packets: 0,
         }
@@ -53,8 +71,13 @@ impl Twins {
 
     /// Sends a frame through both; panics with all there is to know when they differ. Returns what it was counted under.
     pub(crate) fn agree(&mut self, frame: &[u8], origin: &dyn std::fmt::Display) -> Reason {
+        if self.refused >= REFUSED_MAX || self.rated_since.elapsed() > CLOCK_STANDS {
+            self.forget_rates();
+        }
         let action = self.balancer.run_on(self.ingress, frame, &mut self.out).expect("run");
         let fragments_before = self.host.fragments.len();
+        // Only the kernel knows its secret; whether there is a cookie at all, the model must know.
+        self.host.cookie = Some(datapath::sequence(&self.out));
         let model = datapath::run(&self.image, &mut self.host, frame);
         self.packets += 1;
         self.reasons[model.reason as usize] += 1;
@@ -69,6 +92,10 @@ impl Twins {
         if let Some(key) = model.counted {
             *self.traffic.entry(key).or_default() += 1;
         }
+        if let Some(list) = model.blocked_by {
+            *self.blocked.entry(list).or_default() += 1;
+        }
+        self.refused += u32::from(matches!(model.reason, Reason::DropSourceLimit | Reason::DropSynRate));
         let told = [Reason::IcmpTooBig, Reason::IcmpTunnelTooBig].contains(&model.reason);
         self.told += u64::from(told || !self.host.paths.is_empty());
         if !self.host.paths.is_empty() {
@@ -89,7 +116,32 @@ impl Twins {
             self.host.fragments.clear();
             self.balancer.forget_fragments().expect("fragments");
         }
+        if self.host.udp_flows.len() > UDP_FLOWS_MAX {
+            self.forget_udp_flows();
+        }
         model.reason
+    }
+
+    /// Compares what both remember of UDP flows, and forgets it.
+    fn forget_udp_flows(&mut self) {
+        let mut seen = self.balancer.take_udp_flows().expect("flows");
+        let mut said: Vec<_> = self.host.udp_flows.drain().collect();
+        seen.sort_unstable();
+        said.sort_unstable();
+        assert_eq!(seen, said, "UDP flows of node {:?}", self.node);
+    }
+
+    /// The same of sources; of services, only forgets it.
+    fn forget_rates(&mut self) {
+        let mut seen = self.balancer.take_sources().expect("sources");
+        let mut said: Vec<_> = self.host.rates.sources.drain().map(|(source, _)| source).collect();
+        seen.sort_unstable();
+        said.sort_unstable();
+        assert_eq!(seen, said, "sources of node {:?}", self.node);
+        for (service, _) in self.host.rates.services.drain() {
+            self.balancer.forget_syns(service).expect("rates");
+        }
+        (self.refused, self.rated_since) = (0, Instant::now());
     }
 
     fn differ(
@@ -130,13 +182,18 @@ impl Twins {
     }
 
     /// Compares every counter; each packet must have been counted once, and for whom the model says.
-    pub(crate) fn audit(&self) {
+    pub(crate) fn audit(&mut self) {
+        self.forget_udp_flows();
+        self.forget_rates();
         assert_eq!(
             self.balancer.reasons().expect("counters"),
             self.reasons,
             "reasons of node {:?}",
             self.node
         );
+        for (list, hits) in &self.blocked {
+            assert_eq!(self.balancer.access_hits(*list).expect("hits"), *hits, "access list {list}");
+        }
         let (mut services, mut backends) = (BTreeMap::<u32, u64>::new(), BTreeMap::<u16, u64>::new());
         for ((service, backend), packets) in &self.traffic {
             *services.entry(*service).or_default() += packets;

@@ -7,7 +7,10 @@ use std::{
     io::Write,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use socket2::{Domain, Protocol, Socket as Socket2, Type};
@@ -17,7 +20,9 @@ use weir_abi::{
     hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_IPIP4, KIND_IPIP6, KIND_LOCAL},
     limits::TABLE_LEN,
     service::{
-        PROTO_TCP, PROTO_UDP, SERVICE_DIRECT, SERVICE_IN_USE, Service, Slot, VipKey, VipRange, VipRanges,
+        PROTO_TCP, PROTO_UDP, SERVICE_ACCESS, SERVICE_DIRECT, SERVICE_IN_USE, SERVICE_QUIC,
+        SERVICE_SOURCE_LIMIT, SERVICE_SYN_COOKIES, SERVICE_SYN_RATE, SERVICE_UDP_FLOWS, Service, Slot,
+        VipKey, VipRange, VipRanges,
     },
     tunnel::{ACCEPT_GUE, ACCEPT_IPIP, TUNNELS_IPIP_OF_PEERS, TUNNELS_OF_OTHERS, TunnelSource},
 };
@@ -26,6 +31,8 @@ use weir_core::{
     image::{Image, filter_of},
 };
 use weir_tests::vips::{ip, own6};
+
+use crate::guards::{self, BOOT_S};
 
 /// VIPs: the first has services on single ports and a range, the second all TCP ports and nothing for UDP.
 pub(crate) const VIP4: &str = "198.51.100.10";
@@ -46,6 +53,10 @@ pub(crate) const OTHERS6: [&str; 2] = ["2001:db8:ffff::9", "2001:db8:ffff:1::9"]
 /// No host of ours.
 pub(crate) const STRANGER4: &str = "10.9.9.9";
 pub(crate) const STRANGER6: &str = "fd00:9::9";
+
+/// Numbers of QUIC servers and their backends: by GUE over IPv4 and IPv6, this host, by IPIP, none.
+pub(crate) const QUIC_SERVERS: [(u16, u16); 5] =
+    [(0x0102, 3), (0x0103, 7), (0x0104, 1), (0x0105, 12), (0x0106, 10)];
 
 /// MTUs of the two interfaces.
 const MTUS: [u32; 2] = [1_500, 1_380];
@@ -68,6 +79,7 @@ pub(crate) struct Kernel {
 impl Kernel {
     /// Makes it for the calling thread, which stays in it.
     pub(crate) fn enter() -> Self {
+        stay_on_one_cpu();
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a namespace of its own (root)");
         configure();
         let mut host = Host::default();
@@ -106,8 +118,23 @@ impl Kernel {
             };
             host.flows.insert((is_v4, flow), Socket::Own);
         }
+        // From now on the kernel gives a cookie for every SYN to a listener.
+        fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2").expect("cookies");
+        host.boot_s = BOOT_S;
         Self { ingress: index("in0"), host, _sockets: sockets, _streams: streams }
     }
+}
+
+/// Each CPU counts SYNs for itself. The tests take different ones.
+fn stay_on_one_cpu() {
+    static TESTS: AtomicUsize = AtomicUsize::new(0);
+    let nobody = nix::unistd::Pid::from_raw(0);
+    let allowed = nix::sched::sched_getaffinity(nobody).expect("CPUs");
+    let cpus: Vec<_> =
+        (0..nix::sched::CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect();
+    let mut one = nix::sched::CpuSet::new();
+    one.set(cpus[TESTS.fetch_add(1, Ordering::Relaxed) % cpus.len()]).expect("a CPU");
+    nix::sched::sched_setaffinity(nobody, &one).expect("stay on a CPU");
 }
 
 /// Interfaces, routes and neighbours.
@@ -131,7 +158,8 @@ fn configure() {
         );
     }
     batch += &format!("route add prohibit {}/32\nroute add prohibit {}/128\n", PEERS4[3], PEERS6[3]);
-    for (address, len) in [(VIP4, 32), (CLIENT4, 32), (VIP6, 128), (CLIENT6, 128)] {
+    // Without `nodad` an IPv6 address is tentative until the kernel finds the time, even here, and nobody may bind to it.
+    for (address, len) in [(VIP4, "32"), (CLIENT4, "32"), (VIP6, "128 nodad"), (CLIENT6, "128 nodad")] {
         batch += &format!("addr add {address}/{len} dev lo\n");
     }
     let mut child = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().expect("ip");
@@ -160,6 +188,8 @@ pub(crate) struct Node {
     pub(crate) mtu: u32,
     /// Whose tunnels it opens besides the peers' GUE.
     tunnels: u32,
+    /// Which of its services' flags it sets: `SERVICE_` bits.
+    features: u32,
     /// Kinds of slots in its tables: owners and second hops by number of the backend.
     slots: &'static [(u16, u16)],
 }
@@ -173,6 +203,7 @@ pub(crate) const NODES: [Node; 5] = [
         has_v6: true,
         mtu: 1400,
         tunnels: TUNNELS_IPIP_OF_PEERS,
+        features: 0,
         slots: &[(1, 0), (2, 0), (3, 0), (4, 0), (6, 0), (12, 0), (17, 0)],
     },
     Node {
@@ -181,6 +212,7 @@ pub(crate) const NODES: [Node; 5] = [
         has_v6: true,
         mtu: 0,
         tunnels: TUNNELS_IPIP_OF_PEERS | TUNNELS_OF_OTHERS,
+        features: SERVICE_UDP_FLOWS | SERVICE_QUIC | SERVICE_ACCESS | SERVICE_SYN_COOKIES,
         slots: &[
             (1, 4),
             (2, 3),
@@ -210,6 +242,7 @@ pub(crate) const NODES: [Node; 5] = [
         has_v6: false,
         mtu: 1500,
         tunnels: TUNNELS_OF_OTHERS,
+        features: SERVICE_ACCESS | SERVICE_SOURCE_LIMIT | SERVICE_SYN_RATE | SERVICE_SYN_COOKIES,
         slots: &[(1, 0), (1, 2), (2, 1), (4, 3), (3, 0), (4, 0), (5, 0), (14, 0)],
     },
     Node {
@@ -218,6 +251,7 @@ pub(crate) const NODES: [Node; 5] = [
         has_v6: true,
         mtu: 1500,
         tunnels: TUNNELS_IPIP_OF_PEERS | TUNNELS_OF_OTHERS,
+        features: SERVICE_UDP_FLOWS | SERVICE_ACCESS | SERVICE_SYN_RATE | SERVICE_SYN_COOKIES,
         slots: &[(1, 0), (1, 7), (6, 1), (8, 7), (7, 0), (8, 0), (9, 0), (18, 0)],
     },
     Node {
@@ -226,6 +260,7 @@ pub(crate) const NODES: [Node; 5] = [
         has_v6: true,
         mtu: 1300,
         tunnels: 0,
+        features: SERVICE_UDP_FLOWS | SERVICE_QUIC | SERVICE_SOURCE_LIMIT,
         slots: &[(4, 0), (4, 8), (8, 0), (8, 4), (4, 3), (0, 2), (14, 0), (18, 0), (13, 0)],
     },
 ];
@@ -240,7 +275,7 @@ impl Node {
             address4: Address::from(ip(OWN4)).v4_octets(),
             address6: own6(),
             mtu: self.mtu,
-            guarded: 0,
+            guarded: guards::guarded(self.features),
             tunnels: self.tunnels,
         };
         let own = if self.has_v4 { Address::from(ip(OWN4)) } else { own6() };
@@ -271,10 +306,11 @@ impl Node {
         for (first, last) in [(VIP4, ALL4), (VIP6, ALL6)] {
             let (first, last) = (Address::from(ip(first)), Address::from(ip(last)));
             let mut next = image.services.len() as u32;
-            let mut service = |image: &mut Image, table| {
+            let mut service = |image: &mut Image, table, features| {
+                let features = features & self.features;
                 // Every third goes straight to servers.
                 let direct = if next % 3 == 1 { SERVICE_DIRECT } else { 0 };
-                image.services.insert(next, Service { table, flags: SERVICE_IN_USE | direct });
+                image.services.insert(next, Service { table, flags: SERVICE_IN_USE | direct | features });
                 next += 1;
                 next - 1
             };
@@ -285,28 +321,47 @@ impl Node {
                 _pad: 0,
             };
             // A table of its own where the sockets are; one that is not there for port 87.
-            for (port, table) in [(80, 0), (81, 0), (LISTENS, 1), (84, 1), (87, 7)] {
-                let index = service(&mut image, table);
+            for (port, table, features) in [
+                (80, 0, SERVICE_SOURCE_LIMIT),
+                (81, 0, 0),
+                (LISTENS, 1, SERVICE_SYN_COOKIES),
+                (84, 1, SERVICE_ACCESS | SERVICE_SYN_RATE),
+                (87, 7, 0),
+            ] {
+                let index = service(&mut image, table, features);
                 image.vips.insert(key(first, PROTO_TCP, port), index);
             }
-            for (port, table) in [(RECEIVES, 1), (5_353, 1), (443, 0)] {
-                let index = service(&mut image, table);
+            for (port, table, features) in [
+                (RECEIVES, 1, SERVICE_UDP_FLOWS | SERVICE_ACCESS),
+                (5_353, 1, 0),
+                (443, 0, SERVICE_QUIC),
+                (8_443, 0, SERVICE_UDP_FLOWS | SERVICE_QUIC),
+            ] {
+                let index = service(&mut image, table, features);
                 image.vips.insert(key(first, PROTO_UDP, port), index);
             }
             let mut tcp = VipRanges { count: 2, ..VipRanges::default() };
-            tcp.ranges[0] = VipRange { first: 1_000, last: 2_000, service: service(&mut image, 0) };
-            tcp.ranges[1] = VipRange { first: 3_000, last: 3_001, service: service(&mut image, 1) };
+            tcp.ranges[0] = VipRange {
+                first: 1_000,
+                last: 2_000,
+                service: service(&mut image, 0, SERVICE_SYN_RATE | SERVICE_SOURCE_LIMIT),
+            };
+            tcp.ranges[1] =
+                VipRange { first: 3_000, last: 3_001, service: service(&mut image, 1, SERVICE_SYN_COOKIES) };
             let udp = VipRanges {
                 fragments: image.vips[&key(first, PROTO_UDP, RECEIVES)] + 1,
                 ..VipRanges::default()
             };
             let mut all = VipRanges { count: 1, ..VipRanges::default() };
-            all.ranges[0] = VipRange { first: 1, last: u16::MAX, service: service(&mut image, 0) };
+            all.ranges[0] =
+                VipRange { first: 1, last: u16::MAX, service: service(&mut image, 0, SERVICE_ACCESS) };
             image.ranges.insert(key(first, PROTO_TCP, 0), tcp);
             image.ranges.insert(key(first, PROTO_UDP, 0), udp);
             image.ranges.insert(key(last, PROTO_TCP, 0), all);
             image.ranges.insert(key(last, PROTO_UDP, 0), VipRanges::default());
         }
+        guards::put(self.features, &mut image);
+        image.quic_servers = QUIC_SERVERS.into_iter().collect();
         image.filter = filter_of(image.vip_addresses());
         image
     }

@@ -9,7 +9,7 @@ use weir_abi::{
         ACCESS_ALLOW, ACCESS_BLOCK, AccessRule, GUARDED_ACCESS, GUARDED_RATES, Guard, LIST_DEFAULT,
         SOURCE_SCOPE_BITS, Source, SourcePrefix,
     },
-    service::{SERVICE_ACCESS, SERVICE_SOURCE_LIMIT, SERVICE_SYN_RATE},
+    service::{SERVICE_ACCESS, SERVICE_SOURCE_LIMIT, SERVICE_SOURCES, SERVICE_SYN_RATE},
 };
 use weir_core::plan::Op;
 use weir_tests::{
@@ -197,4 +197,42 @@ fn syns_beyond_the_rate_of_a_service_are_dropped_and_nothing_else_is() {
     assert!(dropped > 1_000, "{dropped} dropped");
     let ack = packet::tcp(CLIENT, "198.51.100.10:80", ACK, b"data");
     assert_eq!(balancer.run(&ack).expect("run").reason, Reason::Encap);
+}
+
+#[test]
+fn sources_with_a_group_of_their_own_go_to_its_proxies() {
+    let mut balancer = balancer();
+    // Port 80 leads to proxy 2; some of its sources to the table of port 999, that is proxy 3, some of those back.
+    let key = |net: &str, len: u32| {
+        let address = Address::from(ip(net));
+        let len = if address.is_v4() { len + 96 } else { len };
+        SourcePrefix { len_bits: SOURCE_SCOPE_BITS + len, source: Source::new(80 + 1, address) }
+    };
+    balancer.apply(Op::PutSourceTable(key("203.0.113.0", 24), 100)).expect("source");
+    balancer.apply(Op::PutSourceTable(key("203.0.113.128", 25), 80)).expect("source");
+    let to_proxy = |balancer: &mut Balancer, from: &str, port: u16| {
+        let to = format!("198.51.100.10:{port}");
+        let seen = balancer.run(&packet::tcp(&format!("{from}:4000"), &to, ACK, b"data")).expect("run");
+        assert_eq!(seen.reason, Reason::Encap);
+        IpAddr::from(<[u8; 4]>::try_from(&seen.packet[30..34]).expect("address"))
+    };
+    assert_eq!(to_proxy(&mut balancer, "203.0.113.7", 80), ip("10.1.2.2"), "not looked at without its bit");
+    balancer.guard(80, SERVICE_SOURCES, Guard::default()).expect("service");
+    for (from, port, proxy) in [
+        ("203.0.113.7", 80, "10.1.3.2"),
+        ("203.0.113.200", 80, "10.1.2.2"),
+        ("203.0.114.7", 80, "10.1.2.2"),
+        ("203.0.113.7", 81, "10.1.2.2"),
+    ] {
+        assert_eq!(to_proxy(&mut balancer, from, port), ip(proxy), "{from} to port {port}");
+    }
+    // Errors about their flows and fragments go with them.
+    let mut pieces =
+        packet::fragments(&packet::tcp("203.0.113.7:4000", "198.51.100.10:80", ACK, &[7; 2_000]), 9, 1_480);
+    let answer = packet::tcp("198.51.100.10:80", "203.0.113.7:4000", ACK, b"answer");
+    pieces.push(packet::icmp(ip("192.0.2.1"), ip("198.51.100.10"), 3, 1, [0; 4], &answer[14..]));
+    for piece in pieces {
+        let seen = balancer.run(&piece).expect("run");
+        assert_eq!(seen.packet[30..34], [10, 1, 3, 2], "{:?}", seen.reason);
+    }
 }

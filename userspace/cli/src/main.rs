@@ -4,9 +4,11 @@
 //! daemons' status sockets and from the same pure code that the daemons run.
 #![forbid(unsafe_code)]
 
+mod access;
 mod capture;
 mod completions;
 mod config;
+mod cut;
 mod explain;
 mod lint;
 mod live;
@@ -31,6 +33,7 @@ enum Verb {
     Lint(lint::Args),
     Status(status::Args),
     Zone(zone::Args),
+    Access(access::Args),
     Explain(Box<explain::Args>),
     Capture(capture::Args),
     /// Builds a laboratory of network namespaces, breaks it, runs missions in it.
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Verb::Lint(args) => lint::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Zone(args) => zone::run(&args),
+        Verb::Access(args) => access::run(&args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Capture(args) => capture::run(&args),
         Verb::Lab(command) => weir_lab::cli::execute(command),

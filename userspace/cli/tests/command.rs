@@ -221,6 +221,63 @@ fn a_failover_beyond_capacity_needs_force() {
 }
 
 #[test]
+fn a_source_is_blocked_shown_and_let_in_again_by_files() {
+    let dir = config();
+    ok(&[
+        "access",
+        "block",
+        path(&dir),
+        "203.0.113.0/24",
+        "--for",
+        "10m",
+        "--reason",
+        "scanner",
+        "--author",
+        "me",
+    ]);
+    ok(&["access", "allow", path(&dir), "203.0.113.7", "--vip", "web"]);
+    let expected = ["access-at-203-0-113-0-24.toml", "access-at-203-0-113-7-32-web.toml", "weir.toml"];
+    assert_eq!(names(&dir), expected);
+    let rows = json(&["access", "list", path(&dir)]);
+    assert_eq!(rows.as_array().unwrap().len(), 2);
+    assert_eq!((&rows[0]["prefix"], &rows[0]["action"]), (&"203.0.113.0/24".into(), &"block".into()));
+    assert_eq!((&rows[0]["author"], &rows[0]["reason"]), (&"me".into(), &"scanner".into()));
+    assert!(rows[0]["until"].is_string());
+    assert_eq!((&rows[1]["prefix"], &rows[1]["vips"][0]), (&"203.0.113.7/32".into(), &"web".into()));
+    assert!(rows[1]["until"].is_null());
+    ok(&["lint", path(&dir)]);
+
+    // Again is longer, not one more; somewhere else it is another entry.
+    ok(&["access", "block", path(&dir), "203.0.113.0/24", "--for", "1h"]);
+    assert_eq!(names(&dir), expected);
+    ok(&["access", "remove", path(&dir), "203.0.113.7", "--vip", "web"]);
+    ok(&["access", "remove", path(&dir), "203.0.113.0/24"]);
+    assert_eq!(names(&dir), ["weir.toml"]);
+    assert!(!weir(&["access", "remove", path(&dir), "203.0.113.0/24"]).status.success());
+}
+
+#[test]
+fn access_that_makes_no_sense_is_refused_before_anything_is_written() {
+    let dir = config();
+    let list = "[access.mine]\naction = \"block\"\nentries = [\n{ prefix = \"192.0.2.0/24\" },\n{ prefix = \"192.0.3.0/24\" },\n]\n";
+    fs::write(dir.path().join("mine.toml"), list).unwrap();
+    for (arguments, expected) in [
+        (&["block", path(&dir), "203.0.113.7/24"][..], "has bits beyond its length"),
+        (&["block", path(&dir), "nonsense"], "neither an address nor a prefix"),
+        (&["block", path(&dir), "203.0.113.7", "--vip", "nope"], "there is no vip nope; there are web"),
+        (&["block", path(&dir), "203.0.113.7", "--for", "0s"], "ends before it begins"),
+        (&["allow", path(&dir), "192.0.2.0/24"], "is already in access list"),
+        (&["remove", path(&dir), "192.0.2.0/24"], "access list mine has other entries too"),
+    ] {
+        let output = weir(&[&["access"], arguments].concat());
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && error.contains(expected), "{arguments:?}: {error}");
+    }
+    ok(&["access", "block", path(&dir), "203.0.113.7", "--dry-run"]);
+    assert_eq!(names(&dir), ["mine.toml", "weir.toml"]);
+}
+
+#[test]
 fn a_dry_run_writes_nothing() {
     let dir = config();
     let report = json(&["zone", "fail", path(&dir), "az1", "--dry-run"]);

@@ -11,13 +11,16 @@
 //! limits of a verifier. Headers, flow hash, checksum and reasons are `weir_abi`'s, so they exist once.
 
 mod build;
+mod chain;
 mod classify;
 mod frame;
+mod guard;
 mod host;
 mod icmp;
 mod live;
 mod open;
 mod route;
+mod syn_cookie;
 mod told;
 mod too_big;
 mod trace;
@@ -27,8 +30,8 @@ mod tunnel_error;
 use weir_abi::{Address, counters::Reason, flow::Flow, hop::Backend};
 
 pub use build::{Carried, Written};
-pub use host::{Host, Socket, Way};
-pub use live::{Fit, Seen, fit};
+pub use host::{Host, Rates, Socket, Way};
+pub use live::{Fit, Seen, fit, sequence};
 pub use told::{Told, from_hex, to_hex};
 pub use trace::{Names, Stage, Step};
 
@@ -60,11 +63,13 @@ pub struct Outcome {
     pub frame: Vec<u8>,
     /// Service index and backend slot the packet is counted for, where it was balanced.
     pub counted: Option<(u32, u16)>,
+    /// The access list it is counted for, where one blocked it.
+    pub blocked_by: Option<u16>,
     /// What was decided, in order; empty unless it was asked for.
     pub steps: Vec<Step>,
 }
 
-/// What the datapath does with a frame. What it remembers (first fragments) it remembers in `host`.
+/// What the datapath does with a frame. What it remembers (first fragments, UDP flows, rates) it remembers in `host`.
 pub fn run(image: &Image, host: &mut Host, frame: &[u8]) -> Outcome {
     Packet::new(image, host, frame, Trace::none()).run()
 }
@@ -93,11 +98,16 @@ struct Packet<'a> {
     first: Backend,
     /// and the host behind that one, if any.
     second: Option<Backend>,
+    /// Whether that one behind is the first hop again.
+    is_back: bool,
+    /// Whether it came by tunnel.
+    by_tunnel: bool,
     /// The hash of its flow.
     hash: u32,
     /// What the way to the first host carries, once that is known; 0 when it is not looked at.
     mtu: u32,
     counted: Option<(u32, u16)>,
+    blocked_by: Option<u16>,
 }
 
 /// What is known of what it carries.
@@ -140,6 +150,8 @@ enum Kind {
     Error,
     /// An ICMP echo request for a VIP.
     Echo,
+    /// Something to this host's own address that is neither TCP nor UDP.
+    Own,
     /// A tunnel that ends at this host.
     Tunnel,
     /// An error about a tunnel of this host that was too big; what is parsed is the packet in it.
@@ -178,9 +190,12 @@ impl<'a> Packet<'a> {
             },
             first: Backend::default(),
             second: None,
+            is_back: false,
+            by_tunnel: false,
             hash: 0,
             mtu: 0,
             counted: None,
+            blocked_by: None,
         }
     }
 
@@ -188,34 +203,54 @@ impl<'a> Packet<'a> {
         let (reason, transmit) = match self.take_tags_off() {
             Err(reason) => (reason, Action::Drop),
             Ok(()) => {
-                let (reason, transmit) = self.treat().unwrap_or_else(|reason| (reason, Action::Drop));
+                let treated = match self.treat() {
+                    Err(reason @ (Reason::DeliverLocal | Reason::DecapDeliver)) => self.deliver(reason),
+                    treated => treated,
+                };
+                let (reason, transmit) = treated.unwrap_or_else(|reason| (reason, Action::Drop));
                 (self.put_tags_back().err().unwrap_or(reason), transmit)
             }
         };
         let action = action_of(reason, transmit);
         self.trace.verdict(reason, action);
-        let (counted, steps) = (self.counted, self.trace.into_steps());
-        Outcome { reason, action, frame: self.frame.into_bytes(), counted, steps }
+        let (counted, blocked_by, steps) = (self.counted, self.blocked_by, self.trace.into_steps());
+        Outcome { reason, action, frame: self.frame.into_bytes(), counted, blocked_by, steps }
     }
 
     /// A packet on its way, with the reason it is counted under and the action that sends it; or ended for a reason.
     fn treat(&mut self) -> Verdict<(Reason, Action)> {
         self.classify()?;
+        if self.parsed.kind == Kind::Own {
+            self.without_udp()?;
+        }
+        self.by_tunnel = self.parsed.kind == Kind::Tunnel;
         let opened = match self.parsed.kind {
             Kind::Tunnel => self.open_tunnel()?,
-            Kind::Echo => return Err(self.answer_echo()?),
+            Kind::Echo => {
+                self.admit()?;
+                return Err(self.answer_echo()?);
+            }
             Kind::TunnelTooBig => return Err(self.tell_about_tunnel()?),
+            Kind::Own => return Err(Reason::PassNotVip),
             Kind::Syn | Kind::Segment | Kind::Datagram | Kind::Fragment | Kind::Error => None,
         };
         let reason = match opened {
             Some(reason) => reason,
-            None => self.balance()?,
+            None => {
+                self.admit()?;
+                self.balance()?
+            }
         };
         match self.encapsulate() {
             Ok(transmit) => Ok((reason, transmit)),
             Err(Reason::DropTooBig) => Err(self.tell_what_fits()?),
             Err(reason) => Err(reason),
         }
+    }
+
+    /// The `SERVICE_` bits of its service.
+    fn flags(&self) -> u32 {
+        self.image.services.get(&self.parsed.service).map_or(0, |service| service.flags)
     }
 }
 

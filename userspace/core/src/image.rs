@@ -20,10 +20,10 @@ use weir_abi::{
     Address, Config,
     counters::Reason,
     flow::Flow,
-    guard::{AccessRule, Guard, SourcePrefix},
+    guard::{AccessRule, Guard, Source, SourcePrefix},
     hop::Backend,
     limits::{SERVICES_MAX, TABLE_LEN},
-    service::{PROTO_TCP, Service, Slot, VipKey, VipRanges},
+    service::{PROTO_TCP, SERVICE_SOURCES, Service, Slot, VipKey, VipRanges},
     tunnel::TunnelSource,
 };
 
@@ -56,6 +56,8 @@ pub struct Image {
     pub tables: BTreeMap<u32, TableWords>,
     /// Services.
     pub services: BTreeMap<u32, Service>,
+    /// Services with prefixes of sources → the table of their own; the number in a key is one more than the service's.
+    pub source_tables: BTreeMap<SourcePrefix, u32>,
     /// How services are protected.
     pub guards: BTreeMap<u32, Guard>,
     /// Prefixes of sources that may come or may not, those of the moment among them.
@@ -129,12 +131,22 @@ impl Image {
             return Err(Reason::DropInternal);
         }
         // What is not there is zero, as in the kernel's arrays.
-        let table = self.services.get(&service).copied().unwrap_or_default().table;
+        let found = self.services.get(&service).copied().unwrap_or_default();
+        let of_source = || self.source_table(service, flow.source);
+        let has_sources = found.flags & SERVICE_SOURCES != 0;
+        let table = has_sources.then(of_source).flatten().unwrap_or(found.table);
         let words = self.tables.get(&table).ok_or(Reason::DropNoBackend)?;
         let hash = flow.hash();
         let bucket = hash % TABLE_LEN as u32;
         let slot = words.get(bucket as usize).map_or(Slot::default(), |word| Slot::unpack(*word));
         Ok(Choice { table, hash, bucket, slot })
+    }
+
+    /// The table of the longest prefix that holds a source, of those with a table of their own at a service.
+    fn source_table(&self, service: u32, source: Address) -> Option<u32> {
+        let source = Source::new(service + 1, source);
+        let holding = self.source_tables.iter().filter(|(prefix, _)| prefix.holds(&source));
+        holding.max_by_key(|(prefix, _)| prefix.len_bits).map(|(_, table)| *table)
     }
 
     /// The backend in a slot; of kind `KIND_NONE` where there is none.

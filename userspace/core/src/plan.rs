@@ -30,6 +30,7 @@ pub enum Op {
     PutBackend(u16, Backend),
     PutQuicServer(u16, u16),
     PutTable(u32, TableWords),
+    PutSourceTable(SourcePrefix, u32),
     PutAccess(SourcePrefix, AccessRule),
     PutGuard(u32, Guard),
     PutService(u32, Service),
@@ -43,6 +44,7 @@ pub enum Op {
     DeleteService(u32),
     DeleteGuard(u32),
     DeleteAccess(SourcePrefix),
+    DeleteSourceTable(SourcePrefix),
     DeleteTable(u32),
     DeleteQuicServer(u16),
     DeleteBackend(u16),
@@ -71,6 +73,9 @@ pub fn diff(current: &Image, desired: &Image) -> Plan {
             plan.push(Op::PutTable(*index, Arc::clone(words)));
         }
     }
+    put(&mut plan, &current.source_tables, &desired.source_tables, |prefix, table| {
+        Op::PutSourceTable(*prefix, *table)
+    });
     // Who may come, before all others may not; who may not, before the prefix around him may.
     put(&mut plan, &current.access, &desired.access, |prefix, rule| Op::PutAccess(*prefix, *rule));
     put(&mut plan, &current.guards, &desired.guards, |index, guard| Op::PutGuard(*index, *guard));
@@ -97,6 +102,9 @@ pub fn diff(current: &Image, desired: &Image) -> Plan {
     }
     plan.extend(current.routes.difference(&desired.routes).map(|route| Op::DeleteRoute(*route)));
     plan.extend(gone(&current.services, &desired.services).map(|index| Op::DeleteService(*index)));
+    plan.extend(
+        gone(&current.source_tables, &desired.source_tables).map(|prefix| Op::DeleteSourceTable(*prefix)),
+    );
     plan.extend(gone(&current.guards, &desired.guards).map(|index| Op::DeleteGuard(*index)));
     plan.extend(gone(&current.access, &desired.access).map(|prefix| Op::DeleteAccess(*prefix)));
     plan.extend(gone(&current.tables, &desired.tables).map(|index| Op::DeleteTable(*index)));
@@ -135,6 +143,7 @@ impl Image {
             Op::PutQuicServer(id, slot) => _ = self.quic_servers.insert(*id, *slot),
             Op::DeleteQuicServer(id) => _ = self.quic_servers.remove(id),
             Op::PutTable(index, words) => _ = self.tables.insert(*index, Arc::clone(words)),
+            Op::PutSourceTable(prefix, table) => _ = self.source_tables.insert(*prefix, *table),
             Op::PutAccess(prefix, rule) => _ = self.access.insert(*prefix, *rule),
             Op::PutGuard(index, guard) => _ = self.guards.insert(*index, *guard),
             Op::PutService(index, service) => _ = self.services.insert(*index, *service),
@@ -148,6 +157,7 @@ impl Image {
             Op::DeleteRoute(route) => _ = self.routes.remove(route),
             Op::DeleteService(index) => _ = self.services.remove(index),
             Op::DeleteGuard(index) => _ = self.guards.remove(index),
+            Op::DeleteSourceTable(prefix) => _ = self.source_tables.remove(prefix),
             Op::DeleteAccess(prefix) => _ = self.access.remove(prefix),
             Op::DeleteTable(index) => _ = self.tables.remove(index),
             Op::DeleteBackend(slot) => _ = self.backends.remove(slot),
@@ -163,7 +173,7 @@ fn source(prefix: &SourcePrefix) -> String {
     let beyond = SOURCE_SCOPE_BITS + if address.is_v4() { 96 } else { 0 };
     let vip = match prefix.source.vip() {
         0 => String::new(),
-        vip => format!(" at vip {vip}"),
+        vip => format!(" at {vip}"),
     };
     format!("{}/{}{vip}", std::net::IpAddr::from(*address), prefix.len_bits.saturating_sub(beyond))
 }
@@ -182,6 +192,9 @@ impl fmt::Display for Op {
             Op::PutQuicServer(id, slot) => write!(f, "put quic server {id} = backend {slot}"),
             Op::DeleteQuicServer(id) => write!(f, "delete quic server {id}"),
             Op::PutTable(index, _) => write!(f, "put table {index}"),
+            Op::PutSourceTable(prefix, table) => {
+                write!(f, "put source {} = table {table}", source(prefix))
+            }
             Op::PutAccess(prefix, rule) => {
                 let verb = if rule.action == ACCESS_BLOCK { "block" } else { "allow" };
                 write!(f, "put access: {verb} {}", source(prefix))
@@ -211,6 +224,7 @@ impl fmt::Display for Op {
             Op::DeleteRoute(route) => write!(f, "delete route {}", ip(route)),
             Op::DeleteService(index) => write!(f, "delete service {index}"),
             Op::DeleteGuard(index) => write!(f, "delete guard {index}"),
+            Op::DeleteSourceTable(prefix) => write!(f, "delete source {}", source(prefix)),
             Op::DeleteAccess(prefix) => write!(f, "delete access of {}", source(prefix)),
             Op::DeleteTable(index) => write!(f, "delete table {index}"),
             Op::DeleteBackend(slot) => write!(f, "delete backend {slot}"),

@@ -7,7 +7,12 @@ use std::{
 };
 
 use aya::maps::{Map, MapData, MapError, PerCpuArray};
-use weir_abi::{counters::REASONS, maps as names, service::Traffic};
+use weir_abi::{
+    counters::REASONS,
+    guard::{LIST_DEFAULT, LIST_MOMENT},
+    maps as names,
+    service::Traffic,
+};
 use weir_core::image::Image;
 use weir_model::Name;
 use weir_runtime::metrics::{Registry, Text};
@@ -19,6 +24,7 @@ pub(crate) struct Counters {
     reasons: PerCpuArray<MapData, u64>,
     services: PerCpuArray<MapData, Traffic>,
     backends: PerCpuArray<MapData, Traffic>,
+    access: PerCpuArray<MapData, u64>,
     labels: Mutex<Labels>,
 }
 
@@ -29,6 +35,8 @@ pub(crate) struct Labels {
     pub(crate) services: BTreeMap<u32, Name>,
     /// Backend slot → node or server.
     pub(crate) backends: BTreeMap<u16, String>,
+    /// Number of an access list → its name, and what was counted for whoever had the number before.
+    pub(crate) lists: BTreeMap<u16, (Name, u64)>,
 }
 
 impl Counters {
@@ -40,13 +48,43 @@ impl Counters {
             reasons: map(names::REASONS)?.try_into()?,
             services: map(names::SERVICE_TRAFFIC)?.try_into()?,
             backends: map(names::BACKEND_TRAFFIC)?.try_into()?,
+            access: map(names::ACCESS_HITS)?.try_into()?,
             labels: Mutex::default(),
         }))
     }
 
     /// Other names from now on.
     pub(crate) fn set_labels(&self, labels: Labels) {
-        *self.labels.lock().unwrap_or_else(PoisonError::into_inner) = labels;
+        let mut there = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut labels = labels;
+        let is_first = there.services.is_empty() && there.lists.is_empty();
+        for (number, (name, before)) in &mut labels.lists {
+            *before = match there.lists.get(number) {
+                Some((known, before)) if known == name => *before,
+                // After a start, the numbers in the kernel are those the lists have.
+                _ if is_first => 0,
+                _ => self.hits(*number),
+            };
+        }
+        *there = labels;
+    }
+
+    /// Packets blocked under the number of an access list.
+    fn hits(&self, list: u16) -> u64 {
+        self.access.get(&u32::from(list), 0).map_or(0, |cpus| cpus.iter().sum())
+    }
+
+    /// Packets blocked by access list.
+    pub(crate) fn access_hits(&self) -> BTreeMap<String, u64> {
+        let labels = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = labels
+            .lists
+            .iter()
+            .map(|(number, (name, before))| (name.to_string(), self.hits(*number).saturating_sub(*before)));
+        let built_in = [(LIST_DEFAULT, "(default)"), (LIST_MOMENT, "(moment)")];
+        let built_in = built_in.map(|(number, name)| (name.to_owned(), self.hits(number)));
+        // Those of nobody are left out where there is nothing to guard.
+        named.chain(built_in.into_iter().filter(|(_, hits)| *hits > 0)).collect()
     }
 
     /// Packets by reason.
@@ -78,6 +116,10 @@ impl Counters {
         text.family("weir_l4_packets_total", "counter", "Packets by what became of them.");
         for (reason, count) in self.reasons() {
             text.value("weir_l4_packets_total", &[("reason", &reason)], count as f64);
+        }
+        text.family("weir_l4_access_blocked_total", "counter", "Packets blocked by access list.");
+        for (list, count) in self.access_hits() {
+            text.value("weir_l4_access_blocked_total", &[("list", &list)], count as f64);
         }
         let vips = self.vips();
         text.family("weir_l4_vip_packets_total", "counter", "Packets forwarded by VIP.");

@@ -37,11 +37,11 @@ impl Inspector {
         Ok(Self { ebpf, tap, ingress })
     }
 
-    /// Answers, without keeping the caller waiting for the client.
-    pub(crate) fn answer(&mut self, asked: Asked, image: &Image, names: &Names) {
+    /// Answers, `boot_s` seconds after the boot, without keeping the caller waiting for the client.
+    pub(crate) fn answer(&mut self, asked: Asked, image: &Image, names: &Names, boot_s: u32) {
         match &asked.ask {
             Ask::Run(hex) => {
-                let answer = match self.run(hex, image, names) {
+                let answer = match self.run(hex, image, names, boot_s) {
                     Ok(answer) => answer,
                     Err(error) => Answer::Refused(format!("{error:#}")),
                 };
@@ -64,7 +64,7 @@ impl Inspector {
         }
     }
 
-    fn run(&mut self, hex: &str, image: &Image, names: &Names) -> anyhow::Result<Answer> {
+    fn run(&mut self, hex: &str, image: &Image, names: &Names, boot_s: u32) -> anyhow::Result<Answer> {
         let frame = from_hex(hex).context("not a frame in hex")?;
         ensure!(
             FRAME_LEN.contains(&frame.len()),
@@ -74,7 +74,7 @@ impl Inspector {
             frame.len()
         );
         let seen = self.probe(&frame).context("run the packet")?;
-        Ok(Answer::Ran(Box::new(fit(image, &frame, names, &seen))))
+        Ok(Answer::Ran(Box::new(fit(image, boot_s, &frame, names, &seen))))
     }
 
     /// What the loaded datapath does with a frame. It counts it for its service and remembers it if it is a first fragment.

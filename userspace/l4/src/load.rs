@@ -15,7 +15,7 @@ use nix::{
 use weir_abi::{ABI_VERSION, Config, maps as names, programs};
 
 /// Every map that outlives a program, in the order of their declaration.
-const MAPS: [&str; 23] = [
+const MAPS: [&str; 24] = [
     names::CONFIG,
     names::VIPS,
     names::VIP_RANGES,
@@ -26,6 +26,7 @@ const MAPS: [&str; 23] = [
     names::BACKENDS,
     names::PEERS,
     names::TUNNEL_SOURCES,
+    names::SOURCE_TABLES,
     names::ACCESS,
     names::ACCESS_HITS,
     names::GUARDS,

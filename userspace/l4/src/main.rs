@@ -17,6 +17,7 @@ mod kernel;
 mod links;
 mod load;
 mod memory;
+mod moment;
 mod options;
 mod probes;
 mod reconcile;

@@ -37,6 +37,7 @@ pub struct Maps {
     vips: HashMap<MapData, VipKey, u32>,
     ranges: HashMap<MapData, VipKey, VipRanges>,
     services: Array<MapData, Service>,
+    source_tables: LpmTrie<MapData, Source, u32>,
     access: LpmTrie<MapData, Source, AccessRule>,
     guards: Array<MapData, Guard>,
     filter: Array<MapData, u64>,
@@ -67,6 +68,7 @@ impl Maps {
             vips: take!(ebpf, names::VIPS),
             ranges: take!(ebpf, names::VIP_RANGES),
             services: take!(ebpf, names::SERVICES),
+            source_tables: take!(ebpf, names::SOURCE_TABLES),
             access: take!(ebpf, names::ACCESS),
             guards: take!(ebpf, names::GUARDS),
             filter: take!(ebpf, names::FILTER),
@@ -97,6 +99,10 @@ impl Maps {
             Op::PutService(index, service) => {
                 self.services.set(*index, service, 0).map_err(at(names::SERVICES))?;
             }
+            Op::PutSourceTable(prefix, table) => {
+                let put = self.source_tables.insert(&access_key(prefix), table, 0);
+                put.map_err(at(names::SOURCE_TABLES))?;
+            }
             Op::PutAccess(prefix, rule) => {
                 self.access.insert(&access_key(prefix), rule, 0).map_err(at(names::ACCESS))?;
             }
@@ -120,6 +126,10 @@ impl Maps {
             }
             Op::DeleteGuard(index) => {
                 self.guards.set(*index, Guard::default(), 0).map_err(at(names::GUARDS))?;
+            }
+            Op::DeleteSourceTable(prefix) => {
+                let removed = self.source_tables.remove(&access_key(prefix));
+                absent_is_fine(removed).map_err(at(names::SOURCE_TABLES))?;
             }
             Op::DeleteAccess(prefix) => {
                 absent_is_fine(self.access.remove(&access_key(prefix))).map_err(at(names::ACCESS))?;
@@ -157,6 +167,10 @@ impl Maps {
             Op::PutService(index, service) => {
                 self.services.get(index, 0).map_err(at(names::SERVICES))? == *service
             }
+            Op::PutSourceTable(prefix, table) => {
+                let there = self.source_tables.get(&access_key(prefix), 0);
+                there.map_err(at(names::SOURCE_TABLES))? == *table
+            }
             // A lookup finds the longest prefix, which for a whole one is the one itself.
             Op::PutAccess(prefix, rule) => {
                 self.access.get(&access_key(prefix), 0).map_err(at(names::ACCESS))? == *rule
@@ -173,6 +187,7 @@ impl Maps {
             | Op::DeleteService(_)
             | Op::DeleteGuard(_)
             | Op::DeleteAccess(_)
+            | Op::DeleteSourceTable(_)
             | Op::DeleteTable(_)
             | Op::DeleteQuicServer(_)
             | Op::DeleteBackend(_)
@@ -282,6 +297,11 @@ impl Maps {
             if bits != 0 {
                 image.filter.insert(word, bits);
             }
+        }
+        for pair in self.source_tables.iter() {
+            let (key, table) = pair.map_err(at(names::SOURCE_TABLES))?;
+            let prefix = SourcePrefix { len_bits: key.prefix_len(), source: key.data() };
+            image.source_tables.insert(prefix, table);
         }
         for pair in self.access.iter() {
             let (key, rule) = pair.map_err(at(names::ACCESS))?;

@@ -140,12 +140,14 @@ impl Prober {
 
 type Targets = BTreeMap<Whom, (ProbeTarget, Timing)>;
 
-/// The nodes that share a group with `node`.
+/// The nodes that share a group with `node`, or serve sources of a VIP it serves.
 fn proxies(snapshot: &Snapshot, node: &Name) -> Targets {
     // A proxy is asked for the groups it shares with this node: it is up when it serves all their VIPs, which a proxy
     // that has not read the same configuration yet does not.
     let mut shared: BTreeMap<&Name, Vec<&Name>> = BTreeMap::new();
-    for (group, spec) in snapshot.groups.iter().filter(|(_, spec)| spec.nodes.contains(node)) {
+    let of_vips: BTreeSet<&Name> = snapshot.vips_served_by(node).flat_map(|(_, vip)| vip.groups()).collect();
+    let is_ours = |name, spec: &weir_model::Group| spec.nodes.contains(node) || of_vips.contains(name);
+    for (group, spec) in snapshot.groups.iter().filter(|(name, spec)| is_ours(*name, spec)) {
         for member in &spec.nodes {
             shared.entry(member).or_default().push(group);
         }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use tokio::time::{MissedTickBehavior, interval, sleep};
-use weir_abi::Address;
+use weir_abi::{Address, guard::GUARDED_ACCESS};
 use weir_core::{
     explain,
     health::HealthView,
@@ -21,7 +21,7 @@ use weir_model::{
     status::{ConfigStatus, Health, InterfaceStatus, L4Status, L4VipStatus},
 };
 use weir_runtime::{
-    inspect,
+    access, inspect,
     metrics::{Counter, Gauge, Registry},
     shutdown,
     source::Source,
@@ -37,6 +37,7 @@ use crate::{
     links::{self, Links},
     load,
     memory::Memory,
+    moment::Moment,
     options::Options,
     probes::Prober,
     routes::Routes,
@@ -89,6 +90,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         adopted: loaded.adopted,
         last_plan: Vec::new(),
         errors: Vec::new(),
+        moment: Moment::default(),
     };
     let first = source.candidate().await;
     let seen = options.view(&first).map_err(anyhow::Error::msg)?;
@@ -112,6 +114,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let mut inspector = Inspector::new(loaded.ebpf, options.interface.first().map_or("lo", String::as_str))?;
     let inspections = options.run_dir.join(inspect::SOCKET);
     let mut inspections = inspect::Listener::bind(&inspections).await.context("inspection socket")?;
+    let mut access =
+        access::Listener::bind(&options.run_dir.join(access::SOCKET)).await.context("access socket")?;
     daemon.confirm();
     let mut config = source.status();
     daemon.publish(&config.borrow_and_update().clone());
@@ -151,8 +155,10 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
             }
             request = steering.next() => daemon.steer(request),
             asked = inspections.next() => {
-                inspector.answer(asked, &daemon.current, &explain::names(&daemon.snapshot));
+                let boot_s = daemon.memory.now().as_secs() as u32;
+                inspector.answer(asked, &daemon.current, &explain::names(&daemon.snapshot), boot_s);
             }
+            asked = access.next() => daemon.block(asked).await,
             () = sleep(until_wake) => daemon.recompute().await,
             _ = tick.tick() => daemon.end_lingering().await,
             () = links.changed() => daemon.look_at_links().await,
@@ -232,6 +238,7 @@ struct Daemon {
     adopted: bool,
     last_plan: Vec<String>,
     errors: Vec<String>,
+    moment: Moment,
 }
 
 impl Daemon {
@@ -283,10 +290,10 @@ impl Daemon {
     /// What `snapshot` takes from this node stays until routers and peers know.
     fn linger(&mut self, snapshot: &Snapshot) {
         let until = Instant::now() + VIP_LINGER;
-        for (name, vip) in self.snapshot.vips_of(&self.node) {
+        for (name, vip) in self.snapshot.vips_served_by(&self.node) {
             self.lingering.insert(name.clone(), (vip.clone(), until));
         }
-        let has: BTreeSet<&Name> = snapshot.vips_of(&self.node).map(|(name, _)| name).collect();
+        let has: BTreeSet<&Name> = snapshot.vips_served_by(&self.node).map(|(name, _)| name).collect();
         self.lingering.retain(|name, _| !has.contains(name));
     }
 
@@ -347,7 +354,9 @@ impl Daemon {
             self.current.apply(op);
         }
         self.remember(&lowered);
-        self.counters.set_labels(counters::labels(&self.snapshot, &self.node, &self.current));
+        let mut labels = counters::labels(&self.snapshot, &self.node, &self.current);
+        labels.lists = lowered.lists.iter().map(|(number, name)| (*number, (name.clone(), 0))).collect();
+        self.counters.set_labels(labels);
         self.last = Some(lowered);
         Ok(())
     }
@@ -424,7 +433,7 @@ impl Daemon {
         let generation = self.snapshot.generation;
         let there = self.current.vip_addresses();
         self.confirmed.clear();
-        for (name, vip) in self.snapshot.vips_of(&self.node) {
+        for (name, vip) in self.snapshot.vips_served_by(&self.node) {
             let whole = vip.addresses.iter().all(|address| {
                 let address = Address::from(*address);
                 there.contains(&address) && self.current.routes.contains(&address)
@@ -434,6 +443,31 @@ impl Daemon {
             }
         }
         self.metrics.vips.set(self.confirmed.len() as f64);
+    }
+
+    /// Does what a program asks for the moment: in the kernel at once, and counted with the rest from the next look on.
+    async fn block(&mut self, asked: access::Asked) {
+        let op = match self.moment.op(&asked.request, &self.current, self.memory.now()) {
+            Ok(op) => op,
+            Err(what) => return asked.answer(access::Reply::Error(what)),
+        };
+        if let Err(error) = self.kernel.apply(&op).await {
+            return asked.answer(access::Reply::Error(error.to_string()));
+        }
+        tracing::info!("for the moment: {op}");
+        self.current.apply(&op);
+        if let Op::PutAccess(_, rule) = &op
+            && self.current.config.guarded & GUARDED_ACCESS != 0
+            && let Some(last) = &mut self.last
+        {
+            // Somebody must wake up when it ends.
+            let ends = Duration::from_secs(rule.until_s.into());
+            last.wake = [last.wake, Some(ends)].into_iter().flatten().min();
+        } else {
+            // Lists begin to be looked at with the first entry.
+            self.recompute().await;
+        }
+        asked.answer(access::Reply::Ok);
     }
 
     fn steer(&mut self, request: steer::Request) {
@@ -473,6 +507,7 @@ impl Daemon {
             };
             (name.clone(), status)
         });
+        let (blocked, blocked_count) = self.moment.shown(&self.current, self.memory.now());
         self.publisher.publish(&L4Status {
             node: self.node.to_string(),
             pid: std::process::id(),
@@ -486,6 +521,9 @@ impl Daemon {
             last_plan: self.last_plan.clone(),
             errors: self.errors.clone(),
             reasons: self.counters.reasons(),
+            access_hits: self.counters.access_hits(),
+            blocked,
+            blocked_count,
         });
     }
 }

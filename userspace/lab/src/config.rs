@@ -194,6 +194,7 @@ fn healthy(topology: Topology) -> Result<Objects> {
             flow_hold: Duration::from_secs(3600),
             udp_flows: true,
             quic: false,
+            sources: Vec::new(),
             new_connections_per_source: None,
             syn_protection: SynProtection::default(),
             announce: Announce::default(),

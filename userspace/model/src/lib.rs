@@ -41,5 +41,6 @@ pub use problem::{Problem, Problems};
 pub use snapshot::{Generation, Snapshot};
 pub use units::{Percent, Rate, Timestamp};
 pub use vip::{
-    Announce, AnnounceMode, PortRange, Protocol, Service, SourceLimit, Spread, SynProtection, Vip,
+    Announce, AnnounceMode, PortRange, Protocol, Service, SourceLimit, SourceRoute, Spread, SynProtection,
+    Vip,
 };

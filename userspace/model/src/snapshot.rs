@@ -96,7 +96,14 @@ impl Snapshot {
         self.servers.iter().filter(move |(_, server)| server.pools.contains(pool))
     }
 
-    /// The VIPs a node announces and balances, in the order of their names.
+    /// The VIPs a node balances and serves, in the order of their names: those it announces, and those whose sources a group of
+    /// its own serves.
+    pub fn vips_served_by<'a>(&'a self, node: &'a Name) -> impl Iterator<Item = (&'a Name, &'a Vip)> + 'a {
+        let has = move |group: &Name| self.groups.get(group).is_some_and(|group| group.nodes.contains(node));
+        self.vips.iter().filter(move |(_, vip)| vip.groups().any(has))
+    }
+
+    /// The VIPs a node announces, in the order of their names.
     pub fn vips_of<'a>(&'a self, node: &'a Name) -> impl Iterator<Item = (&'a Name, &'a Vip)> + 'a {
         self.vips
             .iter()

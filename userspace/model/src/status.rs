@@ -60,6 +60,28 @@ pub struct L4Status {
     pub errors: Vec<String>,
     /// Packets by reason, all CPUs.
     pub reasons: BTreeMap<String, u64>,
+    /// Packets blocked by access list; `(default)` where no list named the source, `(moment)` by what is in no file.
+    #[serde(default)]
+    pub access_hits: BTreeMap<String, u64>,
+    /// What programs have blocked for the moment: the first of them.
+    #[serde(default)]
+    pub blocked: Vec<BlockedStatus>,
+    /// How many they are.
+    #[serde(default)]
+    pub blocked_count: u64,
+}
+
+/// A prefix blocked for the moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlockedStatus {
+    /// The sources.
+    pub prefix: ipnet::IpNet,
+    /// For how long still.
+    pub seconds_left: u64,
+    /// Why; empty when an earlier process was told.
+    pub reason: String,
+    /// Who asked for it.
+    pub from: String,
 }
 
 /// An interface with the balancer attached.

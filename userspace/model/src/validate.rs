@@ -31,6 +31,7 @@ pub(crate) fn check(objects: &Objects, problems: &mut Vec<Problem>) {
     checker.failovers();
     checker.access();
     checker.protection();
+    checker.sources();
 }
 
 /// "did you mean …" for the closest of `known`, or an empty text when none is close.

@@ -2,6 +2,7 @@
 
 use std::{fmt, net::IpAddr, time::Duration};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{Name, Rate, units};
@@ -36,6 +37,9 @@ pub struct Vip {
     /// plaintext, config 0, server id of two bytes: `quic_id` of the node or server), wherever the client moves.
     #[serde(default)]
     pub quic: bool,
+    /// Sources served by the proxies of other groups; the longest prefix decides. Such groups serve the VIP, but do not announce it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceRoute>,
     /// How many connections each source may open, at each balancer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new_connections_per_source: Option<SourceLimit>,
@@ -45,6 +49,23 @@ pub struct Vip {
     /// When it is announced by BGP.
     #[serde(default)]
     pub announce: Announce,
+}
+
+impl Vip {
+    /// The group that announces it, then those that serve sources of their own.
+    pub fn groups(&self) -> impl Iterator<Item = &Name> {
+        std::iter::once(&self.group).chain(self.sources.iter().map(|route| &route.group))
+    }
+}
+
+/// Sources that are served by a group of their own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceRoute {
+    /// The sources.
+    pub prefixes: Vec<IpNet>,
+    /// Whose proxies serve them.
+    pub group: Name,
 }
 
 /// New connections of a source: an IPv4 address, or an IPv6 network of 64 bits. TCP only: a UDP datagram opens nothing that could

@@ -79,6 +79,54 @@ fn every_mistake_is_named_with_its_field_and_line() {
         ("\"tcp/443\"", "\"tcp/https\"", "vip.web.services", "not a service"),
         ("\"tcp/443\"", "\"tcp/90-80\"", "vip.web.services", "ends before it begins"),
         ("group = \"edge\"", "group = \"edgy\"", "vip.web.group", "no group \"edgy\""),
+        (
+            "[pool.app]",
+            "[access.a]\naction = \"block\"\ndefault = \"block\"\nvips = [\"web\"]\n[pool.app]",
+            "access.a.default",
+            "blocks all others too",
+        ),
+        (
+            "[pool.app]",
+            "[access.a]\naction = \"allow\"\ndefault = \"block\"\n[pool.app]",
+            "access.a.default",
+            "close every VIP",
+        ),
+        (
+            "[pool.app]",
+            "[access.a]\naction = \"block\"\nvips = [\"wep\"]\n[pool.app]",
+            "access.a.vips.0",
+            "no vip \"wep\"",
+        ),
+        (
+            "[pool.app]",
+            "[access.a]\naction = \"block\"\nentries = [{ prefix = \"10.0.0.1/8\" }]\n[pool.app]",
+            "access.a.entries.0",
+            "bits beyond its length",
+        ),
+        (
+            "[pool.app]",
+            "[access.a]\naction = \"block\"\nentries = [{ prefix = \"::ffff:10.0.0.0/104\" }]\n[pool.app]",
+            "access.a.entries.0",
+            "IPv4 prefix",
+        ),
+        (
+            "group = \"edge\"",
+            "group = \"edge\"\nsources = [{ prefixes = [\"10.0.0.0/8\"], group = \"edgy\" }]",
+            "vip.web.sources.0.group",
+            "no group \"edgy\"",
+        ),
+        (
+            "group = \"edge\"",
+            "group = \"edge\"\nnew_connections_per_source = { rate = 0, burst = 1 }",
+            "vip.web.new_connections_per_source.rate",
+            "out of range",
+        ),
+        (
+            "group = \"edge\"",
+            "group = \"edge\"\nsyn_protection = { max = \"5\" }",
+            "vip.web.syn_protection",
+            "not a rate",
+        ),
         ("port = 80", "port = 81", "listener.web.port", "does not serve tcp/81"),
         ("port = 80", "port = 80\nbind = \"127.0.0.1:80\"", "listener.web", "either vip and port, or bind"),
         ("protocol = \"http\"", "protocol = \"https\"", "listener.web.tls", "needs a certificate"),
@@ -266,4 +314,23 @@ fn a_server_that_opens_tunnels_sees_itself_as_a_group_of_one() {
     assert!(seen.vips["dns"].pool.is_none());
     assert_eq!(seen.generation, snapshot.generation);
     assert_eq!(snapshot.of_server(&name("dns3")), None);
+}
+
+#[test]
+fn quic_needs_servers_with_ids_of_their_own() {
+    let with = |vip: &str, nodes: &str| {
+        let text = GOOD.replace("group = \"edge\"\nservices", &format!("group = \"edge\"\n{vip}\nservices"));
+        text.replace("[group.edge]", &format!("{nodes}\n[group.edge]"))
+    };
+    let second = "[node.lb2]\nzone = \"az1\"\naddress = \"10.1.0.12\"\nquic_id = 7";
+    let third = "[node.lb3]\nzone = \"az1\"\naddress = \"10.1.0.13\"\nquic_id = 7";
+    let known = with("quic = true", "").replace("10.1.0.11\"", "10.1.0.11\"\nquic_id = 3");
+    assert!(read(&known).is_ok(), "a node of the group has an id");
+    let said = |text: &str| problems(text).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let found = said(&with("quic = true", second));
+    assert!(found.contains("vip.web.quic") && found.contains("none of its servers has a quic_id"), "{found}");
+    let found = said(&with("", &format!("{second}\n{third}")));
+    assert!(found.contains("node.lb3.quic_id") && found.contains("already the id of node lb2"), "{found}");
+    let no_udp = known.replace(", \"udp/any\"", "");
+    assert!(said(&no_udp).contains("has no UDP service"));
 }

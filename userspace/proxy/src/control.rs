@@ -371,7 +371,7 @@ impl Control {
         let missing: BTreeSet<&Name> = wanted
             .difference(&self.steered)
             .filter_map(|registration| self.snapshot.vip_at(registration.address))
-            .map(|(_, vip)| &vip.group)
+            .flat_map(|(_, vip)| vip.groups())
             .collect();
         let node = self.options.node.as_ref();
         let has = |group: &weir_model::Group| node.is_some_and(|node| group.nodes.contains(node));

@@ -273,7 +273,7 @@ impl Listeners {
 
     fn wanted(&self, snapshot: &Snapshot) -> BTreeMap<Place, Name> {
         let mine: BTreeSet<&Name> =
-            self.node.iter().flat_map(|node| snapshot.vips_of(node)).map(|(name, _)| name).collect();
+            self.node.iter().flat_map(|node| snapshot.vips_served_by(node)).map(|(name, _)| name).collect();
         let mut wanted = BTreeMap::new();
         for (name, listener) in &snapshot.listeners {
             if let Some(bind) = listener.bind {

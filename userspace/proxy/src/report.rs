@@ -32,7 +32,7 @@ pub(crate) fn status(
     reasons: &BTreeMap<(Name, Name), String>,
 ) -> ProxyStatus {
     let text = |name: Option<&Name>| name.map_or(String::new(), Name::to_string);
-    let vips = place.node.into_iter().flat_map(|node| tables.snapshot.vips_of(node));
+    let vips = place.node.into_iter().flat_map(|node| tables.snapshot.vips_served_by(node));
     let pools = tables
         .pools
         .iter()

@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::SystemTime,
 };
 
 use anyhow::{Context, Result, bail};
@@ -122,7 +123,7 @@ enum Found {
     /// Nothing.
     #[default]
     None,
-    /// A socket of the flow's own.
+    /// A socket of the flow's own; of a UDP flow that hosts remember, that it is remembered.
     Own,
     /// Only a listener.
     Listener,
@@ -149,7 +150,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let node = node(args, &snapshot, status.as_ref())?;
     let frame = frame(args, &snapshot)?;
     let health = live::proxies(&snapshot, &args.run_dir)?;
-    let mut image = explain::image(&snapshot, &node, &health, &live::servers(&snapshot, &args.run_dir)?)?;
+    let servers = live::servers(&snapshot, &args.run_dir)?;
+    let mut image = explain::image(&snapshot, &node, &health, &servers, SystemTime::now())?;
     image.config.mtu = args.mtu.or_else(|| status.as_ref().map(mtu_of)).unwrap_or(0);
     let otherwise = match args.socket {
         Found::None => None,
@@ -158,7 +160,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         Found::Cookie => Some(Socket::AwaitsCookie),
     };
     let names = explain::names(&snapshot);
-    let mut host = Host { otherwise, ..Host::default() };
+    // Who has a flow's socket remembers a UDP flow.
+    let has_other_udp_flows = args.socket == Found::Own;
+    let mut host = Host { otherwise, has_other_udp_flows, ..Host::default() };
     let model = datapath::explain(&image, &mut host, &frame, &names);
     let live = match args.run_dir.first().filter(|_| args.live) {
         Some(run_dir) => {

@@ -2,15 +2,15 @@
 
 use std::{process::ExitCode, time::SystemTime};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use serde::Serialize;
 use weir_core::preview::{Preview, preview};
-use weir_model::{Name, Objects, SourceFile};
+use weir_model::{Name, SourceFile};
 
 use super::{Target, active, load_table};
 use crate::{
     config::{self, Config},
-    live,
+    cut, live,
     output::{self, Format},
 };
 
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut changes = Vec::new();
     let mut files = Vec::new();
     for file in &config.files {
-        match without(file, &ended)? {
+        match cut::without(file, "failover", &ended)? {
             None => files.push(file.clone()),
             Some(text) if text.trim().is_empty() => changes.push(Change::Remove(file.path.clone())),
             Some(text) => {
@@ -83,78 +83,4 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The text of a file without these failovers, `None` when it has none of them.
-///
-/// Cuts the lines from `[failover.NAME]` to the next table. Whether that left the rest as it was is checked by reading
-/// both texts; what is written in another form is left to its author.
-fn without(file: &SourceFile, ended: &[Name]) -> Result<Option<String>> {
-    let (mut wanted, _) = Objects::parse(std::slice::from_ref(file));
-    let before = wanted.failover.len();
-    wanted.failover.retain(|name, _| !ended.contains(name));
-    if wanted.failover.len() == before {
-        return Ok(None);
-    }
-    let mut cutting = false;
-    let mut text = String::new();
-    for line in file.text.lines() {
-        if line.trim_start().starts_with('[') {
-            cutting = ended.iter().any(|name| is_table_of(line, name));
-        }
-        if !cutting {
-            text.push_str(line);
-            text.push('\n');
-        }
-    }
-    let rest = SourceFile { path: file.path.clone(), text };
-    let (objects, problems) = Objects::parse(std::slice::from_ref(&rest));
-    let as_json = |objects: &Objects| serde_json::to_value(objects);
-    if !problems.is_empty() || as_json(&objects)? != as_json(&wanted)? {
-        let names = ended.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
-        bail!("{} holds failover {names} in a form that is not [failover.NAME]: remove it there", file.path);
-    }
-    Ok(Some(rest.text))
-}
-
-/// Whether a line begins `[failover.NAME]` or a table below it.
-fn is_table_of(line: &str, name: &Name) -> bool {
-    let header = line.split('#').next().unwrap_or_default().trim();
-    let keys = header.trim_matches(|c| c == '[' || c == ']');
-    let Some(rest) = keys.trim().strip_prefix("failover.") else { return false };
-    let quoted = format!("\"{name}\"");
-    [name.as_str(), &quoted]
-        .iter()
-        .filter_map(|form| rest.strip_prefix(*form))
-        .any(|rest| rest.is_empty() || rest.starts_with('.'))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FAILOVER: &str =
-        "zone = \"a\"\ncreated = \"2026-01-31T12:00:00Z\"\nexpires = \"2026-01-31T13:00:00Z\"\n";
-
-    fn cut(text: &str) -> Result<Option<String>> {
-        without(&SourceFile { path: "t.toml".into(), text: text.into() }, &["a".parse().unwrap()])
-    }
-
-    #[test]
-    fn a_failover_is_cut_out_and_its_neighbours_stay() {
-        let text = format!(
-            "[zone.a]\n[failover.a] # now\n{FAILOVER}[failover.ab]\n{FAILOVER}[failover.a.scope]\npool = \"w\"\n"
-        );
-        let expected = format!("[zone.a]\n[failover.ab]\n{FAILOVER}");
-        assert_eq!(cut(&text).unwrap(), Some(expected));
-        assert_eq!(cut("[zone.a]\n").unwrap(), None);
-        assert_eq!(cut(&format!("[failover.\"a\"]\n{FAILOVER}")).unwrap(), Some(String::new()));
-    }
-
-    #[test]
-    fn another_form_is_left_to_its_author() {
-        let inline = FAILOVER.trim().replace('\n', ", ");
-        assert!(cut(&format!("failover = {{ a = {{ {inline} }} }}\n")).is_err());
-        assert!(cut(&format!("[failover]\na = {{ {inline} }}\n")).is_err());
-    }
 }

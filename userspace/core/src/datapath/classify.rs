@@ -85,16 +85,13 @@ impl Packet<'_> {
             (flow_text(&parsed.flow), format!("{family}, {} hops left{fragment}", parsed.hops_left))
         });
         if protocol != PROTO_TCP && !parsed.is_fragment && is_own {
-            let icmp = if parsed.is_v4 { PROTO_ICMP } else { PROTO_ICMPV6 };
-            if protocol == PROTO_UDP {
-                let udp: Udp = self.frame.read(parsed.l4_at)?;
-                if udp.destination == GUE_PORT {
-                    return self.admit_gue();
-                }
-            } else if self.admit_ipip() {
+            if protocol != PROTO_UDP {
+                self.parsed.kind = Kind::Own;
                 return Ok(());
-            } else if protocol == icmp {
-                return self.tunnel_error();
+            }
+            let udp: Udp = self.frame.read(self.parsed.l4_at)?;
+            if udp.destination == GUE_PORT {
+                return self.admit_gue();
             }
         }
         // Most packets that are not for a VIP are known by one bit.

@@ -79,6 +79,11 @@ impl Frame {
         self.bytes.truncate(len);
     }
 
+    /// Puts other bytes in the place of all.
+    pub(super) fn replace(&mut self, bytes: Vec<u8>) {
+        self.bytes = bytes;
+    }
+
     /// Everything from `at` on.
     pub(super) fn from(&self, at: usize) -> &[u8] {
         self.bytes.get(at..).unwrap_or_default()

@@ -1,11 +1,12 @@
 //! What the datapath asks its kernel and what it remembers, as values: the model's caller says what the answers are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use weir_abi::{
     Address,
     flow::Flow,
     fragment::{FirstFragment, FragmentKey},
+    guard::Source,
 };
 
 /// The kernel around the datapath.
@@ -17,12 +18,24 @@ pub struct Host {
     pub ports: BTreeMap<(bool, u8, u16), Socket>,
     /// What is found for all others.
     pub otherwise: Option<Socket>,
-    /// Routes and neighbours of tunnel ends; where nothing stands, [`Way::Back`].
+    /// Routes and neighbours of tunnel ends and clients; where nothing stands, [`Way::Back`].
     pub ways: BTreeMap<Address, Way>,
     /// What the paths to tunnel ends carry, where routers said so and are still believed.
     pub paths: BTreeMap<Address, u32>,
     /// First fragments of TCP segments, as they came.
     pub fragments: HashMap<FragmentKey, FirstFragment>,
+    /// UDP flows this host has, by their wide hash.
+    pub udp_flows: HashSet<u64>,
+    /// Whether it has all others too.
+    pub has_other_udp_flows: bool,
+    /// When new connections are due.
+    pub rates: Rates,
+    /// What the kernel gives for a SYN to a listener, when it sends cookies itself.
+    pub cookie: Option<u32>,
+    /// The clock rates are counted by.
+    pub now_ns: u64,
+    /// Seconds since the host booted, by which entries of access lists end.
+    pub boot_s: u32,
     /// Whether this CPU may tell a client now that its packet is too big.
     pub may_tell: bool,
     /// Bytes the kernel would put in front of a frame.
@@ -30,7 +43,7 @@ pub struct Host {
 }
 
 impl Default for Host {
-    /// No sockets, no routes, and XDP's usual room: 256 bytes less the 40 of the kernel's own.
+    /// No sockets, no routes, nothing remembered, and XDP's usual room: 256 bytes less the 40 of the kernel's own.
     fn default() -> Self {
         Self {
             flows: HashMap::new(),
@@ -39,9 +52,38 @@ impl Default for Host {
             ways: BTreeMap::new(),
             paths: BTreeMap::new(),
             fragments: HashMap::new(),
+            udp_flows: HashSet::new(),
+            has_other_udp_flows: false,
+            rates: Rates::default(),
+            cookie: None,
+            now_ns: 0,
+            boot_s: 0,
             may_tell: true,
             headroom: 256 - 40,
         }
+    }
+}
+
+/// When new connections are due, as `weir_abi::rate` counts.
+#[derive(Clone, Debug, Default)]
+pub struct Rates {
+    /// Of a source towards a VIP.
+    pub sources: HashMap<Source, u64>,
+    /// Of a service on this CPU: without a cookie, and at all.
+    pub services: HashMap<u32, [u64; 2]>,
+    /// Of sources not seen yet.
+    pub other_sources: u64,
+    /// Of services not seen yet.
+    pub other_services: [u64; 2],
+}
+
+impl Rates {
+    pub(super) fn source(&mut self, source: Source) -> &mut u64 {
+        self.sources.entry(source).or_insert(self.other_sources)
+    }
+
+    pub(super) fn syns(&mut self, service: u32) -> &mut [u64; 2] {
+        self.services.entry(service).or_insert(self.other_services)
     }
 }
 
@@ -87,7 +129,12 @@ impl Host {
             .or(self.otherwise)
     }
 
-    /// The way to a tunnel's end.
+    /// Whether this host has the UDP flow of this wide hash.
+    pub fn knows_udp_flow(&self, hash: u64) -> bool {
+        self.has_other_udp_flows || self.udp_flows.contains(&hash)
+    }
+
+    /// The way to a tunnel's end, or to a client.
     pub fn way(&self, to: &Address) -> Way {
         self.ways.get(to).copied().unwrap_or(Way::Back)
     }

@@ -4,8 +4,8 @@ use weir_abi::{
     Address, checksum,
     counters::Reason,
     gue::{Chain, Gue, LEN_CHAIN4, LEN_CHAIN6, LEN_PLAIN, VARIANT_1_IPV4, VARIANT_1_IPV6},
-    headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, Ipv4, PROTO_IPIP, PROTO_IPV6},
-    hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_IPIP4, KIND_IPIP6},
+    headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, Ipv4, PROTO_ICMP, PROTO_ICMPV6, PROTO_IPIP, PROTO_IPV6},
+    hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_IPIP4, KIND_IPIP6, KIND_NONE},
     service::SERVICE_DIRECT,
     tunnel::{ACCEPT_GUE, ACCEPT_IPIP, TUNNELS_IPIP_OF_PEERS, TUNNELS_OF_OTHERS},
 };
@@ -35,8 +35,21 @@ impl Packet<'_> {
         Ok(())
     }
 
-    /// Whether a packet to this host's own address is an IPIP tunnel that is opened here. Any other is not ours to judge.
-    pub(super) fn admit_ipip(&mut self) -> bool {
+    /// Judges what comes to this host's own address and is neither TCP nor UDP: a tunnel without UDP, or an error about one of
+    /// this host's.
+    pub(super) fn without_udp(&mut self) -> Verdict<()> {
+        let icmp = if self.parsed.is_v4 { PROTO_ICMP } else { PROTO_ICMPV6 };
+        if self.parsed.flow.protocol == icmp {
+            self.tunnel_error()
+        } else if self.admit_ipip() {
+            Ok(())
+        } else {
+            Err(Reason::PassNotVip)
+        }
+    }
+
+    /// Whether a packet is an IPIP tunnel that is opened here. Any other is not ours to judge.
+    fn admit_ipip(&mut self) -> bool {
         let tunnels = self.image.config.tunnels;
         if tunnels == 0 {
             return false;
@@ -84,7 +97,8 @@ impl Packet<'_> {
     /// nothing when it is for the balancer to send on.
     pub(super) fn open_tunnel(&mut self) -> Verdict<Option<Reason>> {
         let is_congested = self.parsed.tos & ECN == ECN;
-        let second = self.strip()?;
+        self.strip()?;
+        let second = (self.first.kind != KIND_NONE).then_some(self.first);
         self.trace.step(Stage::Decap, |names| {
             let second = second.as_ref().map(|second| called(names, &second.address));
             (
@@ -94,36 +108,30 @@ impl Packet<'_> {
         });
         self.classify().map_err(|reason| match reason {
             // Whoever may send us tunnels may not use them to reach the rest of this host.
-            Reason::PassNotVip | Reason::PassNoService | Reason::PassVipOther | Reason::PassTunnelError => {
-                Reason::DropGueNotVip
-            }
+            Reason::PassNotVip | Reason::PassNoService | Reason::PassVipOther => Reason::DropGueNotVip,
             other => other,
         })?;
-        if matches!(self.parsed.kind, Kind::Echo | Kind::Tunnel | Kind::TunnelTooBig) {
+        if matches!(self.parsed.kind, Kind::Echo | Kind::Own | Kind::Tunnel) {
             return Err(Reason::DropGueNotVip);
         }
         if is_congested && self.parsed.tos & ECN != ECN {
             self.mark_congestion()?;
         }
-        let service = self.image.services.get(&self.parsed.service).copied().unwrap_or_default();
-        if self.parsed.is_foreign && service.flags & SERVICE_DIRECT != 0 {
+        if self.parsed.is_foreign && self.flags() & SERVICE_DIRECT != 0 {
             // Another balancer's choice was this one.
             return Ok(None);
         }
-        match second {
-            Some(second) if !self.is_known() => {
-                (self.first, self.second) = (second, None);
-                self.hash = self.parsed.flow.hash();
-                Ok(Some(Reason::DecapSecondHop))
-            }
-            _ => Err(Reason::DecapDeliver),
+        if self.stays() {
+            return Err(Reason::DecapDeliver);
         }
+        self.hash = self.parsed.flow.hash();
+        Ok(Some(Reason::DecapSecondHop))
     }
 
-    /// Takes the outer headers off; returns the second hop they carry, if any.
-    fn strip(&mut self) -> Verdict<Option<Backend>> {
-        let (protocol, inner_at, second) = if self.parsed.is_ipip {
-            (self.parsed.flow.protocol, self.parsed.l4_at, None)
+    /// Takes the outer headers off; the second hop they carry becomes the first host of the route.
+    fn strip(&mut self) -> Verdict<()> {
+        let (protocol, inner_at) = if self.parsed.is_ipip {
+            (self.parsed.flow.protocol, self.parsed.l4_at)
         } else {
             self.look_inside()?
         };
@@ -136,12 +144,11 @@ impl Packet<'_> {
         if !self.frame.shrink(inner_at - L3_AT) {
             return Err(Reason::DropGueMalformed);
         }
-        self.frame.write(0, &Eth { ethertype, ..eth })?;
-        Ok(second)
+        self.frame.write(0, &Eth { ethertype, ..eth })
     }
 
-    /// The protocol of what is behind a GUE header, where it begins, and the second hop.
-    fn look_inside(&self) -> Verdict<(u8, usize, Option<Backend>)> {
+    /// The protocol of what is behind a GUE header, and where it begins; takes the second hop.
+    fn look_inside(&mut self) -> Verdict<(u8, usize)> {
         let malformed = |_| Reason::DropGueMalformed;
         let gue_at = self.parsed.l4_at;
         let gue: Gue = self.frame.read(gue_at).map_err(malformed)?;
@@ -149,32 +156,35 @@ impl Packet<'_> {
         if self.parsed.is_foreign {
             // Whom strangers name as second hop is not whom this host sends packets to.
             return match (gue.version_control_len >> 4, gue.version_control_len) {
-                (VARIANT_1_IPV4, _) => Ok((PROTO_IPIP, gue_at, None)),
-                (VARIANT_1_IPV6, _) => Ok((PROTO_IPV6, gue_at, None)),
-                (_, LEN_PLAIN) => Ok((gue.protocol, chain_at, None)),
+                (VARIANT_1_IPV4, _) => Ok((PROTO_IPIP, gue_at)),
+                (VARIANT_1_IPV6, _) => Ok((PROTO_IPV6, gue_at)),
+                (_, LEN_PLAIN) => Ok((gue.protocol, chain_at)),
                 _ => Err(Reason::DropGueMalformed),
             };
         }
         match gue.version_control_len {
-            LEN_PLAIN => Ok((gue.protocol, chain_at, None)),
+            LEN_PLAIN => Ok((gue.protocol, chain_at)),
             LEN_CHAIN4 => {
                 let kind = self.chain_kind(chain_at, [KIND_GUE4, KIND_IPIP4])?;
                 let address = Address::v4(self.frame.bytes(address_at).map_err(malformed)?);
-                Ok((gue.protocol, address_at + 4, Some(Backend { address, kind, _pad: [0; 3] })))
+                self.first = Backend { address, kind, _pad: [0; 3] };
+                Ok((gue.protocol, address_at + 4))
             }
             LEN_CHAIN6 => {
                 let kind = self.chain_kind(chain_at, [KIND_GUE6, KIND_IPIP6])?;
                 let address = Address::v6(self.frame.bytes(address_at).map_err(malformed)?);
-                Ok((gue.protocol, address_at + 16, Some(Backend { address, kind, _pad: [0; 3] })))
+                self.first = Backend { address, kind, _pad: [0; 3] };
+                Ok((gue.protocol, address_at + 16))
             }
             _ => Err(Reason::DropGueMalformed),
         }
     }
 
-    fn chain_kind(&self, at: usize, kinds: [u8; 2]) -> Verdict<u8> {
+    fn chain_kind(&mut self, at: usize, kinds: [u8; 2]) -> Verdict<u8> {
         let chain: Chain = self.frame.read(at).map_err(|_| Reason::DropGueMalformed)?;
-        let is_ours = kinds.contains(&chain.kind) && (chain.index, chain.count) == (1, 2);
-        if is_ours { Ok(chain.kind) } else { Err(Reason::DropGueMalformed) }
+        self.is_back = chain.index == 2;
+        let is_whole = matches!((chain.index, chain.count), (1, 2) | (2, 3));
+        if kinds.contains(&chain.kind) && is_whole { Ok(chain.kind) } else { Err(Reason::DropGueMalformed) }
     }
 
     /// Marks the packet as its tunnel was marked on the way.

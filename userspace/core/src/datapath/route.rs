@@ -1,11 +1,20 @@
-//! A packet for a VIP: which proxy gets it, and whether this host knows its flow.
+//! A packet for a VIP: which proxy gets it.
 
-use weir_abi::{counters::Reason, hop::KIND_LOCAL, limits::TABLE_LEN, service::PROTO_TCP};
+use weir_abi::{
+    counters::Reason,
+    hop::KIND_LOCAL,
+    limits::TABLE_LEN,
+    quic::server_id,
+    service::{SERVICE_QUIC, Slot},
+};
 
 use super::{
-    Kind, Packet, Socket, Verdict,
+    Kind, Packet, Verdict,
     trace::{Stage, host_of},
 };
+
+/// Bytes of a UDP header.
+const UDP_LEN: usize = 8;
 
 impl Packet<'_> {
     /// Gives the packet to the owner of its slot: by tunnel, or to the kernel when the owner is this host. Returns what
@@ -17,18 +26,19 @@ impl Packet<'_> {
             let why = format!("flow hash {:#010x} modulo {TABLE_LEN}, table {}", choice.hash, choice.table);
             (format!("slot {}", choice.bucket), why)
         });
-        if choice.slot.owner == 0 {
+        let slot = self.quic_server().map_or(choice.slot, |owner| Slot { owner, previous: 0 });
+        if slot.owner == 0 {
             return Err(Reason::DropNoBackend);
         }
-        let owner = self.image.backend(choice.slot.owner);
-        let previous = (choice.slot.previous != 0).then(|| self.image.backend(choice.slot.previous));
+        let owner = self.image.backend(slot.owner);
+        let previous = (slot.previous != 0).then(|| self.image.backend(slot.previous));
         self.trace.step(Stage::Owner, |names| {
             let second = previous.as_ref().map(|previous| host_of(names, Some(previous)));
             let second =
                 second.map_or_else(|| "no second hop".into(), |second| format!("second hop {second}"));
-            (host_of(names, Some(&owner)), format!("backend {}, {second}", choice.slot.owner))
+            (host_of(names, Some(&owner)), format!("backend {}, {second}", slot.owner))
         });
-        self.counted = Some((self.parsed.service, choice.slot.owner));
+        self.counted = Some((self.parsed.service, slot.owner));
         if owner.kind != KIND_LOCAL {
             (self.first, self.second) = (owner, previous);
             return Ok(match self.parsed.kind {
@@ -38,44 +48,27 @@ impl Packet<'_> {
             });
         }
         // This host is asked first, exactly as a remote owner would be: flows it does not know go to their previous owner.
-        match previous {
-            Some(previous) if !self.is_known() => {
-                (self.first, self.second) = (previous, None);
-                Ok(Reason::EncapSecondHop)
-            }
-            _ => Err(Reason::DeliverLocal),
-        }
+        (self.first, self.is_back) = (previous.unwrap_or_default(), false);
+        if self.stays() { Err(Reason::DeliverLocal) } else { Ok(Reason::EncapSecondHop) }
     }
 
-    /// Whether the flow is at home here: the first hop's own question, asked only when there is a second.
-    pub(super) fn is_known(&mut self) -> bool {
-        let parsed = &self.parsed;
-        let socket = || self.host.socket(&parsed.flow, parsed.is_v4);
-        let (is_known, why) = if parsed.flow.protocol == PROTO_TCP {
-            match parsed.kind {
-                Kind::Syn => (true, "a SYN is for the first hop"),
-                kind => match socket() {
-                    Some(Socket::Own) => (true, "it has a socket here"),
-                    Some(Socket::AwaitsCookie) if kind == Kind::Segment => {
-                        (true, "it answers a SYN cookie of the listener")
-                    }
-                    Some(_) => (false, "only the listener was found"),
-                    None => (false, "no socket was found"),
-                },
-            }
-        } else if parsed.kind == Kind::Fragment {
-            // It says no port: it stays with the first hop, whatever the order.
-            (true, "a fragment of a datagram stays with the first hop")
-        } else {
-            match socket() {
-                Some(_) => (true, "a socket takes the datagram"),
-                None => (false, "no socket takes the datagram"),
-            }
-        };
-        self.trace.step(Stage::Chain, |_| {
-            let known = if is_known { "known here" } else { "not known here: to the second hop" };
-            (known.into(), why.into())
+    /// The backend slot of the QUIC server that the connection id of a packet names, if that is there.
+    fn quic_server(&mut self) -> Option<u16> {
+        if self.flags() & SERVICE_QUIC == 0 || self.parsed.kind != Kind::Datagram {
+            return None;
+        }
+        let id = self.frame.bytes(self.parsed.l4_at + UDP_LEN).ok().and_then(|start| server_id(&start));
+        let owner = id.and_then(|id| self.image.quic_servers.get(&id).copied());
+        self.trace.step(Stage::Quic, |_| {
+            let decision =
+                owner.map_or_else(|| "by the flow's hash".into(), |owner| format!("backend {owner}"));
+            let why = match (id, owner) {
+                (None, _) => "no connection id of a server's choice".into(),
+                (Some(id), None) => format!("its connection id names server {id}, which is not there"),
+                (Some(id), Some(_)) => format!("its connection id names server {id}"),
+            };
+            (decision, why)
         });
-        is_known
+        owner
     }
 }

@@ -5,15 +5,19 @@ use std::{net::IpAddr, sync::Arc};
 use proptest::prelude::*;
 use weir_abi::{
     Config,
+    guard::{
+        ACCESS_BLOCK, AccessRule, GUARDED_ACCESS, GUARDED_RATES, Guard, SOURCE_SCOPE_BITS, Source,
+        SourcePrefix,
+    },
     hop::{KIND_GUE4, KIND_LOCAL},
     limits::TABLE_LEN,
-    service::{PROTO_TCP, SERVICE_IN_USE, Service, Slot, VipKey, VipRanges},
+    service::{PROTO_TCP, SERVICE_IN_USE, SERVICE_SOURCE_LIMIT, Service, Slot, VipKey, VipRanges},
 };
 
 use super::*;
 
 pub(super) const ACK: u8 = 0x10;
-const SYN: u8 = 0x02;
+pub(super) const SYN: u8 = 0x02;
 
 /// tcp/80 of 198.51.100.10 → a tunnel; tcp/81 → this host, before that the tunnel's.
 pub(super) fn image(mtu: u32) -> Image {
@@ -106,6 +110,35 @@ fn every_step_of_a_packet_is_told_and_telling_changes_nothing() {
     }
     let run = run(&image, &mut Host::default(), &frame);
     assert_eq!(Outcome { steps: Vec::new(), ..told }, run);
+}
+
+#[test]
+fn whoever_is_kept_out_is_told_which_list_or_rate_did_it() {
+    let mut image = image(0);
+    let client = Address::v4([203, 0, 113, 7]);
+    let key = SourcePrefix { len_bits: SOURCE_SCOPE_BITS + 96 + 32, source: Source::new(0, client) };
+    image.config.guarded = GUARDED_ACCESS | GUARDED_RATES;
+    image.access.insert(key, AccessRule { until_s: 100, list: 7, action: ACCESS_BLOCK, len_bits: 96 + 32 });
+    let interval = 1_000_000_000;
+    image
+        .guards
+        .insert(0, Guard { scope: 1, source_interval_ns: interval, source_burst: 2, ..Guard::default() });
+    image.services.get_mut(&0).expect("service").flags |= SERVICE_SOURCE_LIMIT;
+    let mut host = Host::default();
+    let mut told = |boot_s, now_s: u64| {
+        (host.boot_s, host.now_ns) = (boot_s, now_s * u64::from(interval));
+        let outcome = explain(&image, &mut host, &tcp(80, SYN, 0), &Names::new());
+        let step = outcome.steps.into_iter().find(|step| matches!(step.stage, Stage::Access | Stage::Rate));
+        let words = step.map(|step| format!("{}: {}", step.decision, step.reason));
+        (outcome.reason, outcome.blocked_by, words.expect("a step"))
+    };
+    let words = "203.0.113.7 blocked: access list 7 says so of its /32".to_owned();
+    assert_eq!(told(99, 1), (Reason::DropBlocked, Some(7), words));
+    let words = "203.0.113.7 may come: no access list names it".to_owned();
+    let comes = (Reason::Encap, None, words.clone());
+    assert_eq!([told(100, 1), told(100, 1)], [comes.clone(), comes.clone()]);
+    assert_eq!(told(100, 1), (Reason::DropSourceLimit, None, words));
+    assert_eq!(told(100, 2), comes, "a second later one more comes");
 }
 
 #[test]

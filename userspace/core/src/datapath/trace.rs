@@ -41,12 +41,20 @@ pub enum Stage {
     Vip,
     /// For which service.
     Service,
+    /// Whether its source may come.
+    Access,
+    /// Whether its source or its service may open one more connection.
+    Rate,
     /// The flow's hash and slot.
     Slot,
+    /// Whether a QUIC connection id names the server.
+    Quic,
     /// Who owns the slot.
     Owner,
     /// Whether this host knows the flow, or who does.
     Chain,
+    /// Whether a SYN is answered with a cookie.
+    SynCookie,
     /// The tunnel put in front.
     Encap,
     /// Whether it fits.

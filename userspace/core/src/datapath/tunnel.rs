@@ -134,7 +134,8 @@ impl Packet<'_> {
                     KIND_LOCAL => KIND_GUE6,
                     kind => kind,
                 };
-                Chain { kind, index: 1, count: 2, _pad: 0 }.put(&mut gue);
+                let index = 1 + u8::from(self.is_back);
+                Chain { kind, index, count: index + 1, _pad: 0 }.put(&mut gue);
                 if is_v4 {
                     gue.extend(second.address.v4_octets());
                 } else {

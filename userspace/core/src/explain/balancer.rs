@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use weir_abi::{
@@ -18,7 +18,7 @@ use weir_model::{Name, Protocol, Server, Snapshot, status::Health};
 use crate::{
     datapath::Names,
     health::HealthView,
-    image::{Image, LowerError, Lowering, lower},
+    image::{Image, LowerError, Lowering, guards, lower},
 };
 
 /// Where a new flow goes.
@@ -31,15 +31,16 @@ pub struct Balanced {
 }
 
 /// The image of a node in which every change has settled; `health` is what it knows of the proxies, `servers` of servers that
-/// VIPs point straight at.
+/// VIPs point straight at. `wall` is the time by which entries of access lists end; the host boots at that time.
 pub fn image(
     snapshot: &Snapshot,
     node: &Name,
     health: &BTreeMap<Name, Health>,
     servers: &HealthView,
+    wall: SystemTime,
 ) -> Result<Image, LowerError> {
-    let (current, history) = (Image::default(), BTreeMap::new());
-    let mut lowered = lower(Lowering {
+    let (current, history, lingering) = (Image::default(), BTreeMap::new(), BTreeMap::new());
+    let input = Lowering {
         snapshot,
         node,
         health,
@@ -47,8 +48,10 @@ pub fn image(
         current: &current,
         history: &history,
         now: Duration::ZERO,
-        lingering: &BTreeMap::new(),
-    })?;
+        lingering: &lingering,
+    };
+    let mut lowered = lower(input)?;
+    guards(&input, wall, &mut lowered)?;
     // One that has just started looks for flows where they were without it. Here nothing was before.
     for words in lowered.image.tables.values_mut() {
         let settled = |word: &u32| Slot { previous: 0, ..Slot::unpack(*word) }.pack();
@@ -81,7 +84,8 @@ pub fn balance(
     source: SocketAddr,
     destination: SocketAddr,
 ) -> Option<Balanced> {
-    let image = image(snapshot, node, health, servers).ok()?;
+    // Who may come is not asked.
+    let image = image(snapshot, node, health, servers, SystemTime::UNIX_EPOCH).ok()?;
     let flow = Flow {
         source: Address::from(source.ip()),
         destination: Address::from(destination.ip()),

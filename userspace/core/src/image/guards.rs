@@ -94,7 +94,7 @@ struct Found<'a> {
 fn vips<'a>(input: &Lowering<'a>, image: &Image) -> BTreeMap<&'a Name, Found<'a>> {
     let mut owners: BTreeMap<Address, (&Name, &Vip)> = BTreeMap::new();
     // Lingering ones first: an address that went over to another VIP is that one's.
-    for (name, vip) in input.lingering.iter().chain(input.snapshot.vips_of(input.node)) {
+    for (name, vip) in input.lingering.iter().chain(input.snapshot.vips_served_by(input.node)) {
         owners.extend(vip.addresses.iter().map(|address| (Address::from(*address), (name, vip))));
     }
     let mut found: BTreeMap<&Name, Found<'_>> = BTreeMap::new();
@@ -191,7 +191,8 @@ fn numbers<'a>(
     Ok(numbers)
 }
 
-fn prefix(scope: u32, net: IpNet) -> SourcePrefix {
+/// The key of a prefix.
+pub(super) fn prefix(scope: u32, net: IpNet) -> SourcePrefix {
     let net = net.trunc();
     let source = Source::new(scope, Address::from(net.addr()));
     SourcePrefix { len_bits: SOURCE_SCOPE_BITS + u32::from(address_bits(net)), source }

@@ -15,10 +15,13 @@ use std::{
 use weir_abi::{
     ABI_VERSION, Address, Config,
     hop::Backend,
-    limits::{BACKENDS_MAX, PEERS_MAX, SERVICES_MAX, TABLES_MAX, TUNNEL_SOURCES_MAX, VIP_RANGES_MAX},
+    limits::{
+        BACKENDS_MAX, PEERS_MAX, SERVICES_MAX, SOURCE_TABLES_MAX, TABLES_MAX, TUNNEL_SOURCES_MAX,
+        VIP_RANGES_MAX,
+    },
     service::{
-        PROTO_TCP, PROTO_UDP, SERVICE_DIRECT, SERVICE_IN_USE, SERVICE_QUIC, SERVICE_UDP_FLOWS, Service,
-        VipKey, VipRange, VipRanges,
+        PROTO_TCP, PROTO_UDP, SERVICE_DIRECT, SERVICE_IN_USE, SERVICE_QUIC, SERVICE_SOURCES,
+        SERVICE_UDP_FLOWS, Service, VipKey, VipRange, VipRanges,
     },
     tunnel::{ACCEPT_GUE, ACCEPT_IPIP, TUNNELS_IPIP_OF_PEERS, TUNNELS_OF_OTHERS, TunnelSource},
 };
@@ -26,6 +29,7 @@ use weir_model::{AcceptTunnels, Name, Node, PortRange, Protocol, Snapshot, Tunne
 
 use super::{
     Image, filter_of,
+    guards::prefix,
     members::{self, Basis, Member},
     phases::Rules,
     rows::{self, TableHistory},
@@ -119,15 +123,21 @@ pub fn lower(input: Lowering<'_>) -> Result<Lowered, LowerError> {
         builder.out.image.config.tunnels |= TUNNELS_OF_OTHERS;
     }
     bound("tunnel peers", builder.out.image.peers.len(), PEERS_MAX)?;
-    for (name, vip) in snapshot.vips_of(input.node) {
+    for (name, vip) in snapshot.vips_served_by(input.node) {
         builder.vip(name, vip)?;
     }
-    let taken: BTreeSet<_> = snapshot.vips_of(input.node).flat_map(|(_, vip)| &vip.addresses).collect();
-    for (name, vip) in input.lingering {
-        if !vip.addresses.iter().any(|address| taken.contains(address)) {
-            builder.vip(name, vip)?;
-        }
+    let taken: BTreeSet<_> =
+        snapshot.vips_served_by(input.node).flat_map(|(_, vip)| &vip.addresses).collect();
+    let lingering = input.lingering.iter();
+    let lingering = lingering.filter(|(_, vip)| !vip.addresses.iter().any(|address| taken.contains(address)));
+    for (name, vip) in lingering.clone() {
+        builder.vip(name, vip)?;
     }
+    // Only now: a group's table is that of the VIPs it serves all sources of, where there are any.
+    for (_, vip) in snapshot.vips_served_by(input.node).chain(lingering) {
+        builder.sources(vip)?;
+    }
+    bound("prefixes of sources", builder.out.image.source_tables.len(), SOURCE_TABLES_MAX)?;
     let mut out = builder.out;
     out.image.filter = filter_of(out.image.vip_addresses());
     Ok(out)
@@ -200,7 +210,8 @@ impl<'a> Builder<'a> {
         let table = match self.tables.get(&basis) {
             Some(table) => *table,
             None => {
-                let table = self.table(vip, &members, &owners)?;
+                let kept = self.table_in_kernel(vip);
+                let table = self.table(vip, basis, &members, &owners, kept)?;
                 self.tables.insert(basis, table);
                 table
             }
@@ -232,8 +243,10 @@ impl<'a> Builder<'a> {
     fn table(
         &mut self,
         vip: &'a Vip,
+        basis: Basis<'a>,
         members: &[Member<'a>],
         owners: &[Member<'a>],
+        kept: Option<u32>,
     ) -> Result<u32, LowerError> {
         let mut numbers = Vec::with_capacity(owners.len());
         for owner in owners {
@@ -269,7 +282,7 @@ impl<'a> Builder<'a> {
         for (slot, _) in numbers.iter().zip(&weighted).filter(|(_, weighted)| weighted.weight > 0) {
             mark(&mut wanted, *slot);
         }
-        let index = self.table_index(vip)?;
+        let index = self.table_index(kept)?;
         let current = self.input.current.tables.get(&index);
         let history = self.input.history.get(&index).filter(|_| current.is_some()).cloned();
         let mut history = history.unwrap_or_else(|| TableHistory::unknown(self.input.now));
@@ -283,7 +296,7 @@ impl<'a> Builder<'a> {
             now: self.input.now,
             stepped: history.stepped,
             started: history.started,
-            flow_hold: self.flow_hold(vip),
+            flow_hold: self.flow_hold(vip, basis),
             alive: &alive,
             wanted: &wanted,
             single: &single,
@@ -305,33 +318,70 @@ impl<'a> Builder<'a> {
     }
 
     /// The longest of the VIPs that share the table.
-    fn flow_hold(&self, vip: &Vip) -> Duration {
-        let here = self.input.snapshot.vips_of(self.input.node).chain(self.input.lingering);
-        let sharing = here.filter(|(_, other)| Basis::of(other) == Basis::of(vip));
+    fn flow_hold(&self, vip: &Vip, basis: Basis<'_>) -> Duration {
+        let here = self.input.snapshot.vips_served_by(self.input.node).chain(self.input.lingering);
+        let sharing = here.filter(|(_, other)| Basis::of(other) == basis);
         sharing.map(|(_, other)| other.flow_hold).max().unwrap_or(vip.flow_hold)
     }
 
-    /// The table the VIP's services use in the kernel, unless another took it meanwhile; or the lowest free one.
-    fn table_index(&self, vip: &Vip) -> Result<u32, LowerError> {
+    /// The table kept, or the lowest free one.
+    fn table_index(&self, kept: Option<u32>) -> Result<u32, LowerError> {
         let current = self.input.current;
-        let kept = vip
-            .addresses
-            .iter()
-            .flat_map(|address| {
-                let address = Address::from(*address);
-                vip.services.iter().filter_map(move |service| {
-                    let port = service.ports.first.max(1);
-                    let index = current.service_at(address, protocol_number(service.protocol), port)?;
-                    current.services.get(&index).map(|service| service.table)
-                })
-            })
-            .find(|index| current.tables.contains_key(index) && !self.out.image.tables.contains_key(index));
         match kept {
             Some(index) => Ok(index),
             None => lowest_free("tables", 0, TABLES_MAX, |index| {
                 current.tables.contains_key(&index) || self.out.image.tables.contains_key(&index)
             }),
         }
+    }
+
+    /// The tables that sources with a group of their own are spread by.
+    fn sources(&mut self, vip: &'a Vip) -> Result<(), LowerError> {
+        let numbers: Vec<u32> = numbers(vip, &self.out.image).collect();
+        for route in &vip.sources {
+            let basis = Basis::Group(&route.group, vip.spread);
+            let members = members::of(&self.input, self.node, basis);
+            if members.is_empty() {
+                // Nobody of them is here: better served by the others than by nobody.
+                continue;
+            }
+            let table = match self.tables.get(&basis) {
+                Some(table) => *table,
+                None => {
+                    let current = self.input.current;
+                    let mut there = numbers
+                        .iter()
+                        .flat_map(|number| route.prefixes.iter().map(move |net| prefix(*number + 1, *net)));
+                    let kept = there.find_map(|key| current.source_tables.get(&key).copied());
+                    let kept = kept.filter(|table| self.is_free(*table));
+                    let table = self.table(vip, basis, &members, &members::owners(&members), kept)?;
+                    self.tables.insert(basis, table);
+                    table
+                }
+            };
+            let image = &mut self.out.image;
+            for number in &numbers {
+                let keys = route.prefixes.iter().map(|net| prefix(*number + 1, *net));
+                image.source_tables.extend(keys.map(|key| (key, table)));
+                if let Some(service) = image.services.get_mut(number) {
+                    service.flags |= SERVICE_SOURCES;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a table that is in the kernel is nobody else's yet.
+    fn is_free(&self, table: u32) -> bool {
+        self.input.current.tables.contains_key(&table) && !self.out.image.tables.contains_key(&table)
+    }
+
+    /// The table the VIP's services use in the kernel, unless another took it meanwhile.
+    fn table_in_kernel(&self, vip: &Vip) -> Option<u32> {
+        let current = self.input.current;
+        let mut tables = numbers(vip, current)
+            .filter_map(|number| current.services.get(&number).map(|service| service.table));
+        tables.find(|table| self.is_free(*table))
     }
 
     fn services(&mut self, vip: &Vip, table: u32) -> Result<(), LowerError> {
@@ -396,6 +446,17 @@ impl<'a> Builder<'a> {
             }
         }
     }
+}
+
+/// The numbers of a VIP's services in an image.
+fn numbers<'a>(vip: &'a Vip, image: &'a Image) -> impl Iterator<Item = u32> + 'a {
+    vip.addresses.iter().flat_map(move |address| {
+        let address = Address::from(*address);
+        vip.services.iter().filter_map(move |service| {
+            let port = service.ports.first.max(1);
+            image.service_at(address, protocol_number(service.protocol), port)
+        })
+    })
 }
 
 fn mark(marks: &mut Vec<bool>, slot: u16) {

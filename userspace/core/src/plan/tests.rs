@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 use weir_abi::{
+    guard::Source,
     hop::KIND_GUE4,
     service::{PROTO_TCP, SERVICE_IN_USE, Slot, VipRange},
 };
@@ -44,6 +45,10 @@ fn image() -> impl Strategy<Value = Image> {
             image.ranges.insert(VipKey { port: [0, 0], ..key }, ranges);
             image.routes.insert(address);
         }
+        for (number, table) in tables.iter().enumerate() {
+            let source = Source::new(number as u32 % 3, Address::v4([203, 0, 113, *table as u8]));
+            image.source_tables.insert(SourcePrefix { len_bits: 160, source }, *table);
+        }
         image.filter = crate::image::filter_of(image.vip_addresses());
         image
     })
@@ -73,6 +78,9 @@ fn assert_works(image: &Image, after: &Op) {
             image.filter.get(&word).is_some_and(|bits| bits & bit != 0),
             "the filter hides a VIP after {after}"
         );
+    }
+    for (prefix, table) in &image.source_tables {
+        assert!(image.tables.contains_key(table), "source {prefix:?} names table {table} after {after}");
     }
     let ranges = image.ranges.values().flat_map(|r| r.ranges[..r.count as usize].iter().map(|r| r.service));
     for service in image.vips.values().copied().chain(ranges) {

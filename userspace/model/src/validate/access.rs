@@ -64,6 +64,35 @@ impl Checker<'_> {
         }
     }
 
+    pub(super) fn sources(&mut self) {
+        for (name, vip) in &self.objects.vip {
+            let mut prefixes = BTreeMap::new();
+            for (index, route) in vip.sources.iter().enumerate() {
+                let field = format!("sources.{index}");
+                self.known(
+                    ("vip", name, &format!("{field}.group")),
+                    "group",
+                    &self.objects.group,
+                    &route.group,
+                );
+                for prefix in &route.prefixes {
+                    if prefix.trunc() != *prefix {
+                        let what = format!("{prefix} has bits beyond its length");
+                        self.problem("vip", name, &field, what, format!("write {}", prefix.trunc()));
+                    }
+                    if let Some(other) = prefixes.insert(prefix.trunc(), &route.group) {
+                        let what = format!("{prefix} is already served by group {other}");
+                        self.problem("vip", name, &field, what, "a source has one group");
+                    }
+                }
+            }
+            if !vip.sources.is_empty() && vip.pool.is_some() {
+                let what = "has no proxies to choose from: it points straight at servers".to_owned();
+                self.problem("vip", name, "sources", what, "remove sources, or pool");
+            }
+        }
+    }
+
     pub(super) fn protection(&mut self) {
         for (name, vip) in &self.objects.vip {
             if let Some(limit) = &vip.new_connections_per_source {

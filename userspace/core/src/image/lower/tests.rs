@@ -466,3 +466,60 @@ fn accepted_tunnels_have_the_kinds_of_all_prefixes_around_them() {
     assert_eq!(own.config.tunnels, TUNNELS_IPIP_OF_PEERS);
     assert!(!own.backends.values().any(|backend| backend.is_ipip()));
 }
+
+const CANARY: &str = r#"
+[group.canary]
+nodes = ["c"]
+[vip.game]
+addresses = ["198.51.100.77"]
+group = "edge"
+services = ["tcp/77", "udp/77"]
+sources = [{ prefixes = ["203.0.113.0/24", "2001:db8:f::/48"], group = "canary" }]
+"#;
+
+#[test]
+fn sources_have_the_table_of_their_group_and_keep_it() {
+    let text =
+        TEXT.replace("[node.c]\nzone = \"az1\"\n", "[node.c]\nzone = \"az1\"\naddress = \"10.1.3.2\"\n");
+    let text = format!("{}{CANARY}", text.replace("\"b\", \"c\", \"d\"", "\"b\", \"d\""));
+    let up = health(&["a", "b", "c"], &[]);
+    let (mut balancer, image) = settled(&text, &up);
+    let game = image.service_at(Address::v4([198, 51, 100, 77]), PROTO_TCP, 77).expect("a service");
+    assert_eq!(image.source_tables.len(), 4, "two prefixes at two services");
+    let tables: BTreeSet<u32> = image.source_tables.values().copied().collect();
+    let canary = *tables.first().expect("a table");
+    assert_eq!(tables.len(), 1);
+    assert_ne!(canary, image.services[&game].table);
+    assert_ne!(image.services[&game].flags & SERVICE_SOURCES, 0);
+    let owner = |word: &u32| image.backends[&Slot::unpack(*word).owner].address;
+    let c = Address::v4([10, 1, 3, 2]);
+    assert!(image.tables[&canary].iter().all(|word| owner(word) == c), "only the canary serves them");
+    assert!(image.tables[&image.services[&game].table].iter().all(|word| owner(word) != c));
+    let chosen = |source: [u8; 4]| {
+        let flow = weir_abi::flow::Flow {
+            source: Address::v4(source),
+            destination: Address::v4([198, 51, 100, 77]),
+            source_port: [1, 2],
+            destination_port: 77u16.to_be_bytes(),
+            protocol: PROTO_TCP,
+        };
+        image.choose(game, &flow).expect("a slot").table
+    };
+    assert_eq!((chosen([203, 0, 113, 7]), chosen([203, 0, 114, 7])), (canary, image.services[&game].table));
+    // The same again changes nothing.
+    let again = balancer.run(&text, &up, Duration::ZERO).image;
+    assert!(plan::diff(&image, &again).is_empty());
+
+    // The canary serves the VIP, by the same tables, though it does not announce it.
+    let snapshot = snapshot(&text);
+    assert!(!snapshot.vips_of(&name("c")).any(|(vip, _)| vip.as_str() == "game"));
+    let there = Balancer::new("c").run(&text, &up, Duration::ZERO).image;
+    assert!(there.routes.contains(&Address::v4([198, 51, 100, 77])));
+    assert_eq!(there.source_tables.len(), 4);
+
+    // Without a proxy of the group in this zone, the others serve them.
+    let elsewhere = text.replace("[node.c]\nzone = \"az1\"", "[node.c]\nzone = \"az2\"");
+    let moved = balancer.run(&elsewhere, &up, Duration::from_secs(1)).image;
+    assert!(moved.source_tables.is_empty());
+    assert_eq!(moved.services[&game].flags & SERVICE_SOURCES, 0);
+}
