@@ -273,13 +273,22 @@ impl Balancer {
     pub fn run_on(&self, ingress: u32, packet: &[u8], out: &mut Vec<u8>) -> Result<u32> {
         // struct xdp_md: data, data_end, data_meta, ingress, queue, egress.
         let context = [0, packet.len() as u32, 0, ingress, 0, 0].map(u32::to_ne_bytes).concat();
+        self.once(packet, Some(&context), out)
+    }
+
+    /// The action for a packet, and nothing else: a hundred times faster than [`run`](Self::run).
+    pub fn action(&self, packet: &[u8]) -> Result<u32> {
+        self.once(packet, None, &mut Vec::new())
+    }
+
+    fn once(&self, packet: &[u8], context: Option<&[u8]>, out: &mut Vec<u8>) -> Result<u32> {
         out.clear();
         out.resize(packet.len() + 256, 0);
         let program: &Xdp = self.ebpf.program(programs::BALANCER).context("no balancer")?.try_into()?;
         let result = program.test_run(TestRunOptions {
             data_in: Some(packet),
             data_out: Some(out),
-            ctx_in: Some(&context),
+            ctx_in: context,
             ..TestRunOptions::default()
         })?;
         out.truncate(result.data_size_out as usize);
@@ -289,15 +298,8 @@ impl Balancer {
     /// Runs one packet through; panics unless it was counted under exactly one reason.
     pub fn run(&mut self, packet: &[u8]) -> Result<Seen> {
         let before = self.reasons()?;
-        let program: &Xdp = self.ebpf.program(programs::BALANCER).context("no balancer")?.try_into()?;
-        let mut out = vec![0; packet.len() + 256];
-        let result = program.test_run(TestRunOptions {
-            data_in: Some(packet),
-            data_out: Some(&mut out),
-            ..TestRunOptions::default()
-        })?;
-        let (action, len) = (result.return_value, result.data_size_out as usize);
-        out.truncate(len);
+        let mut out = Vec::new();
+        let action = self.once(packet, None, &mut out)?;
         let after = self.reasons()?;
         let counted: Vec<Reason> = REASONS
             .iter()

@@ -17,7 +17,13 @@ mod qemu;
 mod run;
 mod verdict;
 
-use std::{fs, process::ExitCode, time::Instant};
+use std::{
+    fs,
+    process::ExitCode,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Instant,
+};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -26,6 +32,9 @@ use crate::{
     cases::{CASES, Case, Tally},
     kernels::KERNELS,
 };
+
+/// Machines at once: a guest keeps little more than one core busy.
+const MACHINES: usize = 2;
 
 /// Boots Debian kernels in QEMU and runs weir's packet tables and an end-to-end case in them.
 #[derive(Debug, Parser)]
@@ -57,6 +66,11 @@ fn main() -> ExitCode {
     }
 }
 
+/// What the others count is whole, whatever became of one.
+fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Whether all passed.
 fn run_all(arguments: &Arguments) -> Result<bool> {
     if let Some(verdict) = arguments.verdict {
@@ -76,20 +90,29 @@ fn run_all(arguments: &Arguments) -> Result<bool> {
         asked => asked.clone(),
     };
     let begun = Instant::now();
-    let mut sum = Tally::default();
-    for name in &kernels {
-        match run_on(name, &cases_for(name, &arguments.case)) {
-            Ok(tally) => {
-                sum.passed += tally.passed;
-                sum.failed += tally.failed;
-                sum.ignored += tally.ignored;
-            }
-            Err(error) => {
-                println!("kernel {name}: {error:#}");
-                sum.failed += 1;
-            }
+    let (sum, queue) = (Mutex::new(Tally::default()), Mutex::new(kernels.iter()));
+    thread::scope(|scope| {
+        for _ in 0..MACHINES.min(kernels.len()) {
+            scope.spawn(|| {
+                while let Some(name) = locked(&queue).next() {
+                    let done = run_on(name, &cases_for(name, &arguments.case));
+                    let mut sum = locked(&sum);
+                    match done {
+                        Ok(tally) => {
+                            sum.passed += tally.passed;
+                            sum.failed += tally.failed;
+                            sum.ignored += tally.ignored;
+                        }
+                        Err(error) => {
+                            println!("kernel {name}: {error:#}");
+                            sum.failed += 1;
+                        }
+                    }
+                }
+            });
         }
-    }
+    });
+    let sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
     // As libtest says it, for whoever adds up.
     println!(
         "test result: {}. {} passed; {} failed; {} ignored; 0 measured; 0 filtered out; finished in {:.2}s",

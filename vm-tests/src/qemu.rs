@@ -71,7 +71,7 @@ pub(crate) fn boot(kernel: &Unpacked, initrd: &Path, cases: usize) -> Result<Tal
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => {
                 // Indented: a count printed in the guest is not one of this program's.
-                println!("  {:>5.1} s  {line}", begun.elapsed().as_secs_f64());
+                println!("  {:<4} {:>5.1} s  {line}", kernel.name, begun.elapsed().as_secs_f64());
                 up |= line.starts_with("GUEST up");
                 tally.line(&line);
             }
