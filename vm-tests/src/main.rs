@@ -94,7 +94,9 @@ fn run_all(arguments: &Arguments) -> Result<bool> {
     thread::scope(|scope| {
         for _ in 0..MACHINES.min(kernels.len()) {
             scope.spawn(|| {
-                while let Some(name) = locked(&queue).next() {
+                // Not in the loop's head, where the lock would be held for the whole round.
+                let next = || locked(&queue).next();
+                while let Some(name) = next() {
                     let done = run_on(name, &cases_for(name, &arguments.case));
                     let mut sum = locked(&sum);
                     match done {
