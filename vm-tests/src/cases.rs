@@ -23,7 +23,7 @@ pub(crate) const CASES: &[Case] = &[
         name: "packets",
         about: "the kernel programs load, and the packet tables hold",
         test_program: Some("packets"),
-        limit_s: 480,
+        limit_s: 720,
         command: "WEIR_EBPF=/target/ebpf/weir /target/debug/deps/packets --test-threads=1",
     },
     Case {

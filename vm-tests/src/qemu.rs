@@ -16,7 +16,7 @@ use crate::{cases::Tally, kernels::Unpacked, run::shown, verdict};
 /// From the start of QEMU to the first word of the guest; a few seconds on an idle machine.
 const BOOT_WITHIN: Duration = Duration::from_secs(120);
 /// The whole run.
-const DONE_WITHIN: Duration = Duration::from_secs(15 * 60);
+const DONE_WITHIN: Duration = Duration::from_secs(20 * 60);
 /// What isa-debug-exit makes of the guest's verdicts 16 and 17.
 const EXIT_GOOD: i32 = 2 * 16 + 1;
 const EXIT_BAD: i32 = 2 * 17 + 1;
