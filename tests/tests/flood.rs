@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use weir_abi::{counters::Reason, maps};
 use weir_tests::{
     packet::{self, SYN},
-    rig::{Rig, Role, VIP4, VIP6, own4, own6, say},
+    rig::{self, Rig, Role, VIP4, VIP6, say},
 };
 
 const PORT: u16 = 80;
@@ -25,30 +25,7 @@ fn syns() -> u32 {
 }
 
 fn config(protection: &str) -> String {
-    format!(
-        r#"
-[zone.az1]
-[node.h1]
-zone = "az1"
-address = "{}"
-address6 = "{}"
-[node.h2]
-zone = "az1"
-address = "{}"
-address6 = "{}"
-[group.edge]
-nodes = ["h1", "h2"]
-[vip.dns]
-addresses = ["{VIP4}", "{VIP6}"]
-group = "edge"
-services = ["tcp/{PORT}"]
-{protection}
-"#,
-        own4(1, 2),
-        own6(1, 2),
-        own4(2, 2),
-        own6(2, 2)
-    )
+    rig::config().replace("\"udp/53\"]", &format!("\"tcp/{PORT}\"]\n{protection}"))
 }
 
 /// What was seen while a flood went on.

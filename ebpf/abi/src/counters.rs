@@ -67,6 +67,56 @@ pub enum Reason {
     DropInternal,
 }
 
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Handed to the kernel.
+    Passed,
+    /// On its way in the fabric, out of whichever interface leads there.
+    Sent,
+    /// Back to the router it came from.
+    Returned,
+    /// Nowhere.
+    Dropped,
+}
+
+impl Reason {
+    /// What becomes of a packet that is counted under this reason.
+    #[inline(always)]
+    pub const fn fate(self) -> Fate {
+        match self {
+            Self::PassNotVip
+            | Self::PassVipOther
+            | Self::PassNoService
+            | Self::PassTunnelError
+            | Self::DeliverLocal
+            | Self::DecapDeliver => Fate::Passed,
+            Self::Encap
+            | Self::EncapIcmp
+            | Self::EncapFragment
+            | Self::EncapSecondHop
+            | Self::DecapSecondHop
+            | Self::SynCookie => Fate::Sent,
+            Self::IcmpEcho | Self::IcmpTooBig | Self::IcmpTunnelTooBig => Fate::Returned,
+            Self::DropMalformed
+            | Self::DropBlocked
+            | Self::DropSourceLimit
+            | Self::DropSynRate
+            | Self::DropFragment
+            | Self::DropExtension
+            | Self::DropTtl
+            | Self::DropTooBig
+            | Self::DropNoBackend
+            | Self::DropGueMalformed
+            | Self::DropGueUntrusted
+            | Self::DropGueNotVip
+            | Self::DropNoRoute
+            | Self::DropHeadroom
+            | Self::DropInternal => Fate::Dropped,
+        }
+    }
+}
+
 /// How many reasons there are.
 pub const REASON_COUNT: u32 = Reason::DropInternal as u32 + 1;
 

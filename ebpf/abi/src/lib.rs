@@ -83,7 +83,7 @@ pub mod maps {
     pub const PATH_MTUS: &str = "PATH_MTUS";
     /// `LruHashMap<u64, u64>`: hash of a UDP flow this host has → when it last sent, by the kernel's clock in ns.
     pub const UDP_FLOWS: &str = "UDP_FLOWS";
-    /// `Array<u32>`: number of a QUIC server → backend slot, 0 for none.
+    /// `HashMap<u32, u32>`: number of a QUIC server → backend slot.
     pub const QUIC_SERVERS: &str = "QUIC_SERVERS";
     /// `PerCpuArray<u64>`: packets by reason.
     pub const REASONS: &str = "REASONS";

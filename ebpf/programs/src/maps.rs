@@ -69,7 +69,7 @@ static PATH_MTUS: LruHashMap<Address, PathMtu, { PATH_MTUS_MAX as usize }> = Lru
 #[btf_map]
 static UDP_FLOWS: LruHashMap<u64, u64, { UDP_FLOWS_MAX as usize }> = LruHashMap::new();
 #[btf_map]
-static QUIC_SERVERS: Array<u32, { QUIC_SERVERS_MAX as usize }> = Array::new();
+static QUIC_SERVERS: HashMap<u32, u32, { QUIC_SERVERS_MAX as usize }, BPF_F_NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static REASONS: PerCpuArray<u64, { REASON_COUNT as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -227,7 +227,8 @@ pub(crate) fn remember_udp_flow(hash: u64, now_ns: u64) {
 /// The backend slot of a QUIC server; 0 for none.
 #[inline(always)]
 pub(crate) fn quic_server(id: u16) -> u16 {
-    QUIC_SERVERS.get(u32::from(id)).map_or(0, |slot| *slot as u16)
+    // SAFETY: the value is read at once; user space replaces elements whole.
+    unsafe { QUIC_SERVERS.get(u32::from(id)) }.map_or(0, |slot| *slot as u16)
 }
 
 /// The hops of a flow in a table.

@@ -1,7 +1,7 @@
 //! From what happened to what the kernel shall do with the packet: one door, one counter, one action.
 
 use aya_ebpf::bindings::xdp_action;
-use weir_abi::counters::Reason;
+use weir_abi::counters::{Fate, Reason};
 
 use crate::maps;
 
@@ -15,35 +15,10 @@ pub(crate) fn finish(reason: Reason, transmit: u32) -> u32 {
 /// What becomes of a packet that is counted under `reason`.
 #[inline(always)]
 pub(crate) fn action(reason: Reason, transmit: u32) -> u32 {
-    match reason {
-        Reason::PassNotVip
-        | Reason::PassVipOther
-        | Reason::PassNoService
-        | Reason::PassTunnelError
-        | Reason::DeliverLocal
-        | Reason::DecapDeliver => xdp_action::XDP_PASS,
-        Reason::Encap
-        | Reason::EncapIcmp
-        | Reason::EncapFragment
-        | Reason::EncapSecondHop
-        | Reason::DecapSecondHop
-        | Reason::SynCookie => transmit,
-        // Back to the router it came from.
-        Reason::IcmpEcho | Reason::IcmpTooBig | Reason::IcmpTunnelTooBig => xdp_action::XDP_TX,
-        Reason::DropMalformed
-        | Reason::DropFragment
-        | Reason::DropExtension
-        | Reason::DropTtl
-        | Reason::DropTooBig
-        | Reason::DropBlocked
-        | Reason::DropSourceLimit
-        | Reason::DropSynRate
-        | Reason::DropNoBackend
-        | Reason::DropGueMalformed
-        | Reason::DropGueUntrusted
-        | Reason::DropGueNotVip
-        | Reason::DropNoRoute
-        | Reason::DropHeadroom
-        | Reason::DropInternal => xdp_action::XDP_DROP,
+    match reason.fate() {
+        Fate::Passed => xdp_action::XDP_PASS,
+        Fate::Sent => transmit,
+        Fate::Returned => xdp_action::XDP_TX,
+        Fate::Dropped => xdp_action::XDP_DROP,
     }
 }

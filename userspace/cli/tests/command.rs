@@ -349,7 +349,7 @@ fn a_packet_is_explained_step_by_step() {
     let answer = json(&packet(&dir, &flow));
     assert_eq!((&answer["node"], &answer["model"]["reason"]), (&"lb1".into(), &"deliver_local".into()));
     let stages: Vec<_> = answer["model"]["steps"].as_array().unwrap().iter().map(|s| &s["stage"]).collect();
-    assert_eq!(stages, ["packet", "service", "slot", "owner", "verdict"]);
+    assert_eq!(stages, ["packet", "service", "slot", "owner", "syn-cookie", "verdict"]);
     let table = ok(&packet(&dir, &flow));
     assert!(table.contains("of web (203.0.113.10)") && table.contains("passed to the kernel"), "{table}");
     // The same from hex, and from a file.

@@ -27,7 +27,12 @@ mod trace;
 mod tunnel;
 mod tunnel_error;
 
-use weir_abi::{Address, counters::Reason, flow::Flow, hop::Backend};
+use weir_abi::{
+    Address,
+    counters::{Fate, Reason},
+    flow::Flow,
+    hop::Backend,
+};
 
 pub use build::{Carried, Written};
 pub use host::{Host, Rates, Socket, Way};
@@ -256,36 +261,11 @@ impl<'a> Packet<'a> {
 
 /// What the kernel is told to do with a packet, by the reason it is counted under.
 fn action_of(reason: Reason, transmit: Action) -> Action {
-    match reason {
-        Reason::PassNotVip
-        | Reason::PassVipOther
-        | Reason::PassNoService
-        | Reason::PassTunnelError
-        | Reason::DeliverLocal
-        | Reason::DecapDeliver => Action::Pass,
-        Reason::Encap
-        | Reason::EncapIcmp
-        | Reason::EncapFragment
-        | Reason::EncapSecondHop
-        | Reason::DecapSecondHop
-        | Reason::SynCookie => transmit,
-        // Back to the router it came from.
-        Reason::IcmpEcho | Reason::IcmpTooBig | Reason::IcmpTunnelTooBig => Action::Transmit,
-        Reason::DropMalformed
-        | Reason::DropBlocked
-        | Reason::DropSourceLimit
-        | Reason::DropSynRate
-        | Reason::DropFragment
-        | Reason::DropExtension
-        | Reason::DropTtl
-        | Reason::DropTooBig
-        | Reason::DropNoBackend
-        | Reason::DropGueMalformed
-        | Reason::DropGueUntrusted
-        | Reason::DropGueNotVip
-        | Reason::DropNoRoute
-        | Reason::DropHeadroom
-        | Reason::DropInternal => Action::Drop,
+    match reason.fate() {
+        Fate::Passed => Action::Pass,
+        Fate::Sent => transmit,
+        Fate::Returned => Action::Transmit,
+        Fate::Dropped => Action::Drop,
     }
 }
 

@@ -44,7 +44,7 @@ pub struct Maps {
     halves: Array<MapData, u32>,
     tables: ArrayOfMaps<MapData, Array<MapData, Table>>,
     backends: Array<MapData, Backend>,
-    quic_servers: Array<MapData, u32>,
+    quic_servers: HashMap<MapData, u32, u32>,
     peers: HashMap<MapData, Address, u32>,
     tunnel_sources: LpmTrie<MapData, Address, u32>,
     sockets: SockMap<MapData>,
@@ -93,8 +93,13 @@ impl Maps {
             Op::PutBackend(slot, backend) => {
                 self.backends.set(u32::from(*slot), backend, 0).map_err(at(names::BACKENDS))?;
             }
-            Op::PutQuicServer(id, slot) => self.put_quic_server(*id, *slot)?,
-            Op::DeleteQuicServer(id) => self.put_quic_server(*id, 0)?,
+            Op::PutQuicServer(id, slot) => {
+                let put = self.quic_servers.insert(u32::from(*id), u32::from(*slot), 0);
+                put.map_err(at(names::QUIC_SERVERS))?;
+            }
+            Op::DeleteQuicServer(id) => {
+                absent_is_fine(self.quic_servers.remove(&u32::from(*id))).map_err(at(names::QUIC_SERVERS))?;
+            }
             Op::PutTable(index, words) => self.put_table(*index, words)?,
             Op::PutService(index, service) => {
                 self.services.set(*index, service, 0).map_err(at(names::SERVICES))?;
@@ -159,7 +164,10 @@ impl Maps {
             Op::PutBackend(slot, backend) => {
                 self.backends.get(&u32::from(*slot), 0).map_err(at(names::BACKENDS))? == *backend
             }
-            Op::PutQuicServer(id, slot) => self.quic_server(*id)? == u32::from(*slot),
+            Op::PutQuicServer(id, slot) => {
+                let there = self.quic_servers.get(&u32::from(*id), 0).map_err(at(names::QUIC_SERVERS))?;
+                there == u32::from(*slot)
+            }
             Op::PutTable(index, words) => match self.read_table(*index)? {
                 Some(there) => there == **words,
                 None => words.iter().all(|word| *word == 0),
@@ -194,14 +202,6 @@ impl Maps {
             | Op::DeleteTunnelSource(_)
             | Op::DeletePeer(_) => true,
         })
-    }
-
-    fn put_quic_server(&mut self, id: u16, slot: u16) -> Result<(), MapsError> {
-        self.quic_servers.set(id.into(), u32::from(slot), 0).map_err(at(names::QUIC_SERVERS))
-    }
-
-    fn quic_server(&self, id: u16) -> Result<u32, MapsError> {
-        self.quic_servers.get(&id.into(), 0).map_err(at(names::QUIC_SERVERS))
     }
 
     /// Each table has two places, one of which is in use: fills the other and exchanges them, so that packets see the whole
@@ -271,11 +271,9 @@ impl Maps {
                 image.backends.insert(slot as u16, backend);
             }
         }
-        for id in 0..=u16::MAX {
-            let slot = self.quic_server(id)? as u16;
-            if slot != 0 {
-                image.quic_servers.insert(id, slot);
-            }
+        for pair in self.quic_servers.iter() {
+            let (id, slot) = pair.map_err(at(names::QUIC_SERVERS))?;
+            image.quic_servers.insert(id as u16, slot as u16);
         }
         for index in 0..TABLES_MAX {
             if let Some(words) = self.read_table(index)? {

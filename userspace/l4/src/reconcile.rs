@@ -110,7 +110,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     daemon.recompute().await;
     attach::steer(&mut loaded.ebpf, &options.pin_dir)?;
     let mut steering =
-        steer::Listener::bind(&options.run_dir.join(steer::SOCKET)).context("steering socket")?;
+        steer::Listener::bind(&options.run_dir.join(steer::SOCKET)).await.context("steering socket")?;
     let mut inspector = Inspector::new(loaded.ebpf, options.interface.first().map_or("lo", String::as_str))?;
     let inspections = options.run_dir.join(inspect::SOCKET);
     let mut inspections = inspect::Listener::bind(&inspections).await.context("inspection socket")?;

@@ -4,25 +4,19 @@
 //! is a program that saw too much from somewhere; what an operator wants stands in the configuration. The kernel itself ends
 //! an entry, and a restart of `weir-l4` keeps it.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, path::Path, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc, oneshot},
-    task::JoinSet,
+    net::UnixStream,
+    sync::{mpsc, oneshot},
     time::timeout,
 };
 use weir_model::units;
 
-use crate::status::claim;
+use crate::inbox::{self, Bounds, Inbox};
 
 /// Name of the socket in the run directory.
 pub const SOCKET: &str = "access.sock";
@@ -33,14 +27,11 @@ pub const TEXT_LEN_MAX: usize = 200;
 
 /// Bytes of a message.
 const MESSAGE_LEN_MAX: u64 = 1_024;
-/// Programs connected at once; others wait.
-const CONNECTIONS_MAX: usize = 16;
-/// Requests that wait for the daemon; those who ask then wait too.
-const QUEUE_MAX: usize = 64;
+const BOUNDS: Bounds = Bounds { connections: 16, queue: 64 };
+/// How long a connection may be silent.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pause after a failed accept.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,65 +108,26 @@ impl Asked {
 }
 
 /// The listening side; dropping it stops accepting and removes the file.
-pub struct Listener {
-    path: PathBuf,
-    requests: mpsc::Receiver<Asked>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.task.abort();
-        let _gone_is_fine = std::fs::remove_file(&self.path);
-    }
-}
+pub struct Listener(Inbox<Asked>);
 
 impl Listener {
     /// Listens at `path`, in place of a process that died; one that lives is an error.
     pub async fn bind(path: &Path) -> io::Result<Self> {
-        claim(path).await?;
-        let listener = UnixListener::bind(path)?;
-        let (sender, requests) = mpsc::channel(QUEUE_MAX);
-        let task = tokio::spawn(async move {
-            let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-            // Connections end with the listener.
-            let mut connections = JoinSet::new();
-            while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
-                while connections.try_join_next().is_some() {}
-                match listener.accept().await {
-                    Ok((stream, _)) => {
-                        let sender = sender.clone();
-                        connections.spawn(async move {
-                            if let Err(error) = serve(stream, &sender).await {
-                                tracing::debug!("access connection: {error}");
-                            }
-                            drop(permit);
-                        });
-                    }
-                    Err(error) => {
-                        tracing::warn!("accept on the access socket: {error}");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                }
-            }
-        });
-        Ok(Self { path: path.to_owned(), requests, task })
+        let listener = inbox::listen(path).await?;
+        Ok(Self(Inbox::open(path, "access", listener, BOUNDS, serve)))
     }
 
     /// The next request. Cancel safe.
     pub async fn next(&mut self) -> Asked {
-        match self.requests.recv().await {
-            Some(asked) => asked,
-            // The accepting task holds a sender for as long as we live.
-            None => std::future::pending().await,
-        }
+        self.0.next().await
     }
 }
 
-async fn serve(stream: UnixStream, requests: &mpsc::Sender<Asked>) -> io::Result<()> {
+async fn serve(stream: UnixStream, requests: mpsc::Sender<Asked>) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
-        let Some(line) = line(&mut stream).await? else { return Ok(()) };
+        // Whoever says nothing leaves the connection to others.
+        let Some(line) = timeout(IDLE_TIMEOUT, line(&mut stream)).await?? else { return Ok(()) };
         let reply = match serde_json::from_slice::<Request>(&line) {
             Err(error) => Reply::Error(format!("not a request: {error}")),
             Ok(request) => match request.problem() {

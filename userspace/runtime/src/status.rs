@@ -13,7 +13,6 @@ mod client;
 mod server;
 
 pub use client::{FetchError, Seen, fetch, follow, get};
-pub(crate) use server::claim;
 pub use server::{Feed, Health, Publisher, Site, UnixServer, publisher, serve_tcp, serve_unix};
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ async fn vip_sockets_are_handed_over_and_only_then_the_node_is_healthy() {
         ProbeTarget::readiness(SocketAddr::new([127, 0, 0, 1].into(), port), &[&"other".parse().unwrap()]);
     assert_eq!(probe::run(&healthz("127.0.0.1"), LIMIT).await, ProbeResult::Down("status 503".into()));
 
-    let mut listener = steer::Listener::bind(&proxy.run_dir().join(steer::SOCKET)).unwrap();
+    let mut listener = steer::Listener::bind(&proxy.run_dir().join(steer::SOCKET)).await.unwrap();
     let mut sockets = Vec::new();
     for _family in 0..2 {
         let request = timeout(LIMIT, listener.next()).await.unwrap();

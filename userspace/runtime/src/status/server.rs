@@ -16,13 +16,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener, UnixStream},
-    sync::{Semaphore, watch},
-    task::JoinSet,
+    net::TcpListener,
+    sync::watch,
     time::timeout,
 };
 
-use crate::metrics::Registry;
+use crate::{
+    inbox::{self, Accept},
+    metrics::Registry,
+};
 
 /// Connections served at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 128;
@@ -30,8 +32,6 @@ const CONNECTIONS_MAX: usize = 128;
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause after a failed accept (no descriptors left): the cause will not be gone at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Whether the daemon wants new work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,54 +181,25 @@ impl Drop for UnixServer {
 
 /// Serves on a unix socket. A file left by a process that died is replaced; one that somebody listens on is an error.
 pub async fn serve_unix(path: &Path, site: Site) -> io::Result<UnixServer> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    claim(path).await?;
-    let listener = UnixListener::bind(path)?;
-    let task = tokio::spawn(async move {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let mut connections = JoinSet::new();
-        while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
-            match listener.accept().await {
-                Ok((stream, _)) => drop(connections.spawn(serve_connection(stream, site.clone(), permit))),
-                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-            }
-            while connections.try_join_next().is_some() {}
-        }
-    });
+    let listener = inbox::listen(path).await?;
+    let task = tokio::spawn(serve_all(listener, site));
     Ok(UnixServer { path: path.to_owned(), task })
 }
 
 /// Serves on a TCP socket; connections end when the future is dropped.
 pub async fn serve_tcp(listener: TcpListener, site: Site) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut connections = JoinSet::new();
-    while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, _)) => drop(connections.spawn(serve_connection(stream, site.clone(), permit))),
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-        }
-        while connections.try_join_next().is_some() {}
-    }
+    serve_all(listener, site).await;
 }
 
-/// Makes `path` free to bind, unless a living process answers on it.
-pub(crate) async fn claim(path: &Path) -> io::Result<()> {
-    match UnixStream::connect(path).await {
-        Ok(_) => Err(in_use(path)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // EPROTOTYPE: somebody listens with another type of socket.
-        Err(error) if error.raw_os_error() == Some(nix::libc::EPROTOTYPE) => Err(in_use(path)),
-        Err(_) => std::fs::remove_file(path),
-    }
+async fn serve_all<A>(listener: A, site: Site)
+where
+    A: Accept<Connection: AsyncRead + AsyncWrite + Unpin>,
+{
+    inbox::accept_all("status", listener, CONNECTIONS_MAX, |stream| serve_connection(stream, site.clone()))
+        .await;
 }
 
-fn in_use(path: &Path) -> io::Error {
-    io::Error::new(io::ErrorKind::AddrInUse, format!("{} is in use by another process", path.display()))
-}
-
-async fn serve_connection<S>(stream: S, site: Site, permit: tokio::sync::OwnedSemaphorePermit)
+async fn serve_connection<S>(stream: S, site: Site)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -242,5 +213,4 @@ where
         .header_read_timeout(HEAD_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service)
         .await;
-    drop(permit);
 }

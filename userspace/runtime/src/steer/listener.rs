@@ -3,27 +3,21 @@
 use std::{
     io::{self, IoSliceMut},
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+    path::Path,
 };
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{
     io::unix::AsyncFd,
-    sync::{Semaphore, mpsc, oneshot},
-    task::JoinSet,
+    sync::{mpsc, oneshot},
 };
 
 use super::{MESSAGE_LEN_MAX, Registration, Reply};
+use crate::inbox::{self, Bounds, Inbox};
 
-/// Proxies connected at once: the running one, its successor, and tests.
-const CONNECTIONS_MAX: usize = 16;
-/// Registrations that wait for the daemon; the proxies then wait too.
-const QUEUE_MAX: usize = 16;
-/// Pause after a failed accept.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The running proxy, its successor, and tests.
+const BOUNDS: Bounds = Bounds { connections: 16, queue: 16 };
 
 /// A registration that wants an answer.
 #[derive(Debug)]
@@ -44,78 +38,21 @@ impl Request {
 }
 
 /// The listening side; dropping it stops accepting and removes the file.
-pub struct Listener {
-    path: PathBuf,
-    requests: mpsc::Receiver<Request>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.task.abort();
-        let _gone_is_fine = std::fs::remove_file(&self.path);
-    }
-}
+pub struct Listener(Inbox<Request>);
 
 impl Listener {
     /// Listens at `path`, in place of a process that died; one that lives is an error.
-    pub fn bind(path: &Path) -> io::Result<Self> {
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        let address = SockAddr::unix(path)?;
-        let alive = seqpacket()?.connect(&address);
-        match alive {
-            Ok(()) => {
-                let what = format!("{} is in use by another process", path.display());
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, what));
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(_) => std::fs::remove_file(path)?,
-        }
+    pub async fn bind(path: &Path) -> io::Result<Self> {
+        inbox::claim(path).await?;
         let socket = seqpacket()?;
-        socket.bind(&address)?;
-        socket.listen(CONNECTIONS_MAX as i32)?;
-        let socket = watched(socket)?;
-        let (sender, requests) = mpsc::channel(QUEUE_MAX);
-        let task = tokio::spawn(async move {
-            let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-            // Connections end with the listener.
-            let mut connections = JoinSet::new();
-            while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
-                let accepted = socket.async_io(tokio::io::Interest::READABLE, |socket| socket.accept()).await;
-                let connection = accepted.and_then(|(connection, _)| {
-                    connection.set_nonblocking(true)?;
-                    watched(connection)
-                });
-                while connections.try_join_next().is_some() {}
-                match connection {
-                    Ok(connection) => {
-                        let sender = sender.clone();
-                        connections.spawn(async move {
-                            if let Err(error) = serve(&connection, &sender).await {
-                                tracing::debug!("steer connection: {error}");
-                            }
-                            drop(permit);
-                        });
-                    }
-                    Err(error) => {
-                        tracing::warn!("accept on the steer socket: {error}");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                }
-            }
-        });
-        Ok(Self { path: path.to_owned(), requests, task })
+        socket.bind(&SockAddr::unix(path)?)?;
+        socket.listen(BOUNDS.connections as i32)?;
+        Ok(Self(Inbox::open(path, "steering", watched(socket)?, BOUNDS, serve)))
     }
 
     /// The next registration. Cancel safe.
     pub async fn next(&mut self) -> Request {
-        match self.requests.recv().await {
-            Some(request) => request,
-            // The accepting task holds a sender for as long as we live.
-            None => std::future::pending().await,
-        }
+        self.0.next().await
     }
 }
 
@@ -125,7 +62,9 @@ pub(super) fn seqpacket() -> io::Result<Socket> {
     Ok(socket)
 }
 
-async fn serve(connection: &AsyncFd<Socket>, requests: &mpsc::Sender<Request>) -> io::Result<()> {
+async fn serve(connection: Socket, requests: mpsc::Sender<Request>) -> io::Result<()> {
+    connection.set_nonblocking(true)?;
+    let connection = watched(connection)?;
     loop {
         let received = connection.async_io(tokio::io::Interest::READABLE, receive).await?;
         let Some((message, socket)) = received else { return Ok(()) };

@@ -26,8 +26,8 @@ async fn a_socket_is_registered_again_after_a_refusal_and_after_a_restart() {
     let mut registered = client.registered();
 
     for _restart in 0..2 {
-        let mut listener = Listener::bind(&path).unwrap();
-        assert!(Listener::bind(&path).is_err(), "a living socket was taken over");
+        let mut listener = Listener::bind(&path).await.unwrap();
+        assert!(Listener::bind(&path).await.is_err(), "a living socket was taken over");
         let request = timeout(LIMIT, listener.next()).await.unwrap();
         request.answer(Reply::Error("not yet".into()));
         let refused = |registered: &Registered| registered.values().any(|r| r == &Err("not yet".into()));
