@@ -14,8 +14,8 @@ use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use weir_model::{
     AddressFamily, Admin, Announce, Balance, CertificateFiles, Check, CheckKind, Group, GroupMode, Listener,
-    ListenerProtocol, Name, Node, Objects, Peer, Percent, Pool, Server, Snapshot, SourceFile, Spread,
-    SynProtection, Tls, Tunnel, Vip, Zone,
+    ListenerProtocol, MssClamp, Name, Node, Objects, Peer, Percent, Pool, Server, Snapshot, SourceFile,
+    Spread, SynProtection, Tls, Tunnel, Vip, Zone,
 };
 
 use crate::topology::{self, BALANCER_ASN, CORE_ASN, HOST_NAME, Host, Role, Topology, VIP4, VIP6, zone_name};
@@ -197,6 +197,7 @@ fn healthy(topology: Topology) -> Result<Objects> {
             sources: Vec::new(),
             new_connections_per_source: None,
             syn_protection: SynProtection::default(),
+            mss_clamp: MssClamp::default(),
             announce: Announce::default(),
         },
     );

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, time::Duration};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, Rate, units};
+use crate::{MssClamp, Name, Rate, units};
 
 /// A virtual address (or an IPv4 and IPv6 pair of them) with its services.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +46,9 @@ pub struct Vip {
     /// What is done about floods of SYNs.
     #[serde(default)]
     pub syn_protection: SynProtection,
+    /// How large the segments are that its proxies let clients send. Servers of a `pool` say so themselves.
+    #[serde(default)]
+    pub mss_clamp: MssClamp,
     /// When it is announced by BGP.
     #[serde(default)]
     pub announce: Announce,
