@@ -5,6 +5,7 @@ use crate::listener::{Guests, Listeners};
 use crate::peer::{Peer, Plan, STOP_MAX};
 use crate::report::{Report, Shared};
 use crate::routes::routes;
+use crate::teller::Teller;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub(crate) struct Agent {
     announcer: Announcer,
     peers: BTreeMap<Name, Running>,
     listeners: Listeners,
+    teller: Teller,
     changed: Arc<Notify>,
     report: Report,
     /// Addresses without a next hop that were already complained about.
@@ -64,8 +66,14 @@ impl Agent {
             "Connections to the BGP port that belong to no peer, or came too fast.",
             &[],
         );
+        let unbelieved = registry.counter(
+            "weir_bgp_neighbour_messages_refused_total",
+            "Messages in the name of another node that were not believed, or came too fast.",
+            &[],
+        );
         Self {
             report: Report::new(node.clone(), publisher, shared),
+            teller: Teller::new(node.clone(), unbelieved),
             node,
             announcer: Announcer::default(),
             peers: BTreeMap::new(),
@@ -87,7 +95,8 @@ impl Agent {
             self.apply(&snapshot);
             self.publish(config, now);
 
-            let next = self.announcer.poll_timeout().into_iter().chain([now + FULL_PASS]).min();
+            let tell = self.teller.tell(&snapshot, self.announcer.stances(), now);
+            let next = self.announcer.poll_timeout().into_iter().chain([now + FULL_PASS, tell]).min();
             tokio::select! {
                 () = inputs.shutdown.wait() => break,
                 _ = inputs.snapshots.changed() => {}
@@ -95,9 +104,13 @@ impl Agent {
                 _ = inputs.l4.changed() => {}
                 _ = inputs.proxy.changed() => {}
                 () = self.changed.notified() => {}
+                said = self.teller.next(&snapshot) => {
+                    self.announcer.hear(&snapshot, &said.node, said.vips, Instant::now());
+                }
                 () = sleep_until(next.unwrap_or(now).into()) => {}
             }
         }
+        self.teller.farewell(&inputs.snapshots.borrow());
         self.stop().await;
     }
 

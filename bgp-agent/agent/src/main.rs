@@ -12,6 +12,7 @@ mod listener;
 mod peer;
 mod report;
 mod routes;
+mod teller;
 
 use agent::{Agent, Inputs};
 use anyhow::{Context, anyhow};

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use weir_model::{
-    AddressFamily, Admin, Announce, Balance, CertificateFiles, Check, CheckKind, Group, GroupMode, Listener,
+    AddressFamily, Admin, Announce, Balance, CertificateFiles, Check, CheckKind, Group, Listener,
     ListenerProtocol, MssClamp, Name, Node, Objects, Peer, Percent, Pool, Server, Snapshot, SourceFile,
     Spread, SynProtection, Tls, Tunnel, Vip, Zone,
 };
@@ -171,14 +171,7 @@ fn healthy(topology: Topology) -> Result<Objects> {
         );
         objects.peer.insert(node.clone(), peer(node, host));
     }
-    objects.group.insert(
-        name("edge")?,
-        Group {
-            nodes: objects.node.keys().cloned().collect(),
-            mode: GroupMode::ActiveActive,
-            accept_tunnels: Vec::new(),
-        },
-    );
+    objects.group.insert(name("edge")?, Group::of(objects.node.keys().cloned().collect()));
     objects.vip.insert(
         name("web")?,
         Vip {

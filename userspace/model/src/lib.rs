@@ -43,6 +43,6 @@ pub use problem::{Problem, Problems};
 pub use snapshot::{Generation, Snapshot};
 pub use units::{Percent, Rate, Timestamp};
 pub use vip::{
-    Announce, AnnounceMode, PortRange, Protocol, Service, SourceLimit, SourceRoute, Spread, SynProtection,
-    Vip,
+    Announce, AnnounceMode, LastAnnouncer, PortRange, Protocol, RemoteAnnounce, Service, SourceLimit,
+    SourceRoute, Spread, SynProtection, Vip,
 };

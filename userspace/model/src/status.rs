@@ -141,6 +141,9 @@ pub struct VipDelivery {
     pub deliverable: bool,
     /// The first pool without one.
     pub reason: String,
+    /// Some pool behind it has its servers in other zones only.
+    #[serde(default)]
+    pub is_remote: bool,
 }
 
 /// One listener.
