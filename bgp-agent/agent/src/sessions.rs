@@ -103,6 +103,7 @@ impl Sessions {
             .filter(|(_, peer)| peer.is_link_local())
             .filter_map(|(_, peer)| peer.interface.clone())
             .collect();
+        interfaces.sort();
         interfaces.dedup();
         self.neighbours.apply(&interfaces);
         let mut before = std::mem::take(&mut self.running);

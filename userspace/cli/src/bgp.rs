@@ -91,10 +91,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             let view: BTreeMap<&str, BTreeMap<&Name, RoutesView<'_>>> = peers
                 .iter()
                 .map(|(node, peers)| {
-                    let routes = |peer| {
-                        let PeerStatus { routes, refused, .. } = peer;
-                        RoutesView { announced: routes, refused }
-                    };
+                    fn routes(peer: &PeerStatus) -> RoutesView<'_> {
+                        RoutesView { announced: &peer.routes, refused: &peer.refused }
+                    }
                     (*node, peers.iter().map(|(name, peer)| (name, routes(peer))).collect())
                 })
                 .collect();

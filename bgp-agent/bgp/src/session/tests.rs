@@ -518,4 +518,26 @@ proptest! {
     fn decode_never_panics_on_noise(data in proptest::collection::vec(any::<u8>(), 0..400)) {
         fuzz_stream(&data, Instant::now());
     }
+
+    #[test]
+    fn no_open_panics_and_what_is_understood_survives_the_wire(data in proptest::collection::vec(any::<u8>(), 0..80)) {
+        crate::fuzz_open(&data);
+        // A plausible beginning, so that more than one in a million comes as far as the parameters.
+        let mut open = vec![4, 0xfd, 0xe8, 0, 90, 10, 0, 0, 1, data.len() as u8];
+        open.extend(&data);
+        crate::fuzz_open(&open);
+        open[9] += 2;
+        open.splice(10..10, [2, data.len() as u8]);
+        crate::fuzz_open(&open);
+    }
+
+    #[test]
+    fn no_update_panics_and_what_is_shown_is_what_is_counted(data in proptest::collection::vec(any::<u8>(), 0..120)) {
+        crate::fuzz_update(&data);
+        if let Some((first, rest)) = data.split_first() {
+            let mut update = vec![*first, 0, 0, 0, rest.len() as u8];
+            update.extend(rest);
+            crate::fuzz_update(&update);
+        }
+    }
 }
