@@ -5,7 +5,7 @@
 //! confirmed it and has a healthy server. A good verdict must last for `rise`, a bad one for
 //! `fall`. What an operator says (drain, `never`, `always`, a VIP removed) takes effect at once.
 //!
-//! What must not happen, whatever the checks say (`safety`, `neighbours`): that everything looks dead at once and is believed, and
+//! What must not happen, whatever the checks say (`others`): that everything looks dead at once and is believed, and
 //! that the last announcer of a VIP leaves.
 //!
 //! Fail-static: when the datapath's daemon cannot be heard, or has just started and knows nothing yet, the last verdict
@@ -13,18 +13,18 @@
 //!
 //! Not here: sessions and attributes; those are `weir-bgp` and [`crate::routes`].
 
-mod neighbours;
+mod others;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
-use weir_model::status::{Health, L4Status, L4VipStatus, ProxyStatus, VipDelivery};
+use weir_model::status::{Health, L4Status, L4VipStatus, ProxyStatus, Tier, VipDelivery};
 use weir_model::{Admin, AnnounceMode, LastAnnouncer, Name, RemoteAnnounce, Snapshot, Vip};
 
-pub(crate) use neighbours::{Neighbours, Stance};
+pub(crate) use others::{Others, Stance};
+pub(crate) use verdict::Verdict;
 use verdict::{Fault, Look};
-pub(crate) use verdict::{Tier, Verdict};
 
 /// What a daemon beside us last said, if it can be heard now; `None` while it cannot.
 pub(crate) type Heard<'a, T> = Option<&'a T>;
@@ -42,7 +42,7 @@ pub(crate) struct View<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Announcer {
     verdicts: BTreeMap<Name, Verdict>,
-    neighbours: Neighbours,
+    others: Others,
     next: Option<Instant>,
 }
 
@@ -50,9 +50,9 @@ impl Announcer {
     /// Look at every VIP of this node anew. Call whenever something changed and at [`Announcer::poll_timeout`]; a call without need
     /// changes nothing.
     pub(crate) fn handle(&mut self, view: View<'_>, now: Instant) {
-        self.neighbours.forget(view.snapshot, now);
+        self.others.forget(view.snapshot, now);
         let mut before = std::mem::take(&mut self.verdicts);
-        self.next = self.neighbours.poll_timeout();
+        self.next = self.others.poll_timeout();
         let looks: Vec<_> =
             view.snapshot.vips_of(view.node).map(|(name, vip)| (name, vip, look(view, name, vip))).collect();
         let all_dead = all_look_dead(&looks);
@@ -64,7 +64,7 @@ impl Announcer {
             let mut spec = vip.announce.clone();
             let is_asked = self.asks_others(view, vip);
             if is_asked {
-                spec.fall = spec.fall.max(neighbours::SETTLE);
+                spec.fall = spec.fall.max(others::SETTLE);
             }
             let look = match look {
                 Look::Bad(Fault::Beyond, reason) if all_dead && verdict.announced => Look::Hold(format!(
@@ -75,7 +75,7 @@ impl Announcer {
             let would_leave = matches!(look, Look::Bad(..)) && verdict.announced && is_asked;
             let leaves = verdict.turning_since.filter(|since| would_leave && *since + spec.fall <= now);
             let due = if let Some(since) = leaves
-                && self.neighbours.who_stays(name, view.node, since).is_none()
+                && self.others.who_stays(name, view.node, since).is_none()
             {
                 // Still turning: it is done once somebody else is there.
                 let Look::Bad(_, reason) = look else { continue };
@@ -97,7 +97,7 @@ impl Announcer {
         vips: impl IntoIterator<Item = (Name, Stance)>,
         now: Instant,
     ) {
-        self.neighbours.hear(snapshot, node, vips, now);
+        self.others.hear(snapshot, node, vips, now);
     }
 
     /// What to tell the others.

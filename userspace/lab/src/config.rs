@@ -13,9 +13,9 @@ use anyhow::{Context, Result};
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use weir_model::{
-    AddressFamily, Admin, Announce, Balance, CertificateFiles, Check, CheckKind, Group, Listener,
-    ListenerProtocol, MssClamp, Name, Node, Objects, Peer, Percent, Pool, Server, Snapshot, SourceFile,
-    Spread, SynProtection, Tls, Tunnel, Vip, Zone,
+    Admin, Announce, Balance, CertificateFiles, Check, CheckKind, Group, Listener, ListenerProtocol,
+    MssClamp, Name, Node, Objects, Peer, PeerAddress, Percent, Pool, Server, Snapshot, SourceFile, Spread,
+    SynProtection, Tls, Tunnel, Vip, Zone,
 };
 
 use crate::topology::{self, BALANCER_ASN, CORE_ASN, HOST_NAME, Host, Role, Topology, VIP4, VIP6, zone_name};
@@ -229,22 +229,11 @@ fn healthy(topology: Topology) -> Result<Objects> {
 }
 
 fn peer(node: Name, host: Host) -> Peer {
+    let address = PeerAddress::Host(host.router4().into());
     Peer {
-        node,
-        address: host.router4().into(),
-        port: 179,
-        asn: CORE_ASN + u32::from(host.zone),
-        local_asn: BALANCER_ASN,
-        local_address: None,
         local_port: 0,
-        passive: false,
-        families: vec![AddressFamily::Ipv4, AddressFamily::Ipv6],
-        hold_time: Duration::from_secs(9),
         connect_retry: Duration::from_millis(500),
-        med: None,
-        local_pref: None,
-        prepend: 0,
-        communities: Vec::new(),
+        ..Peer::new(node, address, CORE_ASN + u32::from(host.zone), BALANCER_ASN)
     }
 }
 

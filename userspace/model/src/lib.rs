@@ -36,7 +36,10 @@ pub use failover::{Failover, FailoverScope};
 pub use listener::{CertificateFiles, HostPattern, Listener, ListenerProtocol, Route, Tls};
 pub use mss::MssClamp;
 pub use name::{NAME_LEN_MAX, Name, NameError};
-pub use peer::{AddressFamily, Peer};
+pub use peer::{
+    AddressFamily, Community, GracefulRestart, Peer, PeerAddress, PeerRole, RANGE_NAME_LEN_MAX, Secret,
+    TtlSecurity,
+};
 pub use place::{AcceptTunnels, Admin, Group, GroupMode, Node, Tunnel, Zone};
 pub use pool::{Balance, Check, CheckKind, Pool, Server, Sticky};
 pub use problem::{Problem, Problems};

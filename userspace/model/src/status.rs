@@ -215,6 +215,78 @@ pub struct PeerStatus {
     pub last_error: String,
     /// How often it was established.
     pub established_count: u64,
+    /// The router's autonomous system.
+    #[serde(default)]
+    pub asn: u32,
+    /// Ours.
+    #[serde(default)]
+    pub local_asn: u32,
+    /// What was agreed with the router; absent while the session is down.
+    #[serde(default)]
+    pub agreed: Option<AgreedStatus>,
+    /// The routes announced on it now, with their attributes.
+    #[serde(default)]
+    pub routes: Vec<RouteStatus>,
+    /// Routes the router is not told although they are wanted, and why: too many, no next hop, a family it has not.
+    #[serde(default)]
+    pub refused: BTreeMap<String, String>,
+    /// The last NOTIFICATION we sent; empty when there was none.
+    #[serde(default)]
+    pub last_sent: String,
+    /// The last NOTIFICATION of the router.
+    #[serde(default)]
+    pub last_received: String,
+    /// Messages, all types.
+    #[serde(default)]
+    pub messages_sent: u64,
+    /// The same from the router.
+    #[serde(default)]
+    pub messages_received: u64,
+    /// UPDATEs.
+    #[serde(default)]
+    pub updates_sent: u64,
+    /// The same from the router.
+    #[serde(default)]
+    pub updates_received: u64,
+    /// UPDATEs of the router with an error that RFC 7606 forgives.
+    #[serde(default)]
+    pub updates_malformed: u64,
+    /// Prefixes the router has announced since the session is up, all ignored.
+    #[serde(default)]
+    pub prefixes_received: u64,
+    /// The last of them, oldest first, `-` before those withdrawn; only with `keep_received`.
+    #[serde(default)]
+    pub received: Vec<String>,
+}
+
+/// What the two sides of a session agreed on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AgreedStatus {
+    /// The router's BGP identifier.
+    pub router_id: String,
+    /// `ipv4`, `ipv6`.
+    pub families: Vec<String>,
+    /// In seconds; 0 for no timers.
+    pub hold_time_s: u64,
+    /// Capabilities both have, by name.
+    pub capabilities: Vec<String>,
+}
+
+/// A route as it was announced.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RouteStatus {
+    /// The prefix.
+    pub prefix: String,
+    /// The next hop.
+    pub next_hop: String,
+    /// The AS path.
+    pub as_path: Vec<u32>,
+    /// MULTI_EXIT_DISC.
+    pub med: Option<u32>,
+    /// LOCAL_PREF; iBGP only.
+    pub local_pref: Option<u32>,
+    /// Communities, large ones among them.
+    pub communities: Vec<String>,
 }
 
 /// Whether a VIP is announced.
@@ -224,6 +296,25 @@ pub struct AnnounceStatus {
     pub announced: bool,
     /// Why.
     pub reason: String,
+    /// How well, while it is.
+    #[serde(default)]
+    pub tier: Tier,
     /// Since when.
     pub since: Option<Timestamp>,
+    /// The addresses of it that are announced.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+}
+
+/// How well a VIP is announced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tier {
+    /// As the peer objects say.
+    #[default]
+    Normal,
+    /// Somebody else had better have it.
+    Worse,
+    /// About to be withdrawn: with the community GRACEFUL_SHUTDOWN. RFC 8326 §4.
+    GracefulShutdown,
 }

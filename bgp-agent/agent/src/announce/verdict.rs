@@ -4,21 +4,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use weir_model::Announce;
+use weir_model::status::Tier;
 
 /// A VIP that stays announced so long is forgiven one withdrawal.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
-
-/// How well a VIP is announced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Tier {
-    /// As the peer objects say.
-    #[default]
-    Normal,
-    /// Somebody else had better have it.
-    Worse,
-    /// About to be withdrawn: with the community GRACEFUL_SHUTDOWN. RFC 8326 §4.
-    GracefulShutdown,
-}
 
 /// The verdict on one VIP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,7 +1,14 @@
-//! The agent against real routers, on loopback addresses and high ports: no root, no namespace.
+//! The agent against real routers: on loopback addresses and high ports without root, and in namespaces where addresses, links
+//! and kernel routes matter.
 //!
-//! Needs bird and FRR's bgpd; without them a test says SKIPPED and passes.
+//! Needs bird, FRR, GoBGP and OpenBGPD; without one of them, or without root, a test says SKIPPED and passes.
 
 mod bench;
 mod bird;
+mod bird_fabric;
+mod fabric;
 mod frr;
+mod frr_fabric;
+mod gobgp;
+mod hostile;
+mod openbgpd;

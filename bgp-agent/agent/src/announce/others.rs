@@ -31,11 +31,11 @@ pub(crate) enum Stance {
 
 /// What others said, and when. Bounded by the VIPs and nodes of the configuration.
 #[derive(Debug, Default)]
-pub(crate) struct Neighbours {
+pub(crate) struct Others {
     heard: BTreeMap<Name, BTreeMap<Name, (Stance, Instant)>>,
 }
 
-impl Neighbours {
+impl Others {
     /// Another node's word on some VIPs; what the configuration does not know is not remembered.
     pub(crate) fn hear(
         &mut self,
