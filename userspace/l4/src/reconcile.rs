@@ -31,6 +31,7 @@ use weir_runtime::{
 
 use crate::{
     attach,
+    capture::Tap,
     counters::{self, Counters},
     inspect::Inspector,
     kernel::{Kernel, KernelError},
@@ -41,6 +42,7 @@ use crate::{
     options::Options,
     probes::Prober,
     routes::Routes,
+    test_run::TestRunner,
 };
 
 mod steering;
@@ -77,7 +79,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         node: options.name().clone(),
         is_server: options.is_server(),
         kernel,
-        prober: Prober::new(options.name()),
+        prober: Prober::new(options.name()).context("open the sockets of probes")?,
+        runner: None,
         snapshot: Arc::new(Snapshot::default()),
         history: memory.load(&current),
         memory,
@@ -115,7 +118,11 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     attach::steer(&mut loaded.ebpf, &options.pin_dir)?;
     let mut steering =
         steer::Listener::bind(&options.run_dir.join(steer::SOCKET)).await.context("steering socket")?;
-    let mut inspector = Inspector::new(loaded.ebpf, options.interface.first().map_or("lo", String::as_str))?;
+    let tap = Tap::new(&mut loaded.ebpf)?;
+    let runner = TestRunner::new(loaded.ebpf, options.interface.first().map_or("lo", String::as_str));
+    daemon.runner = Some(runner.clone());
+    daemon.look_at_programs().await;
+    let mut inspector = Inspector::new(runner, tap);
     let inspections = options.run_dir.join(inspect::SOCKET);
     let mut inspections = inspect::Listener::bind(&inspections).await.context("inspection socket")?;
     let mut access =
@@ -164,7 +171,10 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
             }
             asked = access.next() => daemon.block(asked).await,
             () = sleep(until_wake) => daemon.recompute().await,
-            _ = tick.tick() => daemon.end_lingering().await,
+            _ = tick.tick() => {
+                daemon.end_lingering().await;
+                daemon.look_at_programs().await;
+            }
             () = links.changed() => daemon.look_at_links().await,
             _ = full_pass.tick() => daemon.full_pass().await,
             _ = config.changed() => {}
@@ -226,6 +236,8 @@ struct Daemon {
     is_server: bool,
     kernel: Kernel,
     prober: Prober,
+    /// Runs frames through the programs, once they are attached.
+    runner: Option<TestRunner>,
     snapshot: Arc<Snapshot>,
     current: Image,
     /// Of the tables in the kernel.
@@ -396,6 +408,19 @@ impl Daemon {
         }
     }
 
+    /// Whether the balancer is still on every interface.
+    async fn look_at_programs(&mut self) {
+        let Some(runner) = &self.runner else { return };
+        let mut own = Ok(runner.clone());
+        for interface in &self.interfaces {
+            let there = self.kernel.xdp(&interface.name).await;
+            if !matches!(there, Ok(there) if there.is_some() && there == runner.balancer_id()) {
+                own = Err(format!("the balancer is not attached to {}", interface.name));
+            }
+        }
+        self.prober.set_own(own);
+    }
+
     /// Something about interfaces changed: perhaps an MTU.
     async fn look_at_links(&mut self) {
         let before = self.mtu;
@@ -504,6 +529,7 @@ impl Daemon {
             vips: vips.collect(),
             proxies: self.proxies(),
             servers: self.prober.servers(),
+            probes: self.prober.status(),
             adopted: self.adopted,
             changing: self.until_wake() <= FLIP_CALM,
             last_plan: self.last_plan.clone(),

@@ -14,7 +14,8 @@ use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use weir_model::{
     AddressFamily, Admin, Announce, Balance, CertificateFiles, Check, CheckKind, Group, GroupMode, Listener,
-    ListenerProtocol, MssClamp, Name, Node, Objects, Peer, Percent, Pool, Server, Snapshot, SourceFile,
+    ListenerProtocol, MssClamp, Name, Node, Objects, Peer, Percent, Pool, ProbeVia, Server, Snapshot,
+    SourceFile,
     Spread, SynProtection, Tls, Tunnel, Vip, Zone,
 };
 
@@ -163,6 +164,7 @@ fn healthy(topology: Topology) -> Result<Objects> {
                 tunnel: Tunnel::Gue,
                 quic_id: None,
                 probe_port: 9180,
+                probe_via: ProbeVia::Tunnel,
                 probe_interval: Duration::from_millis(100),
                 probe_timeout: Duration::from_millis(500),
                 probe_rise: 2,
@@ -263,6 +265,7 @@ fn pool() -> Pool {
             path: "/healthz".into(),
             host: None,
             expect: (200, 399),
+            via: None,
             port: None,
             interval: CHECK_INTERVAL,
             timeout: CHECK_TIMEOUT,

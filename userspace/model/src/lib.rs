@@ -37,7 +37,7 @@ pub use listener::{CertificateFiles, HostPattern, Listener, ListenerProtocol, Ro
 pub use mss::MssClamp;
 pub use name::{NAME_LEN_MAX, Name, NameError};
 pub use peer::{AddressFamily, Peer};
-pub use place::{AcceptTunnels, Admin, Group, GroupMode, Node, Tunnel, Zone};
+pub use place::{AcceptTunnels, Admin, Group, GroupMode, Node, ProbeVia, Tunnel, Zone};
 pub use pool::{Balance, Check, CheckKind, Pool, Server, Sticky};
 pub use problem::{Problem, Problems};
 pub use snapshot::{Generation, Snapshot};
