@@ -20,7 +20,10 @@ use weir_model::{
     Name, ProbeVia, Snapshot,
     status::{Health, ProbeStatus},
 };
-use weir_runtime::probe::{self, ProbeResult, ProbeTarget};
+use weir_runtime::{
+    metrics::Text,
+    probe::{self, ProbeResult, ProbeTarget},
+};
 
 use crate::{probe_sockets::ProbeSockets, test_run::TestRunner};
 
@@ -201,6 +204,21 @@ impl Prober {
         };
         // After the limit the unknown ones count as not up, and become up when they answer.
         let _in_time = tokio::time::timeout(limit, all).await;
+    }
+}
+
+/// Adds what probes say to what a scrape shows.
+pub(crate) fn expose(text: &mut Text, probes: &[ProbeStatus]) {
+    let name = "weir_l4_probe_up";
+    text.family(name, "gauge", "Whether a way of probing a proxy or server finds it up (1) or not (0).");
+    for probe in probes {
+        let pool = probe.pool.as_ref().map_or("", Name::as_str);
+        let via = match probe.via {
+            ProbeVia::Tunnel => "tunnel",
+            ProbeVia::Direct => "direct",
+        };
+        let labels = [("target", probe.target.as_str()), ("pool", pool), ("via", via)];
+        text.value(name, &labels, f64::from(u8::from(probe.health == Health::Up)));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -18,7 +18,7 @@ use weir_core::{
 };
 use weir_model::{
     Generation, Name, Problem, Problems, Snapshot, Vip,
-    status::{ConfigStatus, Health, InterfaceStatus, L4Status, L4VipStatus},
+    status::{ConfigStatus, Health, InterfaceStatus, L4Status, L4VipStatus, ProbeStatus},
 };
 use weir_runtime::{
     access, inspect,
@@ -40,7 +40,7 @@ use crate::{
     memory::Memory,
     moment::Moment,
     options::Options,
-    probes::Prober,
+    probes::{self, Prober},
     routes::Routes,
     test_run::TestRunner,
 };
@@ -66,6 +66,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let kernel = Kernel::new(&mut loaded.ebpf, routes)?;
     let counters = Counters::open(&options.pin_dir).context("open the counters")?;
     counters.register(&registry);
+    let probed = Arc::new(Mutex::new(Vec::new()));
+    let shown = Arc::clone(&probed);
+    registry.collect(move |text| probes::expose(text, &shown.lock().unwrap_or_else(PoisonError::into_inner)));
     let current = kernel.read_back().await?;
     if loaded.adopted {
         tracing::info!(vips = current.vip_addresses().len(), "adopted the pinned datapath");
@@ -81,6 +84,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         kernel,
         prober: Prober::new(options.name()).context("open the sockets of probes")?,
         runner: None,
+        probed,
         snapshot: Arc::new(Snapshot::default()),
         history: memory.load(&current),
         memory,
@@ -238,6 +242,8 @@ struct Daemon {
     prober: Prober,
     /// Runs frames through the programs, once they are attached.
     runner: Option<TestRunner>,
+    /// What probes say, for the metrics.
+    probed: Arc<Mutex<Vec<ProbeStatus>>>,
     snapshot: Arc<Snapshot>,
     current: Image,
     /// Of the tables in the kernel.
@@ -521,6 +527,8 @@ impl Daemon {
             (name.clone(), status)
         });
         let (blocked, blocked_count) = self.moment.shown(&self.current, self.memory.now());
+        let probes = self.prober.status();
+        self.probed.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&probes);
         self.publisher.publish(&L4Status {
             node: self.node.to_string(),
             pid: std::process::id(),
@@ -529,7 +537,7 @@ impl Daemon {
             vips: vips.collect(),
             proxies: self.proxies(),
             servers: self.prober.servers(),
-            probes: self.prober.status(),
+            probes,
             adopted: self.adopted,
             changing: self.until_wake() <= FLIP_CALM,
             last_plan: self.last_plan.clone(),

@@ -15,8 +15,7 @@ use serde::Serialize;
 use weir_model::{
     AddressFamily, Admin, Announce, Balance, CertificateFiles, Check, CheckKind, Group, GroupMode, Listener,
     ListenerProtocol, MssClamp, Name, Node, Objects, Peer, Percent, Pool, ProbeVia, Server, Snapshot,
-    SourceFile,
-    Spread, SynProtection, Tls, Tunnel, Vip, Zone,
+    SourceFile, Spread, SynProtection, Tls, Tunnel, Vip, Zone,
 };
 
 use crate::topology::{self, BALANCER_ASN, CORE_ASN, HOST_NAME, Host, Role, Topology, VIP4, VIP6, zone_name};
