@@ -143,9 +143,11 @@ async fn a_host_finds_its_own_proxy_down_when_its_datapath_does_not_lead_there()
     let status = until(&rig, 0, "h1", Health::Down).await;
     let (_, reason) = probe(&status, "h1", ProbeVia::Tunnel);
     assert!(reason.contains("the balancer is not attached to eth0"), "{reason}");
+    until(&rig, 1, "h1", Health::Down).await;
     rig.kill(0).expect("kill");
     rig.start(0).expect("start");
     until(&rig, 0, "h1", Health::Up).await;
+    until(&rig, 1, "h1", Health::Up).await;
 
     std::fs::remove_file(rig.pin_dir(0).join("steer")).expect("steering goes");
     for (host, way) in [(0, "this host's own datapath"), (1, "GUE to 10.9.1.2")] {
