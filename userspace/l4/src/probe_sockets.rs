@@ -82,7 +82,7 @@ async fn hear(socket: &AsyncFd<Socket>) -> io::Result<Vec<Vec<u8>>> {
         let mut packets = Vec::new();
         while packets.len() < HEARD_MAX {
             let mut packet = vec![0; ANSWER_LEN_MAX];
-            match ready.try_io(|socket| (&mut &*socket.get_ref()).read(&mut packet)) {
+            match ready.try_io(|socket| socket.get_ref().read(&mut packet)) {
                 Ok(len) => {
                     packet.truncate(len?);
                     packets.push(packet);
