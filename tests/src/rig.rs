@@ -65,6 +65,7 @@ pub struct Rig {
     /// The object of kernel programs the next `weir-l4` of a host starts with.
     pub objects: Vec<PathBuf>,
     daemons: Vec<Option<Child>>,
+    proxies: Vec<Option<Child>>,
     _ports: Vec<OwnedFd>,
     dir: tempfile::TempDir,
     stop: Arc<AtomicBool>,
@@ -126,6 +127,7 @@ impl Rig {
             interfaces: roles.iter().map(|_| vec!["eth0"]).collect(),
             objects: roles.iter().map(|_| object_path()).collect(),
             daemons: roles.iter().map(|_| None).collect(),
+            proxies: roles.iter().map(|_| None).collect(),
             _ports: ports,
             dir,
             stop,
@@ -188,6 +190,26 @@ impl Rig {
         let log = fs::File::options().create(true).append(true).open(self.run_dir(host).join("log"))?;
         let child = self.command(host).stdout(Stdio::null()).stderr(log).spawn().context("start weir-l4")?;
         self.daemons[host] = Some(child);
+        Ok(())
+    }
+
+    /// Starts a `weir-proxy` on a host.
+    pub fn start_proxy(&mut self, host: usize) -> Result<()> {
+        let mut command = Command::new(programs::path("weir-proxy"));
+        command.arg(self.dir.path().join("config")).args(["--node", &format!("h{}", host + 1)]);
+        command.arg("--run-dir").arg(self.run_dir(host)).args(["--access-log", "off"]);
+        sys::confine(&mut command, self.hosts[host].netns.fd());
+        let log = fs::File::options().create(true).append(true).open(self.run_dir(host).join("proxy.log"))?;
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().context("start weir-proxy")?;
+        self.proxies[host] = Some(child);
+        Ok(())
+    }
+
+    /// Takes the balancer off the interfaces of a host by force, behind the back of its `weir-l4`.
+    pub fn detach(&self, host: usize) -> Result<()> {
+        for interface in &self.interfaces[host] {
+            fs::remove_file(self.pin_dir(host).join(format!("xdp-{interface}")))?;
+        }
         Ok(())
     }
 
@@ -374,6 +396,10 @@ impl Drop for Rig {
         for host in 0..self.hosts.len() {
             // Nobody to tell: what is left is removed below in any case.
             let _ = self.kill(host);
+            if let Some(mut proxy) = self.proxies[host].take() {
+                let _ = proxy.kill();
+                let _ = proxy.wait();
+            }
             let _ = fs::remove_dir_all(self.pin_dir(host));
         }
         self.stop.store(true, Relaxed);

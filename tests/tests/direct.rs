@@ -154,6 +154,28 @@ async fn a_drained_server_gets_no_new_flow_and_finishes_those_it_has() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_server_that_opens_no_tunnels_is_down_though_it_passes_its_check() {
+    for (tunnels, over_v6) in [(["gue", "gue"], false), (["ipip", "gue"], true)] {
+        let mut served = Served::build(&config(tunnels, over_v6)).await;
+        served.rig.kill(1).expect("kill");
+        served.rig.detach(1).expect("detach");
+        served.until_seen(1, Health::Down).await;
+        let status = served.rig.until(0, "status", |_| true).await.expect("status");
+        let of_h2: Vec<_> = status.probes.iter().filter(|probe| probe.target.as_str() == "h2").collect();
+        assert_eq!(of_h2.iter().map(|probe| probe.health).collect::<Vec<_>>(), [Health::Up, Health::Down]);
+        assert!(of_h2[1].reason.contains(":80 (vip dns) by "), "{:?}", of_h2[1]);
+        for vip in VIPS {
+            assert_eq!(served.ask(vip, 40), BTreeSet::from([2]));
+        }
+        served.rig.start(1).expect("start");
+        served.until_seen(1, Health::Up).await;
+        for vip in VIPS {
+            assert_eq!(served.ask(vip, 40), both());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_dead_server_is_found_by_its_check_and_gets_nothing_until_it_is_back() {
     let mut served = Served::build(&config(["ipip", "ipip"], false)).await;
     served.checked[0] = None;

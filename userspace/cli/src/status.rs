@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::Result;
 use serde::Serialize;
-use weir_model::status::{BgpStatus, ConfigStatus, Health, L4Status, ProxyStatus};
+use weir_model::{
+    ProbeVia,
+    status::{BgpStatus, ConfigStatus, Health, L4Status, ProxyStatus},
+};
 
 use crate::{
     live,
@@ -99,8 +102,15 @@ impl Node {
 }
 
 fn tables(nodes: &[Node]) -> String {
-    let sections =
-        [daemons(nodes), vips(nodes), peers(nodes), listeners(nodes), pools(nodes), troubles(nodes)];
+    let sections = [
+        daemons(nodes),
+        vips(nodes),
+        peers(nodes),
+        listeners(nodes),
+        pools(nodes),
+        probes(nodes),
+        troubles(nodes),
+    ];
     let texts: Vec<String> = sections.iter().map(Table::render).filter(|text| !text.is_empty()).collect();
     texts.join("\n")
 }
@@ -230,12 +240,6 @@ fn listeners(nodes: &[Node]) -> Table {
 fn pools(nodes: &[Node]) -> Table {
     let mut table =
         Table::new(["POOL", "SERVER", "NODE", "HEALTH", "ACTIVE", "REQUESTS", "FAILURES", "REASON"]);
-    let word = |health: Health| match health {
-        Health::Unknown => "unknown",
-        Health::Up => "up",
-        Health::Down => "DOWN",
-        Health::Draining => "draining",
-    };
     for node in nodes {
         // Servers that VIPs point straight at: weir-l4 checks them, and knows nothing of requests.
         for (pool, servers) in node.l4.status().iter().flat_map(|status| &status.servers) {
@@ -266,6 +270,34 @@ fn pools(nodes: &[Node]) -> Table {
                     server.reason.clone(),
                 ]);
             }
+        }
+    }
+    table
+}
+
+fn word(health: Health) -> &'static str {
+    match health {
+        Health::Unknown => "unknown",
+        Health::Up => "up",
+        Health::Down => "DOWN",
+        Health::Draining => "draining",
+    }
+}
+
+/// What balancers know of proxies and servers, each way of probing by itself.
+fn probes(nodes: &[Node]) -> Table {
+    let mut table = Table::new(["PROBE OF", "NODE", "VIA", "HEALTH", "REASON"]);
+    for node in nodes {
+        for probe in node.l4.status().iter().flat_map(|status| &status.probes) {
+            let of = match &probe.pool {
+                None => format!("proxy {}", probe.target),
+                Some(pool) => format!("server {} of {pool}", probe.target),
+            };
+            let via = match probe.via {
+                ProbeVia::Direct => "direct",
+                ProbeVia::Tunnel => "tunnel",
+            };
+            table.row([of, node.name(), via.into(), word(probe.health).into(), probe.reason.clone()]);
         }
     }
     table

@@ -13,7 +13,7 @@
 mod build;
 mod chain;
 mod classify;
-mod frame;
+pub(crate) mod frame;
 mod guard;
 mod host;
 mod icmp;
@@ -24,7 +24,7 @@ mod syn_cookie;
 mod told;
 mod too_big;
 mod trace;
-mod tunnel;
+pub(crate) mod tunnel;
 mod tunnel_error;
 
 use weir_abi::{

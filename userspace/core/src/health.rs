@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use weir_model::{Check, Name, Snapshot, status::Health};
+use weir_model::{Check, Name, Node, Snapshot, status::Health};
 
 use crate::hash;
 
@@ -45,6 +45,27 @@ pub struct Timing {
 impl From<&Check> for Timing {
     fn from(check: &Check) -> Self {
         Self { interval: check.interval, timeout: check.timeout, rise: check.rise, fall: check.fall }
+    }
+}
+
+impl From<&Node> for Timing {
+    fn from(node: &Node) -> Self {
+        Self {
+            interval: node.probe_interval,
+            timeout: node.probe_timeout,
+            rise: node.probe_rise,
+            fall: node.probe_fall,
+        }
+    }
+}
+
+/// The health of what is probed in two ways and needs both: a wish to drain counts while it can be reached.
+pub fn both(direct: Health, path: Health) -> Health {
+    match (direct, path) {
+        (Health::Down, _) | (_, Health::Down) => Health::Down,
+        (Health::Unknown, _) | (_, Health::Unknown) => Health::Unknown,
+        (Health::Draining, _) | (_, Health::Draining) => Health::Draining,
+        (Health::Up, Health::Up) => Health::Up,
     }
 }
 

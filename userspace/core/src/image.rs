@@ -5,7 +5,7 @@
 
 mod guards;
 mod lower;
-mod members;
+pub(crate) mod members;
 pub mod memory;
 pub mod mss;
 mod phases;
@@ -29,6 +29,7 @@ use weir_abi::{
 };
 
 pub use guards::{AccessRefusal, LISTED_MAX, MOMENT_MAX, block, guards, moment, net, unblock};
+pub(crate) use lower::config;
 pub use lower::{LowerError, Lowered, Lowering, lower};
 pub use phases::{FLIP_CALM, FLIP_DRAIN, YOUNG};
 pub use rows::TableHistory;

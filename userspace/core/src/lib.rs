@@ -25,6 +25,7 @@ pub mod health;
 pub mod image;
 pub mod l7;
 pub mod maglev;
+pub mod path_probe;
 pub mod pcap;
 pub mod plan;
 pub mod preview;

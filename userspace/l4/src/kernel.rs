@@ -44,6 +44,11 @@ impl Kernel {
         Ok(Image { routes: self.routes.read().await?, ..self.maps.read_back()? })
     }
 
+    /// The number of the XDP program an interface has.
+    pub(crate) async fn xdp(&self, interface: &str) -> Result<Option<u32>, KernelError> {
+        Ok(self.routes.xdp(interface).await?)
+    }
+
     /// The MTU of an interface.
     pub(crate) async fn mtu(&self, interface: &str) -> Result<u32, KernelError> {
         Ok(self.routes.mtu(interface).await?)

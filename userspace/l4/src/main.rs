@@ -19,9 +19,11 @@ mod load;
 mod memory;
 mod moment;
 mod options;
+mod probe_sockets;
 mod probes;
 mod reconcile;
 mod routes;
+mod test_run;
 
 use std::process::ExitCode;
 

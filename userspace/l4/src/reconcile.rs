@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -18,7 +18,7 @@ use weir_core::{
 };
 use weir_model::{
     Generation, Name, Problem, Problems, Snapshot, Vip,
-    status::{ConfigStatus, Health, InterfaceStatus, L4Status, L4VipStatus},
+    status::{ConfigStatus, Health, InterfaceStatus, L4Status, L4VipStatus, ProbeStatus},
 };
 use weir_runtime::{
     access, inspect,
@@ -31,6 +31,7 @@ use weir_runtime::{
 
 use crate::{
     attach,
+    capture::Tap,
     counters::{self, Counters},
     inspect::Inspector,
     kernel::{Kernel, KernelError},
@@ -39,8 +40,9 @@ use crate::{
     memory::Memory,
     moment::Moment,
     options::Options,
-    probes::Prober,
+    probes::{self, Prober},
     routes::Routes,
+    test_run::TestRunner,
 };
 
 mod steering;
@@ -64,6 +66,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let kernel = Kernel::new(&mut loaded.ebpf, routes)?;
     let counters = Counters::open(&options.pin_dir).context("open the counters")?;
     counters.register(&registry);
+    let probed = Arc::new(Mutex::new(Vec::new()));
+    let shown = Arc::clone(&probed);
+    registry.collect(move |text| probes::expose(text, &shown.lock().unwrap_or_else(PoisonError::into_inner)));
     let current = kernel.read_back().await?;
     if loaded.adopted {
         tracing::info!(vips = current.vip_addresses().len(), "adopted the pinned datapath");
@@ -77,7 +82,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         node: options.name().clone(),
         is_server: options.is_server(),
         kernel,
-        prober: Prober::new(options.name()),
+        prober: Prober::new(options.name()).context("open the sockets of probes")?,
+        runner: None,
+        probed,
         snapshot: Arc::new(Snapshot::default()),
         history: memory.load(&current),
         memory,
@@ -115,7 +122,11 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     attach::steer(&mut loaded.ebpf, &options.pin_dir)?;
     let mut steering =
         steer::Listener::bind(&options.run_dir.join(steer::SOCKET)).await.context("steering socket")?;
-    let mut inspector = Inspector::new(loaded.ebpf, options.interface.first().map_or("lo", String::as_str))?;
+    let tap = Tap::new(&mut loaded.ebpf)?;
+    let runner = TestRunner::new(loaded.ebpf, options.interface.first().map_or("lo", String::as_str));
+    daemon.runner = Some(runner.clone());
+    daemon.look_at_programs().await;
+    let mut inspector = Inspector::new(runner, tap);
     let inspections = options.run_dir.join(inspect::SOCKET);
     let mut inspections = inspect::Listener::bind(&inspections).await.context("inspection socket")?;
     let mut access =
@@ -164,7 +175,10 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
             }
             asked = access.next() => daemon.block(asked).await,
             () = sleep(until_wake) => daemon.recompute().await,
-            _ = tick.tick() => daemon.end_lingering().await,
+            _ = tick.tick() => {
+                daemon.end_lingering().await;
+                daemon.look_at_programs().await;
+            }
             () = links.changed() => daemon.look_at_links().await,
             _ = full_pass.tick() => daemon.full_pass().await,
             _ = config.changed() => {}
@@ -226,6 +240,10 @@ struct Daemon {
     is_server: bool,
     kernel: Kernel,
     prober: Prober,
+    /// Runs frames through the programs, once they are attached.
+    runner: Option<TestRunner>,
+    /// What probes say, for the metrics.
+    probed: Arc<Mutex<Vec<ProbeStatus>>>,
     snapshot: Arc<Snapshot>,
     current: Image,
     /// Of the tables in the kernel.
@@ -396,6 +414,19 @@ impl Daemon {
         }
     }
 
+    /// Whether the balancer is still on every interface.
+    async fn look_at_programs(&mut self) {
+        let Some(runner) = &self.runner else { return };
+        let mut own = Ok(runner.clone());
+        for interface in &self.interfaces {
+            let there = self.kernel.xdp(&interface.name).await;
+            if !matches!(there, Ok(there) if there.is_some() && there == runner.balancer_id()) {
+                own = Err(format!("the balancer is not attached to {}", interface.name));
+            }
+        }
+        self.prober.set_own(own);
+    }
+
     /// Something about interfaces changed: perhaps an MTU.
     async fn look_at_links(&mut self) {
         let before = self.mtu;
@@ -496,6 +527,8 @@ impl Daemon {
             (name.clone(), status)
         });
         let (blocked, blocked_count) = self.moment.shown(&self.current, self.memory.now());
+        let probes = self.prober.status();
+        self.probed.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&probes);
         self.publisher.publish(&L4Status {
             node: self.node.to_string(),
             pid: std::process::id(),
@@ -504,6 +537,7 @@ impl Daemon {
             vips: vips.collect(),
             proxies: self.proxies(),
             servers: self.prober.servers(),
+            probes,
             adopted: self.adopted,
             changing: self.until_wake() <= FLIP_CALM,
             last_plan: self.last_plan.clone(),

@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::{
-    link::LinkAttribute,
+    link::{LinkAttribute, LinkXdp},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
@@ -62,6 +62,22 @@ impl Routes {
             _ => None,
         });
         Ok(mtu.unwrap_or(0))
+    }
+
+    /// The number of the XDP program an interface has.
+    pub(crate) async fn xdp(&self, interface: &str) -> Result<Option<u32>, RouteError> {
+        let mut links = self.handle.link().get().match_name(interface.to_owned()).execute();
+        let failed = |error| RouteError::Interface(interface.to_owned(), error);
+        let link = links.try_next().await.map_err(failed)?;
+        let attributes = link.map(|link| link.attributes).unwrap_or_default();
+        let of_xdp = attributes.iter().filter_map(|attribute| match attribute {
+            LinkAttribute::Xdp(xdp) => Some(xdp),
+            _ => None,
+        });
+        Ok(of_xdp.flatten().find_map(|xdp| match xdp {
+            LinkXdp::ProgId(id) => Some(*id),
+            _ => None,
+        }))
     }
 
     /// The VIPs that have our route.

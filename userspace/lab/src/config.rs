@@ -14,8 +14,8 @@ use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use weir_model::{
     Admin, Announce, Balance, CertificateFiles, Check, CheckKind, Group, Listener, ListenerProtocol,
-    MssClamp, Name, Node, Objects, Peer, PeerAddress, Percent, Pool, Server, Snapshot, SourceFile, Spread,
-    SynProtection, Tls, Tunnel, Vip, Zone,
+    MssClamp, Name, Node, Objects, Peer, PeerAddress, Percent, Pool, ProbeVia, Server, Snapshot, SourceFile,
+    Spread, SynProtection, Tls, Tunnel, Vip, Zone,
 };
 
 use crate::topology::{self, BALANCER_ASN, CORE_ASN, HOST_NAME, Host, Role, Topology, VIP4, VIP6, zone_name};
@@ -163,6 +163,7 @@ fn healthy(topology: Topology) -> Result<Objects> {
                 tunnel: Tunnel::Gue,
                 quic_id: None,
                 probe_port: 9180,
+                probe_via: ProbeVia::Tunnel,
                 probe_interval: Duration::from_millis(100),
                 probe_timeout: Duration::from_millis(500),
                 probe_rise: 2,
@@ -245,6 +246,7 @@ fn pool() -> Pool {
             path: "/healthz".into(),
             host: None,
             expect: (200, 399),
+            via: None,
             port: None,
             interval: CHECK_INTERVAL,
             timeout: CHECK_TIMEOUT,

@@ -40,7 +40,7 @@ pub use peer::{
     AddressFamily, Community, GracefulRestart, Peer, PeerAddress, PeerRole, RANGE_NAME_LEN_MAX, Secret,
     TtlSecurity,
 };
-pub use place::{AcceptTunnels, Admin, Group, GroupMode, Node, Tunnel, Zone};
+pub use place::{AcceptTunnels, Admin, Group, GroupMode, Node, ProbeVia, Tunnel, Zone};
 pub use pool::{Balance, Check, CheckKind, Pool, Server, Sticky};
 pub use problem::{Problem, Problems};
 pub use snapshot::{Generation, Snapshot};

@@ -54,6 +54,17 @@ pub enum Tunnel {
     Ipip,
 }
 
+/// How a balancer judges whether a host may get packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProbeVia {
+    /// By asking it, and by SYNs to its VIPs that go the way of every packet: in the tunnel, opened by it, answered from the VIP.
+    #[default]
+    Tunnel,
+    /// By asking it at its own address, and nothing else.
+    Direct,
+}
+
 /// Tunnels of others that are opened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -91,6 +102,9 @@ pub struct Node {
     /// TCP port on which its proxy answers `/healthz` to the balancers of its group.
     #[serde(default = "default_probe_port")]
     pub probe_port: u16,
+    /// Whether balancers also probe the VIPs it serves through the datapath.
+    #[serde(default)]
+    pub probe_via: ProbeVia,
     /// From one such probe to the next; 10 ms to 1 h.
     #[serde(with = "units::duration", default = "default_probe_interval")]
     pub probe_interval: Duration,
@@ -121,6 +135,7 @@ impl Node {
             tunnel: server.tunnel,
             quic_id: server.quic_id,
             probe_port: default_probe_port(),
+            probe_via: ProbeVia::Direct,
             probe_interval: default_probe_interval(),
             probe_timeout: default_probe_timeout(),
             probe_rise: two(),

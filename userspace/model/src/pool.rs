@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Admin, Name, Percent, Tunnel, place::hundred, units};
+use crate::{Admin, Name, Percent, ProbeVia, Tunnel, place::hundred, units};
 
 /// Servers that give the same answer, in one or several zones.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,6 +78,10 @@ pub struct Check {
     /// Status codes that count as healthy, first and last; `http` only.
     #[serde(default = "default_expect")]
     pub expect: (u16, u16),
+    /// Whether balancers also probe the VIPs that point straight at the pool through their tunnels; they do unless this says
+    /// `direct`. Only for such pools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<ProbeVia>,
     /// Port to check, when it is not the server's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,

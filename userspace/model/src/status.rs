@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Generation, Name, Problem, Timestamp};
+use crate::{Generation, Name, ProbeVia, Problem, Timestamp};
 
 /// Which configuration is in force, and what is wrong with a newer one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -50,6 +50,9 @@ pub struct L4Status {
     /// Servers of pools that VIPs point at directly, by pool.
     #[serde(default)]
     pub servers: BTreeMap<Name, BTreeMap<Name, Health>>,
+    /// What those two rest on: each way in which each of them is probed.
+    #[serde(default)]
+    pub probes: Vec<ProbeStatus>,
     /// What the last start found pinned and kept.
     pub adopted: bool,
     /// Whether owners of slots are about to change: the second phase of a change is due.
@@ -69,6 +72,21 @@ pub struct L4Status {
     /// How many they are.
     #[serde(default)]
     pub blocked_count: u64,
+}
+
+/// One way in which a proxy or server is probed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProbeStatus {
+    /// The node or server.
+    pub target: Name,
+    /// The pool of a server; `None` for the proxy of a node.
+    pub pool: Option<Name>,
+    /// The way.
+    pub via: ProbeVia,
+    /// What it says; the target is up when all of its ways say so.
+    pub health: Health,
+    /// Why.
+    pub reason: String,
 }
 
 /// A prefix blocked for the moment.

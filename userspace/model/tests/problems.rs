@@ -132,6 +132,7 @@ fn every_mistake_is_named_with_its_field_and_line() {
         ("protocol = \"http\"", "protocol = \"https\"", "listener.web.tls", "needs a certificate"),
         ("protocol = \"http\"", "protocol = \"gopher\"", "listener.web.protocol", "gopher"),
         ("path = \"/healthz\"", "path = \"healthz\"", "pool.app.check.path", "not a path"),
+        ("path = \"/healthz\"", "via = \"tunnel\"", "pool.app.check.via", "no vip points straight at"),
         ("path = \"/healthz\"", "interval = \"5\"", "pool.app.check", "no unit"),
         ("path = \"/healthz\"", "interval = \"1ms\"", "pool.app.check.interval", "out of range"),
         ("[pool.app]", "[pool.app]\noverprovision = \"50%\"", "pool.app.overprovision", "out of range"),

@@ -16,6 +16,7 @@ mod inbox;
 pub mod inspect;
 pub mod metrics;
 pub mod probe;
+pub mod reactor;
 pub mod shutdown;
 pub mod source;
 pub mod status;

@@ -228,6 +228,7 @@ fn frame(args: &Args, snapshot: &Snapshot) -> Result<Vec<u8>> {
         carried: args.carried.carried(),
         payload_len: args.payload,
         hops_left: args.ttl,
+        sequence: 1,
     };
     written.frame().context("the addresses are of different families, or the payload is too long")
 }

@@ -49,6 +49,8 @@ pub struct Written {
     pub payload_len: usize,
     /// TTL or hop limit.
     pub hops_left: u8,
+    /// Sequence number of a TCP segment; one with ACK acknowledges the same.
+    pub sequence: u32,
 }
 
 impl Written {
@@ -109,7 +111,7 @@ impl Written {
         let (source, destination) = (self.source.port().to_be_bytes(), self.destination.port().to_be_bytes());
         match self.carried {
             Carried::Tcp(flags) => {
-                let sequence = 1_u32.to_be_bytes();
+                let sequence = self.sequence.to_be_bytes();
                 let tcp = Tcp {
                     source,
                     destination,

@@ -91,7 +91,7 @@ impl Frame {
 }
 
 /// A header of `weir_abi` as it stands on the wire.
-pub(super) trait Header: Sized {
+pub(crate) trait Header: Sized {
     /// Takes it off the front of `wire`; `None` when that is too short.
     fn take(wire: &mut &[u8]) -> Option<Self>;
     /// Appends it to `wire`.

@@ -150,6 +150,7 @@ fn packets_that_are_described_are_whole() {
         carried,
         payload_len: 0,
         hops_left: 64,
+        sequence: 1,
     };
     let (client, vip) = ("203.0.113.7:40000", "198.51.100.10:80");
     for (carried, reason) in [

@@ -1,11 +1,11 @@
 //! Tunnels in front of packets that leave, and the way to their end.
 
 use weir_abi::{
-    checksum,
+    Config, checksum,
     counters::Reason,
     gue::{Chain, GUE_PORT, Gue, LEN_CHAIN4, LEN_CHAIN6, LEN_PLAIN},
     headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, Ipv4, Ipv6, PROTO_IPIP, PROTO_IPV6, Udp},
-    hop::{KIND_GUE4, KIND_GUE6, KIND_LOCAL, KIND_NONE},
+    hop::{Backend, KIND_GUE4, KIND_GUE6, KIND_LOCAL, KIND_NONE},
     service::PROTO_UDP,
 };
 
@@ -60,13 +60,18 @@ impl Packet<'_> {
     /// The headers of the tunnel, behind Ethernet; or it does not fit.
     fn outer(&mut self) -> Verdict<Vec<u8>> {
         let (first, second, mtu) = (self.first, self.second, self.mtu);
-        let (config, to, is_v4) = (&self.image.config, &first.address, first.is_over_v4());
         let inner_len = self.frame.len() - L3_AT;
-        let inner_protocol = if self.parsed.is_v4 { PROTO_IPIP } else { PROTO_IPV6 };
-        // What stands between the outer IP header and the packet.
-        let between = if first.is_ipip() { Vec::new() } else { self.udp_and_gue(inner_len, inner_protocol) };
-        let rest_len = inner_len + between.len();
-        let len = rest_len + if is_v4 { 20 } else { 40 };
+        let outer = Outer {
+            config: &self.image.config,
+            first,
+            second,
+            is_back: self.is_back,
+            hash: self.hash,
+            // RFC 6040 §4.1, normal mode: ECN is copied, and DSCP with it.
+            tos: self.parsed.tos,
+            is_around_v4: self.parsed.is_v4,
+        };
+        let len = outer.headers(inner_len).len() + inner_len;
         self.trace.step(Stage::Encap, |names| {
             let kind = if first.is_ipip() { "IPIP" } else { "GUE" };
             let second = second.map(|second| format!(", then {}", host_of(names, Some(&second))));
@@ -82,22 +87,69 @@ impl Packet<'_> {
         if is_too_big {
             return Err(Reason::DropTooBig);
         }
+        Ok(outer.headers(inner_len))
+    }
+
+    /// Writes the Ethernet header towards the next hop.
+    fn send(&mut self, came_as: &Eth, way: &Way) -> Verdict<Action> {
+        let ethertype = if self.first.is_over_v4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+        let (eth, action, why) = match *way {
+            Way::Forward { egress, source, destination, .. } if self.tags.is_empty() => (
+                Eth { destination, source, ethertype },
+                egress.map_or(Action::Transmit, Action::Redirect),
+                "the routing table says so",
+            ),
+            _ => (
+                Eth { destination: came_as.source, source: came_as.destination, ethertype },
+                Action::Transmit,
+                "back to the router it came from",
+            ),
+        };
+        self.trace.step(Stage::NextHop, |_| {
+            let [a, b, c, d, e, f] = eth.destination;
+            (format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"), why.into())
+        });
+        self.frame.write(0, &eth)?;
+        Ok(action)
+    }
+}
+
+/// The headers of a tunnel, from the outer IP header on.
+pub(crate) struct Outer<'a> {
+    /// Whose tunnel it is.
+    pub(crate) config: &'a Config,
+    pub(crate) first: Backend,
+    pub(crate) second: Option<Backend>,
+    pub(crate) is_back: bool,
+    /// Of the flow inside.
+    pub(crate) hash: u32,
+    pub(crate) tos: u8,
+    /// Whether the packet inside is IPv4.
+    pub(crate) is_around_v4: bool,
+}
+
+impl Outer<'_> {
+    /// In front of a packet of `inner_len` bytes.
+    pub(crate) fn headers(&self, inner_len: usize) -> Vec<u8> {
+        let (first, config, tos) = (self.first, self.config, self.tos);
+        let inner_protocol = if self.is_around_v4 { PROTO_IPIP } else { PROTO_IPV6 };
+        // What stands between the outer IP header and the packet.
+        let between = if first.is_ipip() { Vec::new() } else { self.udp_and_gue(inner_len, inner_protocol) };
+        let rest_len = inner_len + between.len();
         let protocol = if first.is_ipip() { inner_protocol } else { PROTO_UDP };
-        let mut wire = Vec::with_capacity(len - inner_len);
-        // RFC 6040 §4.1, normal mode: ECN is copied, and DSCP with it.
-        let tos = self.parsed.tos;
-        if is_v4 {
+        let mut wire = Vec::with_capacity(40 + between.len());
+        if first.is_over_v4() {
             let mut ip = Ipv4 {
                 version_ihl: 0x45,
                 tos,
-                total_len: (len as u16).to_be_bytes(),
+                total_len: ((20 + rest_len) as u16).to_be_bytes(),
                 id: [0, 0],
                 fragment: [0x40, 0], // don't fragment
                 ttl: OUTER_TTL,
                 protocol,
                 checksum: [0, 0],
                 source: config.address4,
-                destination: to.v4_octets(),
+                destination: first.address.v4_octets(),
             };
             ip.checksum = checksum::ipv4(&ip);
             ip.put(&mut wire);
@@ -111,12 +163,12 @@ impl Packet<'_> {
                 next_header: protocol,
                 hop_limit: OUTER_TTL,
                 source: config.address6.octets(),
-                destination: to.octets(),
+                destination: first.address.octets(),
             };
             ip.put(&mut wire);
         }
         wire.extend(between);
-        Ok(wire)
+        wire
     }
 
     /// UDP, GUE and the chain to the second hop, in front of a packet of `inner_len` bytes.
@@ -154,28 +206,5 @@ impl Packet<'_> {
         udp.put(&mut wire);
         wire.extend(gue);
         wire
-    }
-
-    /// Writes the Ethernet header towards the next hop.
-    fn send(&mut self, came_as: &Eth, way: &Way) -> Verdict<Action> {
-        let ethertype = if self.first.is_over_v4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-        let (eth, action, why) = match *way {
-            Way::Forward { egress, source, destination, .. } if self.tags.is_empty() => (
-                Eth { destination, source, ethertype },
-                egress.map_or(Action::Transmit, Action::Redirect),
-                "the routing table says so",
-            ),
-            _ => (
-                Eth { destination: came_as.source, source: came_as.destination, ethertype },
-                Action::Transmit,
-                "back to the router it came from",
-            ),
-        };
-        self.trace.step(Stage::NextHop, |_| {
-            let [a, b, c, d, e, f] = eth.destination;
-            (format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"), why.into())
-        });
-        self.frame.write(0, &eth)?;
-        Ok(action)
     }
 }

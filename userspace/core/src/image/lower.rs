@@ -143,7 +143,7 @@ pub fn lower(input: Lowering<'_>) -> Result<Lowered, LowerError> {
     Ok(out)
 }
 
-fn config(node: &Node) -> Config {
+pub(crate) fn config(node: &Node) -> Config {
     Config {
         abi_version: ABI_VERSION,
         has_v4: node.address.is_some().into(),

@@ -111,7 +111,7 @@ pub(super) fn of_self(here: &Node) -> Option<Backend> {
     of_node(here, here, true)
 }
 
-fn of_node(here: &Node, node: &Node, is_self: bool) -> Option<Backend> {
+pub(crate) fn of_node(here: &Node, node: &Node, is_self: bool) -> Option<Backend> {
     let v4 = node.address.map(|a| Address::v4(a.octets()));
     let v6 = node.address6.map(|a| Address::v6(a.octets()));
     if is_self {
@@ -122,7 +122,7 @@ fn of_node(here: &Node, node: &Node, is_self: bool) -> Option<Backend> {
     v4.or(v6).map(|address| tunnel(address, node.tunnel))
 }
 
-fn of_server(here: &Node, server: &Server) -> Option<Backend> {
+pub(crate) fn of_server(here: &Node, server: &Server) -> Option<Backend> {
     let address = Address::from(server.address.ip());
     let reached = if address.is_v4() { here.address.is_some() } else { here.address6.is_some() };
     reached.then(|| tunnel(address, server.tunnel))

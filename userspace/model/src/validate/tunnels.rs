@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Checker;
-use crate::{MssClamp, Name, Node, Server, Vip};
+use crate::{MssClamp, Name, Node, ProbeVia, Server, Vip};
 
 impl Checker<'_> {
     pub(super) fn accepted_tunnels(&mut self) {
@@ -49,6 +49,13 @@ impl Checker<'_> {
             self.reachable(name, vip, pool, &servers);
         }
         let direct: BTreeSet<&Name> = self.objects.vip.values().filter_map(|vip| vip.pool.as_ref()).collect();
+        for (name, pool) in self.objects.pool.iter().filter(|(name, _)| !direct.contains(name)) {
+            if pool.check.as_ref().is_some_and(|check| check.via == Some(ProbeVia::Tunnel)) {
+                let what =
+                    "no vip points straight at the pool: there are no tunnels to its servers".to_owned();
+                self.problem("pool", name, "check.via", what, "remove it");
+            }
+        }
         for pool in direct {
             self.ends_of_tunnels(pool);
         }

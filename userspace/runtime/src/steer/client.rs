@@ -17,10 +17,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{
-    MESSAGE_LEN_MAX, Registration, Reply,
-    listener::{seqpacket, watched},
-};
+use super::{MESSAGE_LEN_MAX, Registration, Reply, listener::seqpacket};
+use crate::reactor::watched;
 
 /// Time between attempts to connect, and to register again what was refused.
 const RETRY: Duration = Duration::from_millis(100);

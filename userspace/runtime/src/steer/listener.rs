@@ -14,7 +14,10 @@ use tokio::{
 };
 
 use super::{MESSAGE_LEN_MAX, Registration, Reply};
-use crate::inbox::{self, Bounds, Inbox};
+use crate::{
+    inbox::{self, Bounds, Inbox},
+    reactor::watched,
+};
 
 /// The running proxy, its successor, and tests.
 const BOUNDS: Bounds = Bounds { connections: 16, queue: 16 };
@@ -134,13 +137,6 @@ fn receive(socket: &Socket) -> io::Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
     }
     message.truncate(len);
     Ok(Some((message, sockets.into_iter().next())))
-}
-
-/// The socket, known to the runtime's reactor.
-#[allow(unsafe_code)]
-pub(super) fn watched(socket: Socket) -> io::Result<AsyncFd<Socket>> {
-    // SAFETY: a `Socket` owns its descriptor and always returns the same one, and `AsyncFd` owns the `Socket`.
-    Ok(unsafe { AsyncFd::register(socket) }?)
 }
 
 #[allow(unsafe_code)]
