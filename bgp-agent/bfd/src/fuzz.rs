@@ -59,7 +59,8 @@ pub fn fuzz_packets(data: &[u8], start: Instant) {
             assert!(sent <= 4, "a session sends an answer and a packet of its own, no more");
             let packet = Packet::decode(&transmit.payload);
             let Ok(packet) = packet else { panic!("we sent {packet:?}") };
-            assert!(!(packet.poll && packet.is_final) && !packet.demand);
+            assert!(!packet.demand);
+            assert!(!packet.poll || !packet.is_final);
             assert!(packet.state == State::Up || packet.desired_min_tx_us >= 1_000_000);
             for (index, id) in ids.iter().enumerate() {
                 if id.is_ok_and(|id| id == transmit.session) {

@@ -24,6 +24,11 @@ use std::time::{Duration, Instant};
 /// RFC 5880 §6.8.3 asks for a round trip.
 const SETTLE: Duration = Duration::from_secs(1);
 
+/// Packets that a change may send ahead of the timer in a burst; one more each [`SLOW_INTERVAL`]. A session takes two or three
+/// to come up. Without a bound two sides can chase each other for ever: what says Down and what says Init go round and
+/// meet nobody who waits. At the bound a change waits for the timer, as in RFC 5880 without its SHOULD.
+const AHEAD_MAX: u32 = 4;
+
 /// What the operator wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
@@ -150,6 +155,10 @@ pub(crate) struct Session {
     /// The interval `next_sent` was drawn from.
     scheduled: Option<Duration>,
     next_sent: Option<Instant>,
+    /// When all of [`AHEAD_MAX`] may be used again.
+    ahead_full: Instant,
+    /// When a change that found none left may be said.
+    ahead_next: Option<Instant>,
     /// The last packet but for P and F.
     shown: Option<[u8; PACKET_LEN]>,
     periodic_due: bool,
@@ -180,6 +189,8 @@ impl Session {
             last_sent: None,
             scheduled: None,
             next_sent: None,
+            ahead_full: now,
+            ahead_next: None,
             shown: None,
             periodic_due: false,
             final_due: false,
@@ -295,7 +306,7 @@ impl Session {
             Poll::Settling { until } => Some(until),
             Poll::Idle | Poll::Active => None,
         };
-        [self.next_sent, self.detection_deadline(), settled].into_iter().flatten().min()
+        [self.next_sent, self.ahead_next, self.detection_deadline(), settled].into_iter().flatten().min()
     }
 
     /// The change of state since the last call.
@@ -375,8 +386,16 @@ impl Session {
         // transmissions when the contents of that packet would differ from that in the previously transmitted packet (other
         // than the Poll and Final bits)".
         let differs = self.shown != Some(self.contents().encode());
+        self.ahead_next = None;
         if differs && self.may_send() && !self.periodic_due {
-            self.send(now);
+            let full = self.ahead_full.max(now) + SLOW_INTERVAL;
+            let allowed = full - SLOW_INTERVAL * AHEAD_MAX;
+            if allowed <= now {
+                self.ahead_full = full;
+                self.send(now);
+            } else {
+                self.ahead_next = Some(allowed);
+            }
         }
     }
 

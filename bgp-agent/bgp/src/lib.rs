@@ -14,6 +14,7 @@
 //! | 6793 | 4-octet AS numbers, AS_TRANS and AS4_PATH towards 2-octet peers |
 //! | 2918 | ROUTE-REFRESH of the peer re-sends our routes |
 //! | 4724 | End-of-RIB; the capability is sent only when asked for; no restarting or helper procedures |
+//! | 5882, 9384 | a path that BFD calls dead ends the session; who watches it is the shell's |
 //! | 6286 | BGP identifiers are unique within an AS only |
 //! | 6608 | subcodes of the FSM error |
 //! | 7606 | an UPDATE with bad attributes is treated as withdraw, the session stays |

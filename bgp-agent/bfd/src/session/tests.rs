@@ -227,6 +227,24 @@ fn a_change_of_state_does_not_wait_for_the_timer() {
 }
 
 #[test]
+fn a_peer_that_cannot_decide_does_not_make_us_talk() {
+    let start = Instant::now();
+    let mut session = session(fast(), start);
+    let mut sent = 0;
+    for step in 0..10_000 {
+        let received = if step % 2 == 0 { State::Down } else { State::Init };
+        let now = start + step * MS;
+        session.handle_packet(&from_peer(received), now);
+        session.handle_timeout(now);
+        assert!(session.poll_timeout().unwrap() > now, "what is put off does not make the shell spin");
+        sent += drain(&mut session).len();
+    }
+    // Ten seconds: a burst, one each second, and those of the timer, which is 7.5 ms at the least while it is up.
+    assert!(sent <= 4 + 10 + 1400, "{sent} packets");
+    assert!(session.view().stats.ups > 4000);
+}
+
+#[test]
 fn a_poll_is_answered_in_every_state_at_once_with_final_alone() {
     let now = Instant::now();
     for state in State::ALL {

@@ -40,6 +40,8 @@ pub(super) enum Fsm {
     UpdateMsg(UpdateReport),
     /// Event 28.
     UpdateMsgErr(Notification),
+    /// Not of RFC 4271: the path is dead. RFC 5882 §4.2, RFC 9384 §3.
+    BfdDown,
     /// RFC 2918 §4; `None` for a family or subtype we do not have, which is ignored.
     RouteRefresh(Option<Family>),
 }

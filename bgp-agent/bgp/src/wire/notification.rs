@@ -99,6 +99,11 @@ impl Notification {
         Self::new(6, 7, Bytes::new())
     }
 
+    /// Cease, BFD Down. RFC 9384 §3.
+    pub(crate) fn bfd_down() -> Self {
+        Self::new(6, 10, Bytes::new())
+    }
+
     /// The text of an administrative shutdown or reset, when there is one and it is UTF-8. RFC 9003 §2.
     pub fn shutdown_text(&self) -> Option<&str> {
         if self.code != 6 || !matches!(self.subcode, 2 | 4) {

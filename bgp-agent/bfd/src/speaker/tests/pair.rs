@@ -1,10 +1,10 @@
 //! Two speakers, a network that loses, delays and reorders, and one virtual clock.
 //!
-//! `WEIR_BFD_PAIRS` is how many seeds are tried; 400 when absent.
+//! `WEIR_BFD_PAIRS` is how many seeds are tried; 2,000 when absent.
 
 use super::*;
 
-const PAIRS_DEFAULT: u64 = 400;
+const PAIRS_DEFAULT: u64 = 2_000;
 
 struct Network {
     sides: [Speaker; 2],
@@ -192,7 +192,7 @@ fn whatever_the_network_did_two_are_up_soon_after_it_is_well_and_stay_up() {
         // What is under way still arrives; detection may take three slow intervals, and the next packet another.
         network.run(6000 * MS);
         network.until_up(1000 * MS);
-        let before = network.failures.clone();
+        let before = network.failures.each_ref().map(Vec::len);
         for _ in 0..5 {
             network.run(1000 * MS);
             let side = network.random(2) as usize;
@@ -202,7 +202,8 @@ fn whatever_the_network_did_two_are_up_soon_after_it_is_well_and_stay_up() {
         }
         network.run(2000 * MS);
         assert!(network.both_up(), "seed {seed}");
-        assert_eq!(network.failures, before, "seed {seed}: changed timers, and nothing lost, must not flap");
+        let after = network.failures.each_ref().map(Vec::len);
+        assert_eq!(after, before, "seed {seed}: changed timers, and nothing lost, must not flap");
     }
 }
 
