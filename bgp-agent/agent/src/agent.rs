@@ -1,8 +1,9 @@
 //! The agent: configuration and status in, sessions and routes out. One loop; each turn computes the whole from scratch.
 
 use crate::announce::{Announcer, Verdict, View};
+use crate::bfd::{self, Bfd, ViewSender};
 use crate::listener::{Guests, Listeners};
-use crate::peer::{Peer, Plan, STOP_MAX};
+use crate::peer::{Peer, Plan, STOP_MAX, Watched};
 use crate::report::{Report, Shared};
 use crate::routes::routes;
 use std::collections::BTreeMap;
@@ -41,6 +42,11 @@ pub(crate) struct Agent {
     announcer: Announcer,
     peers: BTreeMap<Name, Running>,
     listeners: Listeners,
+    bfd: Bfd,
+    /// BFD sessions as last wanted.
+    watched: BTreeMap<Name, bfd::Wanted>,
+    /// Sessions that say goodbye: the path is watched until they have.
+    leaving: Vec<Leaving>,
     changed: Arc<Notify>,
     report: Report,
     /// Addresses without a next hop that were already complained about.
@@ -50,6 +56,13 @@ pub(crate) struct Agent {
 struct Running {
     plan: Plan,
     peer: Peer,
+    bfd: ViewSender,
+}
+
+struct Leaving {
+    name: Name,
+    bfd: bfd::Wanted,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl Agent {
@@ -70,6 +83,9 @@ impl Agent {
             announcer: Announcer::default(),
             peers: BTreeMap::new(),
             listeners: Listeners::new(refused),
+            bfd: Bfd::start(registry),
+            watched: BTreeMap::new(),
+            leaving: Vec::new(),
             changed: Arc::new(Notify::new()),
             complained: Vec::new(),
         }
@@ -134,12 +150,14 @@ impl Agent {
         let mut before = std::mem::take(&mut self.peers);
         let mut guests: BTreeMap<SocketAddr, Guests> = BTreeMap::new();
         let mut complaints = Vec::new();
+        let mut watched = BTreeMap::new();
         for (name, object) in snapshot.peers.iter().filter(|(_, peer)| peer.node == self.node) {
             let Some(node) = snapshot.nodes.get(&self.node) else {
                 continue;
             };
             let plan = plan(node, &self.node, object);
             let addresses = self.announcer.addresses(snapshot);
+            let strict = object.bfd.as_ref().is_some_and(|bfd| bfd.strict);
             let (routes, without_next_hop) = routes(snapshot, &self.node, object, addresses);
             complaints.extend(without_next_hop.into_iter().map(|address| (name.clone(), address)));
             let running = match before.remove(name) {
@@ -150,10 +168,13 @@ impl Agent {
                 Some(old) => {
                     info!(peer = %name, "session begins anew: its configuration changed");
                     let after = old.peer.stop("configuration changed");
-                    self.start(name, plan, routes, Some(after))
+                    self.start(name, plan, routes, (strict, old.bfd), Some(after))
                 }
-                None => self.start(name, plan, routes, None),
+                None => self.start(name, plan, routes, (strict, ViewSender::default()), None),
             };
+            if let Some(plan) = bfd::Plan::new(node, object) {
+                watched.insert(name.clone(), bfd::Wanted { plan, view: running.bfd.clone() });
+            }
             if object.local_port != 0 {
                 let any = match object.address {
                     IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -171,8 +192,15 @@ impl Agent {
         }
         for (name, old) in before {
             info!(peer = %name, "session stopped: no longer configured");
-            drop(old.peer.stop("peer deconfigured"));
+            let task = old.peer.stop("peer deconfigured");
+            if let Some(bfd) = self.watched.remove(&name) {
+                self.leaving.push(Leaving { name, bfd, task });
+            }
         }
+        self.leaving.retain(|leaving| !leaving.task.is_finished() && !watched.contains_key(&leaving.name));
+        let leaving = self.leaving.iter().map(|leaving| (leaving.name.clone(), leaving.bfd.clone()));
+        self.bfd.apply(watched.clone().into_iter().chain(leaving).collect());
+        self.watched = watched;
         self.listeners.apply(guests);
         for (peer, address) in complaints.iter().filter(|complaint| !self.complained.contains(complaint)) {
             warn!(%peer, %address, "not announced: the node has no address of this family to name as next hop");
@@ -185,17 +213,19 @@ impl Agent {
         name: &Name,
         plan: Plan,
         routes: RouteSet,
+        (strict, bfd): (bool, ViewSender),
         after: Option<tokio::task::JoinHandle<()>>,
     ) -> Running {
-        let peer = Peer::start(name.clone(), plan.clone(), routes, Arc::clone(&self.changed), after);
-        Running { plan, peer }
+        let watched = Watched { strict, view: bfd.subscribe() };
+        let peer = Peer::start(name.clone(), plan.clone(), routes, watched, Arc::clone(&self.changed), after);
+        Running { plan, peer, bfd }
     }
 
     fn publish(&mut self, config: ConfigStatus, now: Instant) {
-        let peers = self
-            .peers
-            .iter()
-            .map(|(name, running)| (name.clone(), running.plan.remote, running.peer.view.borrow().clone()));
+        let peers = self.peers.iter().map(|(name, running)| {
+            let (view, bfd) = (running.peer.view.borrow().clone(), running.bfd.borrow().clone());
+            (name.clone(), running.plan.remote, view, bfd)
+        });
         let verdicts: Vec<(&Name, &Verdict)> = self.announcer.verdicts().iter().collect();
         self.report.publish(config, peers.collect(), &verdicts, now);
     }
@@ -211,6 +241,8 @@ impl Agent {
                 abort.abort();
             }
         }
+        // Last, so that no router sees BFD go before BGP.
+        self.bfd.stop().await;
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod agent;
 mod announce;
+mod bfd;
 mod listener;
 mod peer;
 mod report;

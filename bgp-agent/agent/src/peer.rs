@@ -1,5 +1,6 @@
 //! The driver of one BGP peer: sockets and a timer around a [`weir_bgp::Session`]. No protocol in here.
 
+use crate::bfd::{self, Gate};
 use socket2::SockRef;
 use std::future::poll_fn;
 use std::io;
@@ -46,6 +47,13 @@ pub(crate) struct Plan {
     pub(crate) config: Config,
 }
 
+/// Whether the path is alive, where anybody watches it.
+pub(crate) struct Watched {
+    /// BGP waits for the first word that it is.
+    pub(crate) strict: bool,
+    pub(crate) view: watch::Receiver<Option<bfd::View>>,
+}
+
 /// What the agent shows of a peer.
 #[derive(Debug, Clone)]
 pub(crate) struct PeerView {
@@ -54,6 +62,8 @@ pub(crate) struct PeerView {
     pub(crate) announced: Vec<String>,
     pub(crate) last_error: String,
     pub(crate) stats: Stats,
+    /// BFD lets no session begin.
+    pub(crate) held_by_bfd: bool,
 }
 
 /// A running driver.
@@ -71,6 +81,7 @@ impl Peer {
         name: Name,
         plan: Plan,
         routes: RouteSet,
+        watched: Watched,
         changed: Arc<Notify>,
         after: Option<JoinHandle<()>>,
     ) -> Self {
@@ -83,9 +94,13 @@ impl Peer {
             announced: Vec::new(),
             last_error: String::new(),
             stats: Stats::default(),
+            held_by_bfd: false,
         });
+        let gate = Gate::new(watched.strict, watched.view.borrow().as_ref());
         let driver = Driver {
             name,
+            gate,
+            held_by_bfd: false,
             session: Session::new(plan.config.clone()),
             plan,
             conns: Vec::new(),
@@ -98,7 +113,7 @@ impl Peer {
             if let Some(after) = after {
                 let _gone_or_late = tokio::time::timeout(STOP_MAX, after).await;
             }
-            driver.run(routes_in, accepted_in, stop_in).await;
+            driver.run(routes_in, watched.view, accepted_in, stop_in).await;
         });
         Self { routes, accepted, view, stop, task }
     }
@@ -114,6 +129,8 @@ type Connecting = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
 
 struct Driver {
     name: Name,
+    gate: Gate,
+    held_by_bfd: bool,
     plan: Plan,
     session: Session,
     conns: Vec<Conn>,
@@ -137,6 +154,7 @@ struct Conn {
 /// What woke the driver.
 enum Wake {
     Routes,
+    Bfd,
     Accepted(TcpStream),
     Stop(String),
     Connected(io::Result<TcpStream>),
@@ -150,12 +168,14 @@ impl Driver {
     async fn run(
         mut self,
         mut routes: watch::Receiver<RouteSet>,
+        mut bfd: watch::Receiver<Option<bfd::View>>,
         mut accepted: mpsc::Receiver<TcpStream>,
         mut stop: oneshot::Receiver<String>,
     ) {
         let mut buffer = vec![0; IN_CHUNK_BYTES];
         let mut stopping = false;
         self.session.set_routes(routes.borrow_and_update().clone());
+        self.follow_bfd(bfd.borrow_and_update().as_ref(), Instant::now());
         self.session.handle_input(Input::Start, Instant::now());
         loop {
             self.pump();
@@ -180,6 +200,7 @@ impl Driver {
                 text = &mut stop, if !stopping => Wake::Stop(text.unwrap_or_default()),
                 // Whoever stops drops its end too: the stop says so, and with which text.
                 Ok(()) = routes.changed(), if !stopping => Wake::Routes,
+                Ok(()) = bfd.changed(), if !stopping => Wake::Bfd,
                 Some(stream) = accepted.recv(), if !stopping => Wake::Accepted(stream),
                 result = connected => Wake::Connected(result),
                 wake = next_io(&mut self.conns, &mut buffer) => wake,
@@ -192,6 +213,11 @@ impl Driver {
                     if left_out > 0 {
                         warn!(peer = %self.name, left_out, "routes with a next hop of the other family");
                     }
+                }
+                Wake::Bfd => {
+                    self.follow_bfd(bfd.borrow_and_update().as_ref(), now);
+                    // The status shows it, whatever it means for the session.
+                    self.changed.notify_one();
                 }
                 Wake::Stop(text) => {
                     stopping = true;
@@ -221,6 +247,17 @@ impl Driver {
             self.session.handle_timeout(now);
             self.drop_late(now);
         }
+    }
+
+    fn follow_bfd(&mut self, view: Option<&bfd::View>, now: Instant) {
+        let verdict = self.gate.look(view);
+        if verdict.end || verdict.hold {
+            self.session.handle_input(Input::BfdDown, now);
+        }
+        if !verdict.hold {
+            self.session.handle_input(Input::BfdUp, now);
+        }
+        self.held_by_bfd = verdict.hold;
     }
 
     fn drop_late(&mut self, now: Instant) {
@@ -308,6 +345,7 @@ impl Driver {
         let changed = self.view.send_if_modified(|view| {
             let same = view.state == state
                 && view.stats == stats
+                && view.held_by_bfd == self.held_by_bfd
                 && view.announced.len() == rib.advertised().len()
                 && last_error.is_none();
             if same {
@@ -318,6 +356,7 @@ impl Driver {
             }
             view.announced = rib.advertised().keys().map(ToString::to_string).collect();
             view.stats = stats;
+            view.held_by_bfd = self.held_by_bfd;
             if let Some(error) = last_error {
                 view.last_error = error;
             }

@@ -1,6 +1,7 @@
 //! What the agent says of itself: the status document and the metrics.
 
 use crate::announce::Verdict;
+use crate::bfd;
 use crate::peer::PeerView;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -38,7 +39,7 @@ impl Report {
     pub(crate) fn publish(
         &mut self,
         config: ConfigStatus,
-        peers: Vec<(Name, SocketAddr, PeerView)>,
+        peers: Vec<(Name, SocketAddr, PeerView, Option<bfd::View>)>,
         verdicts: &[(&Name, &Verdict)],
         now: Instant,
     ) {
@@ -59,7 +60,7 @@ impl Report {
             status.vips.insert((*name).clone(), announce);
             numbers.vips.insert((*name).clone(), verdict.announced);
         }
-        for (name, remote, view) in peers {
+        for (name, remote, view, bfd) in peers {
             numbers.peers.insert(name.clone(), (view.state, view.announced.len(), view.stats));
             let peer = PeerStatus {
                 address: remote.to_string(),
@@ -68,6 +69,7 @@ impl Report {
                 announced: view.announced,
                 last_error: view.last_error,
                 established_count: view.stats.established,
+                bfd: bfd.map(|bfd| bfd.status(view.held_by_bfd)),
             };
             status.peers.insert(name, peer);
         }

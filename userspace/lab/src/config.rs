@@ -251,6 +251,7 @@ fn peer(node: Name, host: Host) -> Peer {
         local_pref: None,
         prepend: 0,
         communities: Vec::new(),
+        bfd: None,
     }
 }
 

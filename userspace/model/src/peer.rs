@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, units};
+use crate::{Bfd, Name, units};
 
 /// A BGP session between one node and one router.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,6 +51,9 @@ pub struct Peer {
     /// Communities, as `65000:100`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub communities: Vec<String>,
+    /// Watch the path to the router by BFD, and end the session when it is dead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<Bfd>,
 }
 
 /// An address family announced on a session (SAFI unicast).

@@ -58,6 +58,27 @@ pub mod duration {
     }
 }
 
+/// The same, where a field may be absent: `#[serde(with = "units::optional_duration", default)]`.
+pub mod optional_duration {
+    use super::*;
+    use serde::{Deserializer, Serializer};
+
+    /// Serde writer.
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => super::duration::serialize(duration, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    /// Serde reader; `null` is absent too.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        #[derive(Deserialize)]
+        struct Present(#[serde(with = "super::duration")] Duration);
+        Ok(Option::<Present>::deserialize(deserializer)?.map(|Present(duration)| duration))
+    }
+}
+
 /// A share or factor in hundredths of a percent: `10%` is 1,000, `140%` is 14,000.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
