@@ -216,6 +216,10 @@ impl Agent {
         (strict, bfd): (bool, ViewSender),
         after: Option<tokio::task::JoinHandle<()>>,
     ) -> Running {
+        if strict {
+            // Before the engine has had its say, nothing is not "nobody watches".
+            bfd.send_if_modified(|view| view.is_none() && view.replace(bfd::View::wanted()).is_none());
+        }
         let watched = Watched { strict, view: bfd.subscribe() };
         let peer = Peer::start(name.clone(), plan.clone(), routes, watched, Arc::clone(&self.changed), after);
         Running { plan, peer, bfd }

@@ -103,6 +103,22 @@ pub(crate) struct View {
 }
 
 impl View {
+    /// Of a session that is wanted, before there is one.
+    pub(crate) fn wanted() -> Self {
+        Self {
+            state: State::Down,
+            remote_state: State::Down,
+            since: SystemTime::now(),
+            transmit_interval: None,
+            receive_interval: None,
+            detection_time: None,
+            diagnostic: String::new(),
+            ups: 0,
+            failures: 0,
+            error: String::new(),
+        }
+    }
+
     pub(crate) fn status(self, holds_bgp: bool) -> BfdStatus {
         BfdStatus {
             state: self.state.to_string(),

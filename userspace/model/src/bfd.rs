@@ -22,7 +22,8 @@ pub struct Bfd {
     /// The router is not on a link of ours: UDP port 4784, and `minimum_ttl` in place of 255.
     #[serde(default)]
     pub multihop: bool,
-    /// The least TTL a packet of a multihop router may arrive with: 255 less the routers between.
+    /// The least TTL a packet of a multihop router may arrive with: what it sends, 255 for most, less the routers between.
+    /// Any when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub minimum_ttl: Option<u8>,
     /// Say nothing until the router does.
@@ -34,8 +35,8 @@ pub struct Bfd {
 }
 
 impl Bfd {
-    /// `minimum_ttl` when absent: one router between.
-    pub const MINIMUM_TTL_DEFAULT: u8 = 254;
+    /// `minimum_ttl` when absent: from anywhere. BIRD sends its multihop packets with 64, whatever RFC 5881 says for one hop.
+    pub const MINIMUM_TTL_DEFAULT: u8 = 1;
 }
 
 fn default_interval() -> Duration {

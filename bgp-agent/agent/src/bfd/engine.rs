@@ -300,6 +300,7 @@ impl Engine {
     fn changed(&mut self, id: SessionId, transition: Transition) {
         let Some((name, link)) = find(&mut self.links, id) else { return };
         link.since = SystemTime::now();
+        self.numbers_due = Instant::now();
         if transition.from == State::Up {
             link.diagnostic = match (transition.is_failure(), transition.remote_diagnostic.0) {
                 (true, 0) => transition.diagnostic.to_string(),

@@ -53,24 +53,12 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::SystemTime;
 
     const FREE: Verdict = Verdict { end: false, hold: false };
     const HOLD: Verdict = Verdict { end: false, hold: true };
 
     fn view(state: State, remote_state: State, failures: u64) -> View {
-        View {
-            state,
-            remote_state,
-            since: SystemTime::UNIX_EPOCH,
-            transmit_interval: None,
-            receive_interval: None,
-            detection_time: None,
-            diagnostic: String::new(),
-            ups: 0,
-            failures,
-            error: String::new(),
-        }
+        View { state, remote_state, failures, ..View::wanted() }
     }
 
     #[test]

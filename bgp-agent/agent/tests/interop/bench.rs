@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use weir_lab::netns::NetNs;
+use weir_lab::sys;
 use weir_model::status::BgpStatus;
 
 /// Long enough for a busy machine; a test that passes needs a fraction of it.
@@ -66,19 +68,30 @@ pub(crate) struct Agent {
 impl Agent {
     /// Start it on `config`, as node n1.
     pub(crate) fn start(config: &str) -> Self {
+        Self::start_in(config, None)
+    }
+
+    /// The same in a network namespace.
+    pub(crate) fn start_in(config: &str, netns: Option<&NetNs>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("config")).unwrap();
         std::fs::create_dir(dir.path().join("run")).unwrap();
         std::fs::write(dir.path().join("config/weir.toml"), config).unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_weir-bgp"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weir-bgp"));
+        command
             .arg(dir.path().join("config"))
             .args(["--node", "n1", "--log", "debug", "--run-dir"])
             .arg(dir.path().join("run"))
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        Self { dir, process: Process(child) }
+            .stderr(log);
+        if let Some(netns) = netns {
+            sys::confine(&mut command, netns.fd());
+        }
+        Self { dir, process: Process(command.spawn().unwrap()) }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.0.id()
     }
 
     pub(crate) fn run_dir(&self) -> PathBuf {
@@ -133,6 +146,15 @@ impl Agent {
 /// The one peer of these configurations.
 pub(crate) fn peer(status: &BgpStatus) -> weir_model::status::PeerStatus {
     status.peers.get("tor").cloned().unwrap_or_default()
+}
+
+/// A router's program: on loopback like any other, in a namespace in real time.
+pub(crate) fn router(program: &str, netns: Option<&NetNs>) -> Command {
+    let Some(netns) = netns else { return Command::new(program) };
+    let mut command = Command::new("chrt");
+    command.args(["--fifo", "10", program]);
+    sys::confine(&mut command, netns.fd());
+    command
 }
 
 /// Output of a command as text, or why there is none.
