@@ -8,6 +8,7 @@ use std::{
 use anyhow::Result;
 use serde::Serialize;
 use weir_model::status::{BgpStatus, ConfigStatus, Health, L4Status, ProxyStatus};
+use weir_model::units;
 
 use crate::{
     live,
@@ -99,8 +100,15 @@ impl Node {
 }
 
 fn tables(nodes: &[Node]) -> String {
-    let sections =
-        [daemons(nodes), vips(nodes), peers(nodes), listeners(nodes), pools(nodes), troubles(nodes)];
+    let sections = [
+        daemons(nodes),
+        vips(nodes),
+        peers(nodes),
+        bfd(nodes),
+        listeners(nodes),
+        pools(nodes),
+        troubles(nodes),
+    ];
     let texts: Vec<String> = sections.iter().map(Table::render).filter(|text| !text.is_empty()).collect();
     texts.join("\n")
 }
@@ -204,6 +212,35 @@ fn peers(nodes: &[Node]) -> Table {
                 peer.since.map_or("-".into(), |since| since.to_string()),
                 peer.announced.len().to_string(),
                 peer.last_error.clone(),
+            ]);
+        }
+    }
+    table
+}
+
+fn bfd(nodes: &[Node]) -> Table {
+    let mut table = Table::new([
+        "BFD PEER", "NODE", "STATE", "ROUTER", "SINCE", "SEND", "RECEIVE", "DETECT", "UPS", "FAILURES", "WHY",
+    ]);
+    let print = |interval: Option<std::time::Duration>| interval.map_or("-".into(), units::duration::print);
+    for node in nodes {
+        let peers = node.bgp.status().into_iter().flat_map(|status| &status.peers);
+        for (name, bfd) in peers.filter_map(|(name, peer)| Some((name, peer.bfd.as_ref()?))) {
+            let mut why: Vec<&str> = [bfd.error.as_str(), bfd.diagnostic.as_str()].into();
+            why.extend(bfd.holds_bgp.then_some("holds BGP"));
+            why.retain(|text| !text.is_empty());
+            table.row([
+                name.to_string(),
+                node.name(),
+                bfd.state.clone(),
+                bfd.remote_state.clone(),
+                bfd.since.map_or("-".into(), |since| since.to_string()),
+                print(bfd.transmit_interval),
+                print(bfd.receive_interval),
+                print(bfd.detection_time),
+                bfd.ups.to_string(),
+                bfd.failures.to_string(),
+                why.join("; "),
             ]);
         }
     }

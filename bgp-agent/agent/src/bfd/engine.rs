@@ -1,8 +1,9 @@
 //! The thread: waits for packets, times and orders, and moves them between sockets and the [`Speaker`].
 
 use super::notes::Note;
-use super::socket::{Local, Receiver, Sender, Wake, local_towards, wait};
+use super::socket::{self, Local, Receiver, Sender, Wake, local_towards, wait};
 use super::{Numbers, Orders, PeerNumbers, Plan, View, Wanted, priority};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -231,10 +232,10 @@ impl Engine {
         let explain = |error: io::Error| format!("speak from {local}: {error}");
         let sender = Sender::open(&endpoint, &taken, random).map_err(explain)?;
         let at = Local::of(&endpoint);
-        if !self.receivers.contains_key(&at) {
-            let receiver = Receiver::open(at)
-                .map_err(|error| format!("listen on {local} port {}: {error}", super::socket::port(hops)))?;
-            self.receivers.insert(at, receiver);
+        if let Entry::Vacant(vacant) = self.receivers.entry(at) {
+            let port = socket::port(hops);
+            let receiver = Receiver::open(at);
+            vacant.insert(receiver.map_err(|error| format!("listen on {local} port {port}: {error}"))?);
         }
         let id = self
             .speaker
