@@ -26,6 +26,8 @@ const LAB: &[Package] = &[package("bird2", "/usr/sbin/bird")];
 const NET: &[Package] = &[
     package("bird2", "/usr/sbin/bird"),
     package("frr", "/usr/lib/frr/bgpd"),
+    package("gobgpd", "/usr/bin/gobgpd"),
+    package("openbgpd", "/usr/sbin/bgpd"),
     package("iproute2", "/usr/sbin/ip"),
     package("util-linux", "/usr/bin/chrt"),
 ];

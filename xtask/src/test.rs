@@ -62,7 +62,7 @@ pub(crate) fn run_tests(what: What) -> Result<()> {
 }
 
 fn unit(count: &mut Count) -> Result<()> {
-    // BGP interoperation runs real routers on loopback.
+    // BGP interoperation runs real routers on loopback, and in namespaces where there is root.
     setup::net()?;
     let mut command = cargo();
     command.args(["test", "--no-fail-fast"]);

@@ -5,16 +5,26 @@
 //! confirmed it and has a healthy server. A good verdict must last for `rise`, a bad one for
 //! `fall`. What an operator says (drain, `never`, `always`, a VIP removed) takes effect at once.
 //!
+//! What must not happen, whatever the checks say (`others`): that everything looks dead at once and is believed, and
+//! that the last announcer of a VIP leaves.
+//!
 //! Fail-static: when the datapath's daemon cannot be heard, or has just started and knows nothing yet, the last verdict
 //! stands. Silence never withdraws, and never makes a first announcement.
 //!
 //! Not here: sessions and attributes; those are `weir-bgp` and [`crate::routes`].
 
+mod others;
+mod verdict;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
-use weir_model::status::{Health, L4Status, L4VipStatus, ProxyStatus};
-use weir_model::{Admin, AnnounceMode, Name, Snapshot, Vip};
+use std::time::Instant;
+use weir_model::status::{Health, L4Status, L4VipStatus, ProxyStatus, Tier, VipDelivery};
+use weir_model::{Admin, AnnounceMode, LastAnnouncer, Name, RemoteAnnounce, Snapshot, Vip};
+
+pub(crate) use others::{Others, Stance};
+pub(crate) use verdict::Verdict;
+use verdict::{Fault, Look};
 
 /// What a daemon beside us last said, if it can be heard now; `None` while it cannot.
 pub(crate) type Heard<'a, T> = Option<&'a T>;
@@ -28,37 +38,11 @@ pub(crate) struct View<'a> {
     pub(crate) proxy: Heard<'a, ProxyStatus>,
 }
 
-/// The verdict on one VIP.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Verdict {
-    pub(crate) announced: bool,
-    /// Why; one line for people.
-    pub(crate) reason: String,
-    /// Since when `announced` is what it is; `None` when it has been so from the start.
-    pub(crate) since: Option<Instant>,
-    /// The addresses of the VIP the datapath has confirmed (all, when it is not asked).
-    confirmed: BTreeSet<IpAddr>,
-    /// The opposite verdict stands since then and waits for rise or fall.
-    turning_since: Option<Instant>,
-}
-
-/// What one look at a VIP says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Look {
-    /// An operator's word: at once.
-    Say(bool, String),
-    /// Can be delivered; after `rise`.
-    Good(String),
-    /// Cannot; after `fall`.
-    Bad(String),
-    /// Nobody knows; as before.
-    Hold(String),
-}
-
 /// Remembers the verdicts, for rise, fall and silence.
 #[derive(Debug, Default)]
 pub(crate) struct Announcer {
     verdicts: BTreeMap<Name, Verdict>,
+    others: Others,
     next: Option<Instant>,
 }
 
@@ -66,18 +50,71 @@ impl Announcer {
     /// Look at every VIP of this node anew. Call whenever something changed and at [`Announcer::poll_timeout`]; a call without need
     /// changes nothing.
     pub(crate) fn handle(&mut self, view: View<'_>, now: Instant) {
+        self.others.forget(view.snapshot, now);
         let mut before = std::mem::take(&mut self.verdicts);
-        self.next = None;
-        for (name, vip) in view.snapshot.vips_of(view.node) {
-            let mut verdict = before.remove(name).unwrap_or_else(Verdict::new);
-            let look = look(view, name, vip);
+        self.next = self.others.poll_timeout();
+        let looks: Vec<_> =
+            view.snapshot.vips_of(view.node).map(|(name, vip)| (name, vip, look(view, name, vip))).collect();
+        let all_dead = all_look_dead(&looks);
+        for (name, vip, look) in looks {
+            let mut verdict = before.remove(name).unwrap_or_default();
             if let Some(confirmed) = confirmed(view, name, vip) {
                 verdict.confirmed = confirmed;
             }
-            let due = verdict.take(look, vip.announce.rise, vip.announce.fall, now);
+            let mut spec = vip.announce.clone();
+            let is_asked = self.asks_others(view, vip);
+            if is_asked {
+                spec.fall = spec.fall.max(others::SETTLE);
+            }
+            let look = match look {
+                Look::Bad(Fault::Beyond, reason) if all_dead && verdict.announced => Look::Hold(format!(
+                    "all VIPs look dead at once, which is believed of none ({reason}): as before"
+                )),
+                look => look,
+            };
+            let would_leave = matches!(look, Look::Bad(..)) && verdict.announced && is_asked;
+            let leaves = verdict.turning_since.filter(|since| would_leave && *since + spec.fall <= now);
+            let due = if let Some(since) = leaves
+                && self.others.who_stays(name, view.node, since).is_none()
+            {
+                // Still turning: it is done once somebody else is there.
+                let Look::Bad(_, reason) = look else { continue };
+                verdict.keep(format!("{reason}; kept, for nobody else is heard to announce it"));
+                None
+            } else {
+                verdict.take(look, &spec, now)
+            };
             self.next = [self.next, due].into_iter().flatten().min();
             self.verdicts.insert(name.clone(), verdict);
         }
+    }
+
+    /// Another node's word.
+    pub(crate) fn hear(
+        &mut self,
+        snapshot: &Snapshot,
+        node: &Name,
+        vips: impl IntoIterator<Item = (Name, Stance)>,
+        now: Instant,
+    ) {
+        self.others.hear(snapshot, node, vips, now);
+    }
+
+    /// What to tell the others.
+    pub(crate) fn stances(&self) -> BTreeMap<Name, Stance> {
+        let stance = |verdict: &Verdict| match (verdict.announced, verdict.turning_since) {
+            (true, None) => Stance::Announced,
+            (true, Some(_)) => Stance::Leaving,
+            (false, _) => Stance::Withdrawn,
+        };
+        self.verdicts.iter().map(|(name, verdict)| (name.clone(), stance(verdict))).collect()
+    }
+
+    /// Whether others have a say in what becomes of the VIP.
+    fn asks_others(&self, view: View<'_>, vip: &Vip) -> bool {
+        let group = view.snapshot.groups.get(&vip.group);
+        vip.announce.last == LastAnnouncer::Keep
+            && group.is_some_and(|group| group.nodes.len() > 1 && group.announcers_port != 0)
     }
 
     /// When a verdict that is turning will have turned.
@@ -90,62 +127,27 @@ impl Announcer {
         &self.verdicts
     }
 
-    /// The addresses to announce now.
+    /// The addresses to announce now, each with its VIP and how well.
     pub(crate) fn addresses<'a>(
         &'a self,
         snapshot: &'a Snapshot,
-    ) -> impl Iterator<Item = (&'a Name, IpAddr)> {
+    ) -> impl Iterator<Item = (&'a Name, IpAddr, Tier)> {
         self.verdicts.iter().filter(|(_, verdict)| verdict.announced).flat_map(|(name, verdict)| {
             let configured = snapshot.vips.get(name).map(|vip| vip.addresses.as_slice()).unwrap_or_default();
             configured
                 .iter()
                 .filter(|address| verdict.confirmed.contains(address))
-                .map(move |address| (name, *address))
+                .map(move |address| (name, *address, verdict.tier))
         })
     }
 }
 
-impl Verdict {
-    fn new() -> Self {
-        Self {
-            announced: false,
-            reason: String::new(),
-            since: None,
-            confirmed: BTreeSet::new(),
-            turning_since: None,
-        }
-    }
-
-    /// Returns when to look again, if the verdict is about to turn.
-    fn take(&mut self, look: Look, rise: Duration, fall: Duration, now: Instant) -> Option<Instant> {
-        let (good, reason, wait) = match look {
-            Look::Hold(reason) => {
-                self.turning_since = None;
-                self.reason = reason;
-                return None;
-            }
-            Look::Say(good, reason) => (good, reason, Duration::ZERO),
-            Look::Good(reason) => (true, reason, rise),
-            Look::Bad(reason) => (false, reason, fall),
-        };
-        if good == self.announced {
-            self.turning_since = None;
-            self.reason = reason;
-            return None;
-        }
-        let since = *self.turning_since.get_or_insert(now);
-        let due = since + wait;
-        if due > now {
-            let word = if good { "announced" } else { "withdrawn" };
-            self.reason = format!("{reason}; {word} if it stays so for {wait:?}");
-            return Some(due);
-        }
-        self.announced = good;
-        self.since = Some(now);
-        self.turning_since = None;
-        self.reason = reason;
-        None
-    }
+/// Whether two VIPs or more, and not one less than all, look dead for reasons beyond this host: then the eye is more likely
+/// blind than the world empty.
+fn all_look_dead(looks: &[(&Name, &Vip, Look)]) -> bool {
+    let judged = |look: &Look| matches!(look, Look::Good(..) | Look::Bad(..));
+    let judged: Vec<_> = looks.iter().map(|(_, _, look)| look).filter(|look| judged(look)).collect();
+    judged.len() > 1 && judged.iter().all(|look| matches!(look, Look::Bad(Fault::Beyond, _)))
 }
 
 fn look(view: View<'_>, name: &Name, vip: &Vip) -> Look {
@@ -170,10 +172,10 @@ fn gated(view: View<'_>, name: &Name, vip: &Vip) -> Look {
         return Look::Hold("weir-l4 has not applied a configuration yet: as before".into());
     }
     let Some(in_datapath) = l4.vips.get(name) else {
-        return Look::Bad("not in the datapath of this node".into());
+        return Look::Bad(Fault::Own, "not in the datapath of this node".into());
     };
     if !vip.addresses.iter().any(|address| in_datapath.addresses.contains(address)) {
-        return Look::Bad("the datapath of this node has none of its addresses".into());
+        return Look::Bad(Fault::Own, "the datapath of this node has none of its addresses".into());
     }
     if in_datapath.healthy_proxies == 0 {
         // A restarted weir-l4 begins with proxies it has not probed.
@@ -184,22 +186,40 @@ fn gated(view: View<'_>, name: &Name, vip: &Vip) -> Look {
         if of.is_some_and(|of| of.values().any(|health| *health == Health::Unknown)) {
             return Look::Hold(format!("{many} are not probed yet: as before"));
         }
-        return Look::Bad(format!("no healthy {one}"));
+        let fault = if vip.pool.is_none() { Fault::Own } else { Fault::Beyond };
+        return Look::Bad(fault, format!("no healthy {one}"));
     }
     // No proxy sees the packets of a VIP that points straight at servers: what it says of its own does not matter.
-    match undeliverable(view, name).filter(|_| vip.pool.is_none()) {
-        Some(reason) => Look::Bad(reason),
-        None => Look::Good(describe(vip, in_datapath)),
+    if vip.pool.is_some() {
+        return Look::Good(Tier::Normal, describe(vip, in_datapath));
+    }
+    if let Some(reason) = undeliverable(view, name) {
+        return Look::Bad(Fault::Beyond, reason);
+    }
+    let is_remote = delivery(view, name).is_some_and(|delivery| delivery.is_remote);
+    match vip.announce.remote {
+        RemoteAnnounce::Worse if is_remote => {
+            Look::Good(Tier::Worse, format!("{}, its servers in other zones", describe(vip, in_datapath)))
+        }
+        RemoteAnnounce::Withdraw if is_remote => {
+            Look::Bad(Fault::Beyond, "only servers of other zones can answer".into())
+        }
+        _ => Look::Good(Tier::Normal, describe(vip, in_datapath)),
     }
 }
 
 /// A silent or unknowing proxy is no reason: the datapath's own probes stand for it.
 fn undeliverable(view: View<'_>, name: &Name) -> Option<String> {
-    let delivery = view.proxy.filter(|proxy| proxy.config.applied_at.is_some())?.vips.get(name)?;
+    let delivery = delivery(view, name)?;
     (!delivery.deliverable).then(|| match delivery.reason.as_str() {
         "" => "no zone can answer".into(),
         reason => format!("no zone can answer: {reason}"),
     })
+}
+
+/// What the proxy says of a VIP, where it knows.
+fn delivery<'a>(view: View<'a>, name: &Name) -> Option<&'a VipDelivery> {
+    view.proxy.filter(|proxy| proxy.config.applied_at.is_some())?.vips.get(name)
 }
 
 fn describe(vip: &Vip, in_datapath: &L4VipStatus) -> String {

@@ -19,7 +19,7 @@ pub(crate) use gate::Gate;
 
 use crate::bfd::engine::Engine;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::error;
 use weir_bfd::{Config, Hops, State, Stats};
 use weir_model::status::BfdStatus;
-use weir_model::{Name, Node, Timestamp};
+use weir_model::{Name, Timestamp};
 use weir_runtime::metrics::{Registry, Text};
 
 /// How long the thread may take to say goodbye: the longest farewell of a session, and some.
@@ -51,17 +51,15 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Of a peer that has `bfd`.
-    pub(crate) fn new(node: &Node, peer: &weir_model::Peer) -> Option<Self> {
-        let bfd = peer.bfd.as_ref()?;
-        let own = match peer.address {
-            IpAddr::V4(_) => node.address.map(IpAddr::V4),
-            IpAddr::V6(_) => node.address6.map(IpAddr::V6),
-        };
-        Some(Self {
-            local: peer.local_address.or(own),
-            remote: peer.address,
-            scope_id: 0,
+    /// Beside a BGP session with `remote`.
+    pub(crate) fn new(remote: SocketAddr, local: Option<IpAddr>, bfd: &weir_model::Bfd) -> Self {
+        Self {
+            local,
+            remote: remote.ip(),
+            scope_id: match remote {
+                SocketAddr::V4(_) => 0,
+                SocketAddr::V6(remote) => remote.scope_id(),
+            },
             hops: if bfd.multihop { Hops::Multi } else { Hops::Single },
             minimum_ttl: bfd.minimum_ttl.unwrap_or(weir_model::Bfd::MINIMUM_TTL_DEFAULT),
             config: Config {
@@ -71,7 +69,7 @@ impl Plan {
                 detect_mult: NonZeroU8::new(bfd.multiplier).unwrap_or(NonZeroU8::MIN),
                 passive: bfd.passive,
             },
-        })
+        }
     }
 }
 

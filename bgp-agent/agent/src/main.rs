@@ -10,9 +10,16 @@ mod agent;
 mod announce;
 mod bfd;
 mod listener;
+mod md5;
+mod mrt;
+mod neighbour;
 mod peer;
 mod report;
 mod routes;
+mod secrets;
+mod sessions;
+mod sockopt;
+mod teller;
 
 use agent::{Agent, Inputs};
 use anyhow::{Context, anyhow};
@@ -39,7 +46,8 @@ const STATUS_RETRY: Duration = Duration::from_millis(100);
 /// Runs alone as well: a VIP with announce.mode = "always" asks nobody, and peers may have any address and port,
 /// so neither weir-l4 nor root is needed.
 ///
-/// SIGTERM and SIGINT withdraw everything, say goodbye to the peers and end within two seconds.
+/// SIGTERM and SIGINT withdraw everything, say goodbye to the peers and end within two seconds. Peers with graceful_restart keep
+/// their routes over SIGTERM, for as long as it says; SIGINT takes them back from these too.
 #[derive(Debug, Parser)]
 #[command(name = "weir-bgp", version)]
 struct Options {
@@ -57,6 +65,14 @@ struct Options {
     /// Serve /metrics, /status and /healthz here as well, for Prometheus.
     #[arg(long, value_name = "ADDR:PORT")]
     metrics: Option<SocketAddr>,
+
+    /// Write every message sent to the routers to this file, as MRT records (RFC 6396).
+    #[arg(long, value_name = "FILE")]
+    mrt: Option<PathBuf>,
+
+    /// Set the MRT file aside as FILE.1 when it would grow beyond so many bytes; FILE.3 is the oldest kept.
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
+    mrt_max: u64,
 
     /// What to log, as in info,weir_bgp=debug; RUST_LOG when absent.
     #[arg(long, value_name = "FILTER")]
@@ -115,7 +131,14 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let shared = report::Shared::default();
     report::register(&registry, shared.clone());
     info!(node = %options.node, config = %options.config_dir.display(), "weir-bgp is up");
-    let agent = Agent::new(options.node, &registry, publisher, shared);
+    let recorder = match &options.mrt {
+        Some(path) => Some(
+            mrt::Recorder::open(path, options.mrt_max, &registry)
+                .with_context(|| format!("write MRT records to {}", path.display()))?,
+        ),
+        None => None,
+    };
+    let agent = Agent::new(options.node, &registry, publisher, shared, recorder);
     agent
         .run(Inputs {
             snapshots,
@@ -125,6 +148,6 @@ async fn run(options: Options) -> anyhow::Result<()> {
             shutdown,
         })
         .await;
-    info!("weir-bgp has withdrawn everything and ends");
+    info!("weir-bgp ends");
     Ok(())
 }

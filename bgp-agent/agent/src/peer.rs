@@ -1,7 +1,8 @@
 //! The driver of one BGP peer: sockets and a timer around a [`weir_bgp::Session`]. No protocol in here.
 
-use crate::bfd::{self, Gate};
+use ipnet::IpNet;
 use socket2::SockRef;
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr};
@@ -14,8 +15,14 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
-use weir_bgp::{Config, ConnId, Event, Input, RouteSet, Session, StateName, Stats, Transmit};
+use weir_bgp::{
+    Config, ConnId, Event, Input, Negotiated, RouteSet, Session, StateName, Stats, Transmit, mrt,
+};
 use weir_model::Name;
+
+use crate::bfd::{self, Gate};
+use crate::mrt::Recorder;
+use crate::sockopt::{self, Wishes};
 
 /// Bytes waiting for a socket. A full RIB is larger; the session makes the next UPDATE only when there is room.
 const OUT_MAX_BYTES: usize = 64 << 10;
@@ -29,22 +36,45 @@ const ACCEPTED_MAX: usize = 4;
 /// Connections of one peer at a time: two lanes, and some that are on their way out. More are dropped at once.
 const CONNS_MAX: usize = 8;
 
-/// How long a peer may leave our bytes unread, although it sends its own, before the session is given up. RFC 9687 §3.1.
-const SEND_HOLD: Duration = Duration::from_secs(8 * 60);
-
 /// How long a closed connection may take to deliver its last bytes (the NOTIFICATION) before it is cut.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// How long a stopped session may take, its connection included.
 pub(crate) const STOP_MAX: Duration = Duration::from_secs(2);
 
-/// What makes a session: if it changes, the session must begin anew.
+/// What makes a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) remote: SocketAddr,
     /// The address to speak from; the kernel's choice when absent.
     pub(crate) local: Option<IpAddr>,
+    pub(crate) wishes: Wishes,
     pub(crate) config: Config,
+}
+
+impl Plan {
+    /// Only what is in the OPEN or in the options of the socket needs a new session; the rest is changed while it is up.
+    pub(crate) fn is_same_session(&self, other: &Self) -> bool {
+        let hard = |plan: &Self| Self {
+            config: Config {
+                connect_retry: Duration::ZERO,
+                idle_hold: Duration::ZERO,
+                idle_hold_max: Duration::ZERO,
+                send_hold: None,
+                max_prefixes: None,
+                max_prefixes_pause: Duration::ZERO,
+                keep_received: false,
+                // Said once, at the start.
+                graceful_restart: plan
+                    .config
+                    .graceful_restart
+                    .map(|ours| weir_bgp::GracefulRestart { restarting: false, ..ours }),
+                ..plan.config.clone()
+            },
+            ..plan.clone()
+        };
+        hard(self) == hard(other)
+    }
 }
 
 /// Whether the path is alive, where anybody watches it.
@@ -54,24 +84,52 @@ pub(crate) struct Watched {
     pub(crate) view: watch::Receiver<Option<bfd::View>>,
 }
 
+/// What changes while a session is up.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Orders {
+    pub(crate) routes: RouteSet,
+    pub(crate) max_routes: Option<usize>,
+    /// The routes may be fewer than those before our restart: nothing is said to be all.
+    pub(crate) hold_end_of_rib: bool,
+    /// Of which only [`Session::set_soft`]'s part counts.
+    pub(crate) config: Config,
+}
+
 /// What the agent shows of a peer.
 #[derive(Debug, Clone)]
 pub(crate) struct PeerView {
     pub(crate) state: StateName,
     pub(crate) since: SystemTime,
-    pub(crate) announced: Vec<String>,
+    pub(crate) agreed: Option<Negotiated>,
+    /// What the peer has been told.
+    pub(crate) routes: RouteSet,
+    /// What it has not, and why.
+    pub(crate) refused: BTreeMap<IpNet, &'static str>,
     pub(crate) last_error: String,
+    pub(crate) last_sent: String,
+    pub(crate) last_received: String,
     pub(crate) stats: Stats,
+    pub(crate) prefixes_received: u64,
+    pub(crate) received: Vec<String>,
     /// BFD lets no session begin.
     pub(crate) held_by_bfd: bool,
 }
 
+/// How a session ends.
+#[derive(Debug, Clone)]
+pub(crate) enum Farewell {
+    /// Withdraw everything, then Cease with this text.
+    Stop(String),
+    /// We come back: the router may keep the routes, if it agreed to. Else like a stop.
+    Restart(String),
+}
+
 /// A running driver.
 pub(crate) struct Peer {
-    pub(crate) routes: watch::Sender<RouteSet>,
+    pub(crate) orders: watch::Sender<Orders>,
     pub(crate) accepted: mpsc::Sender<TcpStream>,
     pub(crate) view: watch::Receiver<PeerView>,
-    stop: oneshot::Sender<String>,
+    stop: oneshot::Sender<Farewell>,
     task: JoinHandle<()>,
 }
 
@@ -80,22 +138,16 @@ impl Peer {
     pub(crate) fn start(
         name: Name,
         plan: Plan,
-        routes: RouteSet,
+        orders: Orders,
         watched: Watched,
         changed: Arc<Notify>,
+        recorder: Option<Recorder>,
         after: Option<JoinHandle<()>>,
     ) -> Self {
-        let (routes, routes_in) = watch::channel(routes);
+        let (orders, orders_in) = watch::channel(orders);
         let (accepted, accepted_in) = mpsc::channel(ACCEPTED_MAX);
         let (stop, stop_in) = oneshot::channel();
-        let (view_out, view) = watch::channel(PeerView {
-            state: StateName::Idle,
-            since: SystemTime::now(),
-            announced: Vec::new(),
-            last_error: String::new(),
-            stats: Stats::default(),
-            held_by_bfd: false,
-        });
+        let (view_out, view) = watch::channel(PeerView::new());
         let gate = Gate::new(watched.strict, watched.view.borrow().as_ref());
         let driver = Driver {
             name,
@@ -106,6 +158,8 @@ impl Peer {
             conns: Vec::new(),
             connecting: None,
             incoming_count: 0,
+            refused: BTreeMap::new(),
+            recorder,
             view: view_out,
             changed,
         };
@@ -113,15 +167,35 @@ impl Peer {
             if let Some(after) = after {
                 let _gone_or_late = tokio::time::timeout(STOP_MAX, after).await;
             }
-            driver.run(routes_in, watched.view, accepted_in, stop_in).await;
+            driver.run(orders_in, watched.view, accepted_in, stop_in).await;
         });
-        Self { routes, accepted, view, stop, task }
+        Self { orders, accepted, view, stop, task }
     }
 
-    /// Withdraw, Cease with `text`, close. The returned task ends when all that was written has gone out, or soon after.
-    pub(crate) fn stop(self, text: &str) -> JoinHandle<()> {
-        let _ended_already = self.stop.send(text.to_owned());
+    /// Say farewell and close. The returned task ends when all that was written has gone out, or soon after.
+    pub(crate) fn stop(self, farewell: Farewell) -> JoinHandle<()> {
+        let _ended_already = self.stop.send(farewell);
         self.task
+    }
+}
+
+impl PeerView {
+    /// Of a session that has not begun.
+    pub(crate) fn new() -> Self {
+        Self {
+            state: StateName::Idle,
+            since: SystemTime::now(),
+            agreed: None,
+            routes: RouteSet::new(),
+            refused: BTreeMap::new(),
+            last_error: String::new(),
+            last_sent: String::new(),
+            last_received: String::new(),
+            stats: Stats::default(),
+            prefixes_received: 0,
+            received: Vec::new(),
+            held_by_bfd: false,
+        }
     }
 }
 
@@ -136,6 +210,8 @@ struct Driver {
     conns: Vec<Conn>,
     connecting: Option<(ConnId, Connecting)>,
     incoming_count: u64,
+    refused: BTreeMap<IpNet, &'static str>,
+    recorder: Option<Recorder>,
     view: watch::Sender<PeerView>,
     changed: Arc<Notify>,
 }
@@ -144,8 +220,6 @@ struct Conn {
     id: ConnId,
     stream: TcpStream,
     out: Vec<u8>,
-    /// Since when `out` waits without progress.
-    stuck_since: Option<Instant>,
     /// The session has closed it: write what is left, then wait for the other side until then.
     closing: Option<Instant>,
     shut: bool,
@@ -153,10 +227,10 @@ struct Conn {
 
 /// What woke the driver.
 enum Wake {
-    Routes,
+    Orders,
     Bfd,
     Accepted(TcpStream),
-    Stop(String),
+    Stop(Farewell),
     Connected(io::Result<TcpStream>),
     Read(usize, usize),
     Wrote(usize),
@@ -167,14 +241,14 @@ enum Wake {
 impl Driver {
     async fn run(
         mut self,
-        mut routes: watch::Receiver<RouteSet>,
+        mut orders: watch::Receiver<Orders>,
         mut bfd: watch::Receiver<Option<bfd::View>>,
         mut accepted: mpsc::Receiver<TcpStream>,
-        mut stop: oneshot::Receiver<String>,
+        mut stop: oneshot::Receiver<Farewell>,
     ) {
         let mut buffer = vec![0; IN_CHUNK_BYTES];
         let mut stopping = false;
-        self.session.set_routes(routes.borrow_and_update().clone());
+        self.obey(orders.borrow_and_update().clone());
         self.follow_bfd(bfd.borrow_and_update().as_ref(), Instant::now());
         self.session.handle_input(Input::Start, Instant::now());
         loop {
@@ -197,9 +271,11 @@ impl Driver {
                 }
             };
             let wake = tokio::select! {
-                text = &mut stop, if !stopping => Wake::Stop(text.unwrap_or_default()),
+                farewell = &mut stop, if !stopping => {
+                    Wake::Stop(farewell.unwrap_or_else(|_| Farewell::Stop(String::new())))
+                }
                 // Whoever stops drops its end too: the stop says so, and with which text.
-                Ok(()) = routes.changed(), if !stopping => Wake::Routes,
+                Ok(()) = orders.changed(), if !stopping => Wake::Orders,
                 Ok(()) = bfd.changed(), if !stopping => Wake::Bfd,
                 Some(stream) = accepted.recv(), if !stopping => Wake::Accepted(stream),
                 result = connected => Wake::Connected(result),
@@ -208,20 +284,19 @@ impl Driver {
             };
             let now = Instant::now();
             match wake {
-                Wake::Routes => {
-                    let left_out = self.session.set_routes(routes.borrow_and_update().clone());
-                    if left_out > 0 {
-                        warn!(peer = %self.name, left_out, "routes with a next hop of the other family");
-                    }
-                }
+                Wake::Orders => self.obey(orders.borrow_and_update().clone()),
                 Wake::Bfd => {
                     self.follow_bfd(bfd.borrow_and_update().as_ref(), now);
                     // The status shows it, whatever it means for the session.
                     self.changed.notify_one();
                 }
-                Wake::Stop(text) => {
+                Wake::Stop(farewell) => {
                     stopping = true;
-                    self.session.handle_input(Input::Stop { text: &text }, now);
+                    let input = match &farewell {
+                        Farewell::Stop(text) => Input::Stop { text },
+                        Farewell::Restart(text) => Input::Restart { text },
+                    };
+                    self.session.handle_input(input, now);
                 }
                 Wake::Accepted(stream) => self.accept(stream, now),
                 Wake::Connected(result) => self.connected(result, now),
@@ -231,8 +306,11 @@ impl Driver {
                     }
                 }
                 Wake::Wrote(index) => {
-                    if let Some(conn) = self.conns.get_mut(index) {
-                        conn.stuck_since = (!conn.out.is_empty()).then_some(now);
+                    if let Some(conn) = self.conns.get(index) {
+                        self.session.handle_input(Input::SendProgress(conn.id), now);
+                        if !conn.out.is_empty() {
+                            self.session.handle_input(Input::SendBlocked(conn.id), now);
+                        }
                     }
                 }
                 Wake::Gone(index, why) => {
@@ -261,21 +339,30 @@ impl Driver {
     }
 
     fn drop_late(&mut self, now: Instant) {
-        self.conns.retain(|conn| {
-            let stuck =
-                conn.closing.is_none() && conn.stuck_since.is_some_and(|since| since + SEND_HOLD <= now);
-            if stuck {
-                self.session.handle_input(
-                    Input::Closed(conn.id, "send hold timer expired: the peer does not read"),
-                    now,
-                );
-            }
-            !stuck && conn.closing.is_none_or(|until| until > now)
-        });
+        self.conns.retain(|conn| conn.closing.is_none_or(|until| until > now));
+    }
+
+    fn obey(&mut self, orders: Orders) {
+        self.session.set_soft(&orders.config);
+        self.session.set_max_routes(orders.max_routes);
+        self.session.hold_end_of_rib(orders.hold_end_of_rib);
+        let refused = self.session.set_routes(orders.routes);
+        let next_hop =
+            refused.next_hop.into_iter().map(|prefix| (prefix, "its next hop is of the other family"));
+        let over_max = refused.over_max.into_iter().map(|prefix| (prefix, "more routes than max_routes"));
+        let refused: BTreeMap<IpNet, &'static str> = next_hop.chain(over_max).collect();
+        for (prefix, why) in refused.iter().filter(|(prefix, _)| !self.refused.contains_key(prefix)) {
+            warn!(peer = %self.name, %prefix, why, "route refused");
+        }
+        self.refused = refused;
     }
 
     fn accept(&mut self, stream: TcpStream, now: Instant) {
         if self.conns.len() >= CONNS_MAX {
+            return;
+        }
+        if let Err(error) = sockopt::apply(&stream, self.plan.remote.ip(), &self.plan.wishes) {
+            warn!(peer = %self.name, %error, "connection of the peer refused");
             return;
         }
         self.incoming_count += 1;
@@ -307,12 +394,14 @@ impl Driver {
                 None => break,
                 Some(Transmit::Connect(id)) => {
                     debug!(peer = %self.name, remote = %self.plan.remote, "connecting");
-                    self.connecting = Some((id, Box::pin(connect(self.plan.local, self.plan.remote))));
+                    let attempt = connect(self.plan.local, self.plan.remote, self.plan.wishes.clone());
+                    self.connecting = Some((id, Box::pin(attempt)));
                 }
                 Some(Transmit::Bytes(id, bytes)) => {
                     if let Some(conn) = self.conns.iter_mut().find(|conn| conn.id == id) {
                         conn.out.extend_from_slice(&bytes);
-                        conn.stuck_since.get_or_insert_with(Instant::now);
+                        self.session.handle_input(Input::SendBlocked(id), Instant::now());
+                        self.record(id, &bytes);
                     }
                 }
                 Some(Transmit::Close(id)) => {
@@ -325,11 +414,26 @@ impl Driver {
         }
     }
 
+    fn record(&self, id: ConnId, message: &[u8]) {
+        let Some(recorder) = &self.recorder else { return };
+        let Some(conn) = self.conns.iter().find(|conn| conn.id == id) else { return };
+        let local = conn.stream.local_addr().unwrap_or(SocketAddr::new(self.plan.remote.ip(), 0));
+        let agreed = self.session.negotiated();
+        let session = mrt::Session {
+            peer_asn: self.plan.config.remote_asn,
+            local_asn: self.plan.config.local_asn,
+            peer: self.plan.remote,
+            local,
+            four_octet_as: agreed.is_none_or(|agreed| agreed.update_context.four_octet_as),
+        };
+        // A clock before 1970 is written as 1970.
+        let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        recorder.record(mrt::record(&session, message, true, at));
+    }
+
     fn deadline(&self) -> Option<Instant> {
         let lingering = self.conns.iter().filter_map(|conn| conn.closing);
-        let stuck =
-            self.conns.iter().filter(|conn| conn.closing.is_none()).filter_map(|conn| conn.stuck_since);
-        lingering.chain(stuck.map(|since| since + SEND_HOLD)).chain(self.session.poll_timeout()).min()
+        lingering.chain(self.session.poll_timeout()).min()
     }
 
     fn report(&mut self) {
@@ -342,29 +446,59 @@ impl Driver {
         let state = self.session.state();
         let rib = self.session.rib();
         let stats = self.session.stats();
-        let changed = self.view.send_if_modified(|view| {
-            let same = view.state == state
-                && view.stats == stats
-                && view.held_by_bfd == self.held_by_bfd
-                && view.announced.len() == rib.advertised().len()
-                && last_error.is_none();
-            if same {
+        let refused = self.refused_now();
+        let notification =
+            |last: Option<&weir_bgp::Notification>| last.map(ToString::to_string).unwrap_or_default();
+        let mut matters = false;
+        self.view.send_if_modified(|view| {
+            matters = view.state != state
+                || view.routes != *rib.advertised()
+                || view.refused != refused
+                || view.held_by_bfd != self.held_by_bfd
+                || last_error.is_some();
+            if !matters && view.stats == stats {
                 return false;
             }
             if view.state != state {
                 (view.state, view.since) = (state, SystemTime::now());
             }
-            view.announced = rib.advertised().keys().map(ToString::to_string).collect();
+            if matters {
+                view.routes.clone_from(rib.advertised());
+                view.refused = refused;
+                view.agreed = self.session.negotiated();
+                view.last_sent = notification(self.session.last_sent());
+                view.last_received = notification(self.session.last_received());
+            }
             view.stats = stats;
             view.held_by_bfd = self.held_by_bfd;
+            let received = self.session.received();
+            view.prefixes_received = received.announcements();
+            let sign = |announced| if announced { "" } else { "-" };
+            view.received = received
+                .samples()
+                .map(|(prefix, announced)| format!("{}{prefix}", sign(announced)))
+                .collect();
             if let Some(error) = last_error {
                 view.last_error = error;
             }
             true
         });
-        if changed {
+        // Numbers alone are shown with the agent's next turn: a full table of the peer must not make it turn for each chunk.
+        if matters {
             self.changed.notify_one();
         }
+    }
+
+    /// What was not taken, and, while the session is up, what it cannot carry.
+    fn refused_now(&self) -> BTreeMap<IpNet, &'static str> {
+        let mut refused = self.refused.clone();
+        let rib = self.session.rib();
+        if self.session.state() == StateName::Established && rib.is_settled() {
+            for prefix in rib.desired().keys().filter(|prefix| !rib.advertised().contains_key(prefix)) {
+                refused.insert(*prefix, "the router has not agreed to this family, or to its next hop");
+            }
+        }
+        refused
     }
 
     /// Returns why a connection ended, if that is what happened.
@@ -396,7 +530,7 @@ impl Driver {
             }
             Event::Collision { lost } => debug!(%peer, ?lost, "connection collision"),
             Event::RefreshRequested => info!(%peer, "peer asked for the routes again"),
-            Event::MalformedUpdate => warn!(%peer, "malformed update ignored"),
+            Event::MalformedUpdate(finding) => warn!(%peer, %finding, "malformed update"),
             Event::EncodeFailed(error) => warn!(%peer, %error, "route skipped"),
         }
         None
@@ -409,7 +543,7 @@ impl Conn {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "set TCP_NODELAY");
         }
-        Self { id, stream, out: Vec::new(), stuck_since: None, closing: None, shut: false }
+        Self { id, stream, out: Vec::new(), closing: None, shut: false }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Io> {
@@ -472,8 +606,9 @@ async fn next_io(conns: &mut [Conn], buffer: &mut [u8]) -> Wake {
     .await
 }
 
-async fn connect(local: Option<IpAddr>, remote: SocketAddr) -> io::Result<TcpStream> {
+async fn connect(local: Option<IpAddr>, remote: SocketAddr, wishes: Wishes) -> io::Result<TcpStream> {
     let socket = if remote.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    sockopt::apply(&socket, remote.ip(), &wishes)?;
     if let Some(local) = local {
         socket
             .bind(SocketAddr::new(local, 0))

@@ -4,12 +4,14 @@ use crate::announce::Verdict;
 use crate::bfd;
 use crate::peer::PeerView;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
-use weir_bgp::{StateName, Stats};
-use weir_model::status::{AnnounceStatus, BgpStatus, ConfigStatus, PeerStatus};
-use weir_model::{Name, Timestamp};
+use weir_bgp::{Negotiated, Route, StateName, Stats};
+use weir_model::status::{
+    AgreedStatus, AnnounceStatus, BgpStatus, ConfigStatus, PeerStatus, RouteStatus, Tier,
+};
+use weir_model::{Community, Name, Timestamp};
 use weir_runtime::metrics::{Registry, Text};
 use weir_runtime::status::Publisher;
 
@@ -18,8 +20,30 @@ pub(crate) type Shared = Arc<Mutex<Numbers>>;
 
 #[derive(Debug, Default)]
 pub(crate) struct Numbers {
-    peers: BTreeMap<Name, (StateName, usize, Stats)>,
+    peers: BTreeMap<Name, Numbered>,
     vips: BTreeMap<Name, bool>,
+}
+
+#[derive(Debug)]
+struct Numbered {
+    state: StateName,
+    announced: usize,
+    refused: usize,
+    prefixes_received: u64,
+    stats: Stats,
+}
+
+/// One session, as the agent knows it.
+pub(crate) struct PeerReport {
+    pub(crate) name: Name,
+    /// Where the router is, or is expected.
+    pub(crate) address: String,
+    pub(crate) asn: u32,
+    pub(crate) local_asn: u32,
+    pub(crate) view: PeerView,
+    pub(crate) bfd: Option<bfd::View>,
+    /// What else may be the matter while it is down.
+    pub(crate) suspicion: Option<String>,
 }
 
 /// Renders and publishes.
@@ -39,8 +63,9 @@ impl Report {
     pub(crate) fn publish(
         &mut self,
         config: ConfigStatus,
-        peers: Vec<(Name, SocketAddr, PeerView, Option<bfd::View>)>,
+        peers: Vec<PeerReport>,
         verdicts: &[(&Name, &Verdict)],
+        addresses: &[(&Name, IpAddr, Tier)],
         now: Instant,
     ) {
         let mut status = BgpStatus { config, ..initial(&self.node) };
@@ -55,26 +80,96 @@ impl Report {
             let announce = AnnounceStatus {
                 announced: verdict.announced,
                 reason: verdict.reason.clone(),
+                tier: verdict.tier,
                 since: turned.1,
+                addresses: addresses
+                    .iter()
+                    .filter(|(vip, ..)| vip == name)
+                    .map(|(_, address, _)| *address)
+                    .collect(),
             };
             status.vips.insert((*name).clone(), announce);
             numbers.vips.insert((*name).clone(), verdict.announced);
         }
-        for (name, remote, view, bfd) in peers {
-            numbers.peers.insert(name.clone(), (view.state, view.announced.len(), view.stats));
-            let peer = PeerStatus {
-                address: remote.to_string(),
-                state: view.state.to_string(),
-                since: Some(Timestamp(view.since)),
-                announced: view.announced,
-                last_error: view.last_error,
-                established_count: view.stats.established,
-                bfd: bfd.map(|bfd| bfd.status(view.held_by_bfd)),
+        for report in peers {
+            let numbered = Numbered {
+                state: report.view.state,
+                announced: report.view.routes.len(),
+                refused: report.view.refused.len(),
+                prefixes_received: report.view.prefixes_received,
+                stats: report.view.stats,
             };
-            status.peers.insert(name, peer);
+            numbers.peers.insert(report.name.clone(), numbered);
+            status.peers.insert(report.name.clone(), peer_status(report));
         }
         self.publisher.publish(&status);
         *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = numbers;
+    }
+}
+
+fn peer_status(report: PeerReport) -> PeerStatus {
+    let PeerReport { address, asn, local_asn, view, bfd, suspicion, .. } = report;
+    let mut last_error = view.last_error;
+    if let Some(suspicion) = suspicion {
+        let separator = if last_error.is_empty() { "" } else { "; " };
+        last_error = format!("{last_error}{separator}{suspicion}");
+    }
+    let ibgp = asn == local_asn;
+    PeerStatus {
+        address,
+        state: view.state.to_string(),
+        since: Some(Timestamp(view.since)),
+        announced: view.routes.keys().map(ToString::to_string).collect(),
+        last_error,
+        established_count: view.stats.established,
+        asn,
+        local_asn,
+        agreed: view.agreed.as_ref().map(agreed),
+        routes: view
+            .routes
+            .iter()
+            .map(|(prefix, sent)| route(prefix.to_string(), sent, local_asn, ibgp))
+            .collect(),
+        refused: view.refused.iter().map(|(prefix, why)| (prefix.to_string(), (*why).to_owned())).collect(),
+        last_sent: view.last_sent,
+        last_received: view.last_received,
+        messages_sent: view.stats.sent,
+        messages_received: view.stats.received,
+        updates_sent: view.stats.updates_sent,
+        updates_received: view.stats.updates_received,
+        updates_malformed: view.stats.updates_malformed,
+        prefixes_received: view.prefixes_received,
+        received: view.received,
+        bfd: bfd.map(|bfd| bfd.status(view.held_by_bfd)),
+    }
+}
+
+fn agreed(terms: &Negotiated) -> AgreedStatus {
+    let families = [(terms.families.ipv4, "ipv4"), (terms.families.ipv6, "ipv6")];
+    AgreedStatus {
+        router_id: terms.peer_bgp_id.to_string(),
+        families: families.into_iter().filter(|(has, _)| *has).map(|(_, name)| name.to_owned()).collect(),
+        hold_time_s: terms.hold_time.as_secs(),
+        capabilities: terms.capabilities().into_iter().map(str::to_owned).collect(),
+    }
+}
+
+/// As the router sees it.
+fn route(prefix: String, sent: &Route, local_asn: u32, ibgp: bool) -> RouteStatus {
+    let standard = sent.communities().iter().map(|value| Community::Standard(*value));
+    let large = sent.large_communities().iter().map(|(a, b, c)| Community::Large(*a, *b, *c));
+    let shutdown = sent.graceful_shutdown().then_some("graceful-shutdown".to_owned());
+    let mut communities: Vec<String> = standard.chain(large).map(|community| community.to_string()).collect();
+    communities.extend(shutdown.filter(|name| !communities.contains(name)));
+    let local_pref = if sent.graceful_shutdown() { 0 } else { sent.local_pref() };
+    let path_len = if ibgp { 0 } else { 1 + usize::from(sent.prepend()) };
+    RouteStatus {
+        prefix,
+        next_hop: sent.next_hop().to_string(),
+        as_path: vec![local_asn; path_len],
+        med: sent.med(),
+        local_pref: ibgp.then_some(local_pref),
+        communities,
     }
 }
 
@@ -96,32 +191,41 @@ pub(crate) fn register(registry: &Registry, shared: Shared) {
 }
 
 fn render(numbers: &Numbers, text: &mut Text) {
-    type PeerValue = fn(&(StateName, usize, Stats)) -> f64;
-    let families: [(&str, &str, &str, PeerValue); 8] = [
+    type PeerValue = fn(&Numbered) -> f64;
+    let families: [(&str, &str, &str, PeerValue); 10] = [
         ("weir_bgp_peer_up", "gauge", "1 while the session is established.", |peer| {
-            f64::from(u8::from(peer.0 == StateName::Established))
+            f64::from(u8::from(peer.state == StateName::Established))
         }),
         ("weir_bgp_peer_prefixes_announced", "gauge", "Prefixes the peer has been told.", |peer| {
-            peer.1 as f64
+            peer.announced as f64
         }),
+        ("weir_bgp_peer_prefixes_refused", "gauge", "Prefixes wanted that the peer is not told.", |peer| {
+            peer.refused as f64
+        }),
+        (
+            "weir_bgp_peer_prefixes_received",
+            "gauge",
+            "Prefixes the peer has announced since the session is up; all are ignored.",
+            |peer| peer.prefixes_received as f64,
+        ),
         ("weir_bgp_peer_established_total", "counter", "How often the session came up.", |peer| {
-            peer.2.established as f64
+            peer.stats.established as f64
         }),
         ("weir_bgp_peer_failures_total", "counter", "Connections and sessions that failed.", |peer| {
-            peer.2.failures as f64
+            peer.stats.failures as f64
         }),
         ("weir_bgp_peer_messages_received_total", "counter", "Messages received.", |peer| {
-            peer.2.received as f64
+            peer.stats.received as f64
         }),
-        ("weir_bgp_peer_messages_sent_total", "counter", "Messages sent.", |peer| peer.2.sent as f64),
+        ("weir_bgp_peer_messages_sent_total", "counter", "Messages sent.", |peer| peer.stats.sent as f64),
         ("weir_bgp_peer_updates_sent_total", "counter", "UPDATE messages sent.", |peer| {
-            peer.2.updates_sent as f64
+            peer.stats.updates_sent as f64
         }),
         (
             "weir_bgp_peer_updates_malformed_total",
             "counter",
             "UPDATE messages received with an error that RFC 7606 forgives.",
-            |peer| peer.2.updates_malformed as f64,
+            |peer| peer.stats.updates_malformed as f64,
         ),
     ];
     for (name, kind, help, value) in families {

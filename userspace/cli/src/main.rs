@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod bgp;
 mod capture;
 mod completions;
 mod config;
@@ -34,6 +35,7 @@ enum Verb {
     Status(status::Args),
     Zone(zone::Args),
     Access(access::Args),
+    Bgp(bgp::Args),
     Explain(Box<explain::Args>),
     Capture(capture::Args),
     /// Builds a laboratory of network namespaces, breaks it, runs missions in it.
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Verb::Status(args) => status::run(&args),
         Verb::Zone(args) => zone::run(&args),
         Verb::Access(args) => access::run(&args),
+        Verb::Bgp(args) => bgp::run(&args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Capture(args) => capture::run(&args),
         Verb::Lab(command) => weir_lab::cli::execute(command),

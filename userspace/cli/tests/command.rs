@@ -11,7 +11,8 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 use weir_model::status::{
-    BfdStatus, BgpStatus, Health, L4Status, PeerStatus, PoolStatus, ProxyStatus, ServerStatus,
+    AgreedStatus, AnnounceStatus, BfdStatus, BgpStatus, Health, L4Status, PeerStatus, PoolStatus,
+    ProxyStatus, RouteStatus, ServerStatus,
 };
 
 const CONFIG: &str = r#"
@@ -439,10 +440,77 @@ fn status_shows_bfd_sessions() {
 }
 
 #[test]
+fn the_looking_glass_shows_sessions_routes_and_reasons() {
+    let run = tempfile::tempdir().unwrap();
+    assert!(refused(&["bgp", "peers", "--run-dir", path(&run)]).contains("not running"));
+    let agreed = AgreedStatus {
+        router_id: "10.0.0.1".into(),
+        families: vec!["ipv4".into()],
+        hold_time_s: 9,
+        capabilities: vec!["enhanced route refresh".into()],
+    };
+    let route = RouteStatus {
+        prefix: "198.51.100.10/32".into(),
+        next_hop: "10.1.0.11".into(),
+        as_path: vec![65100, 65100],
+        med: Some(7),
+        local_pref: None,
+        communities: vec!["no-export".into(), "65000:1:2".into()],
+    };
+    let tor = PeerStatus {
+        state: "Established".into(),
+        asn: 65001,
+        announced: vec![route.prefix.clone()],
+        agreed: Some(agreed),
+        routes: vec![route],
+        refused: [("2001:db8::1/128".to_owned(), "more routes than max_routes".to_owned())].into(),
+        last_received: "cease: administrative reset (6/4)".into(),
+        ..PeerStatus::default()
+    };
+    let other = PeerStatus { state: "Active".into(), last_error: "refused".into(), ..PeerStatus::default() };
+    let web = AnnounceStatus {
+        announced: true,
+        reason: "1 healthy proxy".into(),
+        addresses: vec!["198.51.100.10".parse().unwrap()],
+        ..AnnounceStatus::default()
+    };
+    let dns = AnnounceStatus { reason: "no healthy proxy".into(), ..AnnounceStatus::default() };
+    let bgp = BgpStatus {
+        node: "lb1".into(),
+        peers: [("tor".parse().unwrap(), tor), ("other".parse().unwrap(), other)].into(),
+        vips: [("web".parse().unwrap(), web), ("dns".parse().unwrap(), dns)].into(),
+        ..BgpStatus::default()
+    };
+    daemon(run.path(), "bgp.sock", &bgp);
+    let ask =
+        |what: &'static str, more: &[&'static str]| [&["bgp", what, "--run-dir", path(&run)], more].concat();
+    let shown = ok(&ask("peers", &[]));
+    for part in
+        ["tor", "Established", "10.0.0.1", "enhanced route refresh", "administrative reset", "refused"]
+    {
+        assert!(shown.contains(part), "{part} is not in:\n{shown}");
+    }
+    assert!(!ok(&ask("peers", &["tor"])).contains("other"));
+    let shown = ok(&ask("routes", &[]));
+    for part in ["198.51.100.10/32", "65100 65100", "no-export 65000:1:2", "NOT TOLD", "more routes than"] {
+        assert!(shown.contains(part), "{part} is not in:\n{shown}");
+    }
+    let shown = ok(&ask("vips", &[]));
+    assert!(shown.contains("no healthy proxy") && shown.contains("1 healthy proxy"), "{shown}");
+    assert_eq!(json(&ask("peers", &[]))["lb1"]["tor"]["agreed"]["hold_time_s"], 9);
+    assert_eq!(json(&ask("routes", &[]))["lb1"]["tor"]["announced"][0]["med"], 7);
+    let vips = json(&ask("vips", &[]));
+    assert_eq!(vips["lb1"]["web"]["sessions"][0], "tor");
+    assert_eq!(vips["lb1"]["dns"]["sessions"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
 fn help_and_completions_are_there_for_every_verb() {
     for verb in [
         &["lint"][..],
         &["status"],
+        &["bgp"],
+        &["bgp", "routes"],
         &["zone"],
         &["zone", "fail"],
         &["zone", "restore"],

@@ -7,6 +7,7 @@ mod guards;
 mod lower;
 mod members;
 pub mod memory;
+pub mod mss;
 mod phases;
 mod rows;
 

@@ -17,7 +17,7 @@ use weir_core::{
     plan::{Op, diff},
 };
 use weir_model::{
-    Generation, Name, Problem, Problems, Protocol, Snapshot, Vip,
+    Generation, Name, Problem, Problems, Snapshot, Vip,
     status::{ConfigStatus, Health, InterfaceStatus, L4Status, L4VipStatus},
 };
 use weir_runtime::{
@@ -42,6 +42,8 @@ use crate::{
     probes::Prober,
     routes::Routes,
 };
+
+mod steering;
 
 /// How long the first apply waits for the first answers of the proxies.
 const FIRST_PROBES_MAX: Duration = Duration::from_secs(1);
@@ -91,6 +93,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         last_plan: Vec::new(),
         errors: Vec::new(),
         moment: Moment::default(),
+        clamps: BTreeMap::new(),
     };
     let first = source.candidate().await;
     let seen = options.view(&first).map_err(anyhow::Error::msg)?;
@@ -108,6 +111,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     }
     daemon.mtu = links::tunnel_mtu(&daemon.interfaces);
     daemon.recompute().await;
+    daemon.look_at_clamps();
     attach::steer(&mut loaded.ebpf, &options.pin_dir)?;
     let mut steering =
         steer::Listener::bind(&options.run_dir.join(steer::SOCKET)).await.context("steering socket")?;
@@ -164,6 +168,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
             () = links.changed() => daemon.look_at_links().await,
             _ = full_pass.tick() => daemon.full_pass().await,
             _ = config.changed() => {}
+        }
+        if daemon.look_at_clamps() {
+            steering.again();
         }
         daemon.publish(&config.borrow_and_update().clone());
     }
@@ -235,6 +242,8 @@ struct Daemon {
     interfaces: Vec<InterfaceStatus>,
     /// What tunnels have to fit into; until the interfaces are known, what the datapath was told before.
     mtu: u32,
+    /// The largest segments clients are to send, by the address they send to; told to each listener when it is registered.
+    clamps: BTreeMap<IpAddr, u16>,
     adopted: bool,
     last_plan: Vec<String>,
     errors: Vec<String>,
@@ -470,27 +479,6 @@ impl Daemon {
         asked.answer(access::Reply::Ok);
     }
 
-    fn steer(&mut self, request: steer::Request) {
-        let registration = &request.registration;
-        let service = registration.service;
-        let address = Address::from(registration.address);
-        let index = self.current.service_at(address, number(service.protocol), service.ports.first.max(1));
-        let reply = match index {
-            None => steer::Reply::Error(format!(
-                "{} {service} is no service of the datapath",
-                registration.address
-            )),
-            Some(index) => match self.kernel.maps.steer(index, &request.socket) {
-                Ok(()) => {
-                    tracing::info!("steering {} {service} to a socket of the proxy", registration.address);
-                    steer::Reply::Ok
-                }
-                Err(error) => steer::Reply::Error(error.to_string()),
-            },
-        };
-        request.answer(reply);
-    }
-
     fn publish(&self, config: &ConfigStatus) {
         let traffic = self.counters.vips();
         let vips = self.confirmed.iter().map(|(name, (generation, addresses))| {
@@ -525,12 +513,5 @@ impl Daemon {
             blocked,
             blocked_count,
         });
-    }
-}
-
-fn number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => weir_abi::service::PROTO_TCP,
-        Protocol::Udp => weir_abi::service::PROTO_UDP,
     }
 }

@@ -13,8 +13,8 @@ use anyhow::{Context, Result};
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use weir_model::{
-    AddressFamily, Admin, Announce, Balance, CertificateFiles, Check, CheckKind, Group, GroupMode, Listener,
-    ListenerProtocol, Name, Node, Objects, Peer, Percent, Pool, Server, Snapshot, SourceFile, Spread,
+    Admin, Announce, Balance, CertificateFiles, Check, CheckKind, Group, Listener, ListenerProtocol,
+    MssClamp, Name, Node, Objects, Peer, PeerAddress, Percent, Pool, Server, Snapshot, SourceFile, Spread,
     SynProtection, Tls, Tunnel, Vip, Zone,
 };
 
@@ -171,14 +171,7 @@ fn healthy(topology: Topology) -> Result<Objects> {
         );
         objects.peer.insert(node.clone(), peer(node, host));
     }
-    objects.group.insert(
-        name("edge")?,
-        Group {
-            nodes: objects.node.keys().cloned().collect(),
-            mode: GroupMode::ActiveActive,
-            accept_tunnels: Vec::new(),
-        },
-    );
+    objects.group.insert(name("edge")?, Group::of(objects.node.keys().cloned().collect()));
     objects.vip.insert(
         name("web")?,
         Vip {
@@ -197,6 +190,7 @@ fn healthy(topology: Topology) -> Result<Objects> {
             sources: Vec::new(),
             new_connections_per_source: None,
             syn_protection: SynProtection::default(),
+            mss_clamp: MssClamp::default(),
             announce: Announce::default(),
         },
     );
@@ -235,23 +229,11 @@ fn healthy(topology: Topology) -> Result<Objects> {
 }
 
 fn peer(node: Name, host: Host) -> Peer {
+    let address = PeerAddress::Host(host.router4().into());
     Peer {
-        node,
-        address: host.router4().into(),
-        port: 179,
-        asn: CORE_ASN + u32::from(host.zone),
-        local_asn: BALANCER_ASN,
-        local_address: None,
         local_port: 0,
-        passive: false,
-        families: vec![AddressFamily::Ipv4, AddressFamily::Ipv6],
-        hold_time: Duration::from_secs(9),
         connect_retry: Duration::from_millis(500),
-        med: None,
-        local_pref: None,
-        prepend: 0,
-        communities: Vec::new(),
-        bfd: None,
+        ..Peer::new(node, address, CORE_ASN + u32::from(host.zone), BALANCER_ASN)
     }
 }
 

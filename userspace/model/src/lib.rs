@@ -19,6 +19,7 @@ mod bfd;
 mod directory;
 mod failover;
 mod listener;
+mod mss;
 mod name;
 mod peer;
 mod place;
@@ -35,14 +36,18 @@ pub use bfd::Bfd;
 pub use directory::{FILE_LEN_MAX, Objects, SourceFile};
 pub use failover::{Failover, FailoverScope};
 pub use listener::{CertificateFiles, HostPattern, Listener, ListenerProtocol, Route, Tls};
+pub use mss::MssClamp;
 pub use name::{NAME_LEN_MAX, Name, NameError};
-pub use peer::{AddressFamily, Peer};
+pub use peer::{
+    AddressFamily, Community, GracefulRestart, Peer, PeerAddress, PeerRole, RANGE_NAME_LEN_MAX, Secret,
+    TtlSecurity,
+};
 pub use place::{AcceptTunnels, Admin, Group, GroupMode, Node, Tunnel, Zone};
 pub use pool::{Balance, Check, CheckKind, Pool, Server, Sticky};
 pub use problem::{Problem, Problems};
 pub use snapshot::{Generation, Snapshot};
 pub use units::{Percent, Rate, Timestamp};
 pub use vip::{
-    Announce, AnnounceMode, PortRange, Protocol, Service, SourceLimit, SourceRoute, Spread, SynProtection,
-    Vip,
+    Announce, AnnounceMode, LastAnnouncer, PortRange, Protocol, RemoteAnnounce, Service, SourceLimit,
+    SourceRoute, Spread, SynProtection, Vip,
 };

@@ -157,6 +157,21 @@ pub struct Group {
     /// Tunnels of foreign balancers its nodes open, for packets to a VIP of theirs; without it only each other's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accept_tunnels: Vec<AcceptTunnels>,
+    /// UDP port on which its nodes tell each other what they announce, so that the last one stays; 0 for not at all.
+    #[serde(default = "default_announcers_port")]
+    pub announcers_port: u16,
+}
+
+impl Group {
+    /// Those nodes, sharing plainly.
+    pub fn of(nodes: Vec<Name>) -> Self {
+        Self {
+            nodes,
+            mode: GroupMode::default(),
+            accept_tunnels: Vec::new(),
+            announcers_port: default_announcers_port(),
+        }
+    }
 }
 
 pub(crate) fn one() -> u32 {
@@ -165,6 +180,10 @@ pub(crate) fn one() -> u32 {
 
 pub(crate) fn hundred() -> u32 {
     100
+}
+
+fn default_announcers_port() -> u16 {
+    9181
 }
 
 fn default_probe_port() -> u16 {

@@ -10,8 +10,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccessList, Failover, Group, GroupMode, Listener, Name, Node, Objects, Peer, Pool, Problems, Server,
-    SourceFile, Spread, Vip, Zone, validate,
+    AccessList, Failover, Group, Listener, Name, Node, Objects, Peer, Pool, Problems, Server, SourceFile,
+    Spread, Vip, Zone, validate,
 };
 
 /// Which configuration a daemon has in force: equal text, equal generation, on every host.
@@ -126,8 +126,7 @@ impl Snapshot {
             let vip = Vip { group: name.clone(), pool: None, spread: Spread::Group, ..vip.clone() };
             (vip_name.clone(), vip)
         });
-        let group =
-            Group { nodes: vec![name.clone()], mode: GroupMode::default(), accept_tunnels: Vec::new() };
+        let group = Group::of(vec![name.clone()]);
         Some(Self {
             generation: self.generation,
             zones: self.zones.clone(),

@@ -141,6 +141,9 @@ pub struct VipDelivery {
     pub deliverable: bool,
     /// The first pool without one.
     pub reason: String,
+    /// Some pool behind it has its servers in other zones only.
+    #[serde(default)]
+    pub is_remote: bool,
 }
 
 /// One listener.
@@ -212,6 +215,48 @@ pub struct PeerStatus {
     pub last_error: String,
     /// How often it was established.
     pub established_count: u64,
+    /// The router's autonomous system.
+    #[serde(default)]
+    pub asn: u32,
+    /// Ours.
+    #[serde(default)]
+    pub local_asn: u32,
+    /// What was agreed with the router; absent while the session is down.
+    #[serde(default)]
+    pub agreed: Option<AgreedStatus>,
+    /// The routes announced on it now, with their attributes.
+    #[serde(default)]
+    pub routes: Vec<RouteStatus>,
+    /// Routes the router is not told although they are wanted, and why: too many, no next hop, a family it has not.
+    #[serde(default)]
+    pub refused: BTreeMap<String, String>,
+    /// The last NOTIFICATION we sent; empty when there was none.
+    #[serde(default)]
+    pub last_sent: String,
+    /// The last NOTIFICATION of the router.
+    #[serde(default)]
+    pub last_received: String,
+    /// Messages, all types.
+    #[serde(default)]
+    pub messages_sent: u64,
+    /// The same from the router.
+    #[serde(default)]
+    pub messages_received: u64,
+    /// UPDATEs.
+    #[serde(default)]
+    pub updates_sent: u64,
+    /// The same from the router.
+    #[serde(default)]
+    pub updates_received: u64,
+    /// UPDATEs of the router with an error that RFC 7606 forgives.
+    #[serde(default)]
+    pub updates_malformed: u64,
+    /// Prefixes the router has announced since the session is up, all ignored.
+    #[serde(default)]
+    pub prefixes_received: u64,
+    /// The last of them, oldest first, `-` before those withdrawn; only with `keep_received`.
+    #[serde(default)]
+    pub received: Vec<String>,
     /// Its BFD session; none is configured when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bfd: Option<BfdStatus>,
@@ -227,13 +272,13 @@ pub struct BfdStatus {
     /// The router's state, as it last said.
     pub remote_state: String,
     /// From one packet of ours to the next, before jitter; absent while none are sent.
-    #[serde(with = "units::optional_duration", default)]
+    #[serde(with = "units::optional_duration", default, skip_serializing_if = "Option::is_none")]
     pub transmit_interval: Option<Duration>,
     /// From one packet of the router to the next; absent until it was heard.
-    #[serde(with = "units::optional_duration", default)]
+    #[serde(with = "units::optional_duration", default, skip_serializing_if = "Option::is_none")]
     pub receive_interval: Option<Duration>,
     /// Silence of the router for this long is death; absent until it was heard.
-    #[serde(with = "units::optional_duration", default)]
+    #[serde(with = "units::optional_duration", default, skip_serializing_if = "Option::is_none")]
     pub detection_time: Option<Duration>,
     /// Why it last went down, and what the router said of it; empty when it never did.
     pub diagnostic: String,
@@ -247,6 +292,36 @@ pub struct BfdStatus {
     pub error: String,
 }
 
+/// What the two sides of a session agreed on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AgreedStatus {
+    /// The router's BGP identifier.
+    pub router_id: String,
+    /// `ipv4`, `ipv6`.
+    pub families: Vec<String>,
+    /// In seconds; 0 for no timers.
+    pub hold_time_s: u64,
+    /// Capabilities both have, by name.
+    pub capabilities: Vec<String>,
+}
+
+/// A route as it was announced.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RouteStatus {
+    /// The prefix.
+    pub prefix: String,
+    /// The next hop.
+    pub next_hop: String,
+    /// The AS path.
+    pub as_path: Vec<u32>,
+    /// MULTI_EXIT_DISC.
+    pub med: Option<u32>,
+    /// LOCAL_PREF; iBGP only.
+    pub local_pref: Option<u32>,
+    /// Communities, large ones among them.
+    pub communities: Vec<String>,
+}
+
 /// Whether a VIP is announced.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AnnounceStatus {
@@ -254,6 +329,25 @@ pub struct AnnounceStatus {
     pub announced: bool,
     /// Why.
     pub reason: String,
+    /// How well, while it is.
+    #[serde(default)]
+    pub tier: Tier,
     /// Since when.
     pub since: Option<Timestamp>,
+    /// The addresses of it that are announced.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+}
+
+/// How well a VIP is announced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tier {
+    /// As the peer objects say.
+    #[default]
+    Normal,
+    /// Somebody else had better have it.
+    Worse,
+    /// About to be withdrawn: with the community GRACEFUL_SHUTDOWN. RFC 8326 §4.
+    GracefulShutdown,
 }

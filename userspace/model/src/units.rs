@@ -58,7 +58,7 @@ pub mod duration {
     }
 }
 
-/// The same, where a field may be absent: `#[serde(with = "units::optional_duration", default)]`.
+/// The same for durations that may be absent, for `#[serde(with = "units::optional_duration")]`.
 pub mod optional_duration {
     use super::*;
     use serde::{Deserializer, Serializer};
@@ -71,11 +71,9 @@ pub mod optional_duration {
         }
     }
 
-    /// Serde reader; `null` is absent too.
+    /// Serde reader.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-        #[derive(Deserialize)]
-        struct Present(#[serde(with = "super::duration")] Duration);
-        Ok(Option::<Present>::deserialize(deserializer)?.map(|Present(duration)| duration))
+        super::duration::deserialize(deserializer).map(Some)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, time::Duration};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, Rate, units};
+use crate::{MssClamp, Name, Rate, units};
 
 /// A virtual address (or an IPv4 and IPv6 pair of them) with its services.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +46,9 @@ pub struct Vip {
     /// What is done about floods of SYNs.
     #[serde(default)]
     pub syn_protection: SynProtection,
+    /// How large the segments are that its proxies let clients send. Servers of a `pool` say so themselves.
+    #[serde(default)]
+    pub mss_clamp: MssClamp,
     /// When it is announced by BGP.
     #[serde(default)]
     pub announce: Announce,
@@ -125,12 +128,57 @@ pub struct Announce {
     /// How long the verdict must be bad before it is withdrawn.
     #[serde(with = "units::duration", default = "default_fall")]
     pub fall: Duration,
+    /// `rise` doubles with each withdrawal, up to this, and halves with each minute announced; equal to `rise` for no damping.
+    #[serde(with = "units::duration", default = "default_rise_max")]
+    pub rise_max: Duration,
+    /// What it is worth where only servers of other zones can answer.
+    #[serde(default)]
+    pub remote: RemoteAnnounce,
+    /// How long it is announced with the community GRACEFUL_SHUTDOWN (RFC 8326) before it is withdrawn, so that routers find
+    /// another way first; 0 for not at all.
+    #[serde(with = "units::duration", default)]
+    pub graceful_shutdown: Duration,
+    /// What the last node of the group that announces it does when its verdict is bad.
+    #[serde(default)]
+    pub last: LastAnnouncer,
 }
 
 impl Default for Announce {
     fn default() -> Self {
-        Self { mode: AnnounceMode::default(), rise: default_rise(), fall: default_fall() }
+        Self {
+            mode: AnnounceMode::default(),
+            rise: default_rise(),
+            fall: default_fall(),
+            rise_max: default_rise_max(),
+            remote: RemoteAnnounce::default(),
+            graceful_shutdown: Duration::ZERO,
+            last: LastAnnouncer::default(),
+        }
     }
+}
+
+/// What a VIP is worth where only servers of other zones can answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RemoteAnnounce {
+    /// As much as any: the balancers of all zones go on sharing the traffic.
+    #[default]
+    Same,
+    /// Less, by a longer path and a lower LOCAL_PREF: zones with servers of their own get the traffic.
+    Worse,
+    /// Nothing.
+    Withdraw,
+}
+
+/// What the last announcer does when its verdict is bad. An operator's word (drain, `never`, a VIP removed) is done either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LastAnnouncer {
+    /// Goes on: an answer of whatever kind is better than none. Does not matter in a group of one, which has nobody to ask.
+    #[default]
+    Keep,
+    /// Withdraws: somebody outside of the group has it too.
+    Withdraw,
 }
 
 /// The rule by which a VIP is announced.
@@ -256,4 +304,8 @@ fn default_rise() -> Duration {
 
 fn default_fall() -> Duration {
     Duration::from_millis(500)
+}
+
+fn default_rise_max() -> Duration {
+    Duration::from_secs(60)
 }

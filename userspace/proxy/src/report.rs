@@ -46,26 +46,29 @@ pub(crate) fn status(
         // What points straight at servers is none of the proxy's.
         vips: vips
             .filter(|(_, vip)| vip.pool.is_none())
-            .map(|(name, _)| (name.clone(), delivery(name, tables)))
+            .map(|(name, _)| (name.clone(), delivery(name, place.zone, tables)))
             .collect(),
         listeners: listener_status(listeners, registered),
         pools: pools.collect(),
     }
 }
 
-fn delivery(vip: &Name, tables: &Tables) -> VipDelivery {
+fn delivery(vip: &Name, zone: Option<&Name>, tables: &Tables) -> VipDelivery {
+    let undeliverable = |reason| VipDelivery { reason, ..VipDelivery::default() };
     let pools = tables.snapshot.pools_of_vip(vip);
     if pools.is_empty() {
-        return VipDelivery { deliverable: false, reason: "no listener serves it".into() };
+        return undeliverable("no listener serves it".into());
     }
-    let deliverable =
-        |pool: &Name| tables.pools.get(pool).is_some_and(|pool| pool.assessment.is_deliverable());
-    match pools.into_iter().find(|pool| !deliverable(pool)) {
-        None => VipDelivery { deliverable: true, reason: String::new() },
-        Some(pool) => {
-            VipDelivery { deliverable: false, reason: format!("pool {pool} has no server in any zone") }
-        }
+    let mut is_remote = false;
+    for pool in pools {
+        let assessment = tables.pools.get(pool).map(|pool| &pool.assessment);
+        let Some(assessment) = assessment.filter(|assessment| assessment.is_deliverable()) else {
+            return undeliverable(format!("pool {pool} has no server in any zone"));
+        };
+        is_remote |=
+            zone.is_some_and(|zone| assessment.zone(zone).is_none_or(|zone| zone.candidates.is_empty()));
     }
+    VipDelivery { deliverable: true, reason: String::new(), is_remote }
 }
 
 fn listener_status(listeners: &Listeners, registered: &Registered) -> BTreeMap<Name, ListenerStatus> {

@@ -10,37 +10,57 @@ use tokio::{
 /// Exit status after a second signal: an impatient operator, not a failure of ours (128 + SIGINT).
 const IMPATIENT_EXIT: i32 = 130;
 
+/// Who asked for a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// SIGTERM: a service manager, that may start the process again.
+    Terminate,
+    /// SIGINT: an operator at a terminal.
+    Interrupt,
+    /// The process itself.
+    Itself,
+}
+
 /// Resolves when the process was asked to stop. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Shutdown(watch::Receiver<bool>);
+pub struct Shutdown(watch::Receiver<Option<Cause>>);
 
 /// Asks for a stop from within, for tests and fatal errors.
 #[derive(Clone, Debug)]
-pub struct Trigger(watch::Sender<bool>);
+pub struct Trigger(watch::Sender<Option<Cause>>);
 
 impl Trigger {
     /// Asks every [`Shutdown`] of the pair to resolve.
     pub fn stop(&self) {
-        self.0.send_replace(true);
+        self.pull(Cause::Itself);
+    }
+
+    fn pull(&self, cause: Cause) {
+        self.0.send_replace(Some(cause));
     }
 }
 
 impl Shutdown {
     /// A pair that knows no signals.
     pub fn pair() -> (Trigger, Self) {
-        let (sender, receiver) = watch::channel(false);
+        let (sender, receiver) = watch::channel(None);
         (Trigger(sender), Self(receiver))
     }
 
     /// Whether a stop was asked for.
     pub fn is_stopping(&self) -> bool {
+        self.cause().is_some()
+    }
+
+    /// Who asked for a stop, when somebody did.
+    pub fn cause(&self) -> Option<Cause> {
         *self.0.borrow()
     }
 
     /// Waits until a stop is asked for.
     pub async fn wait(&self) {
         let mut receiver = self.0.clone();
-        if receiver.wait_for(|stopping| *stopping).await.is_err() {
+        if receiver.wait_for(Option::is_some).await.is_err() {
             // The trigger is gone without having been pulled: nobody can ask for a stop any more.
             std::future::pending::<()>().await;
         }
@@ -55,9 +75,9 @@ pub fn on_signals() -> io::Result<Shutdown> {
     tokio::spawn(async move {
         let mut seen = false;
         loop {
-            let name = tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
+            let (name, cause) = tokio::select! {
+                _ = terminate.recv() => ("SIGTERM", Cause::Terminate),
+                _ = interrupt.recv() => ("SIGINT", Cause::Interrupt),
             };
             if seen {
                 tracing::warn!("{name} again: leaving at once");
@@ -65,7 +85,7 @@ pub fn on_signals() -> io::Result<Shutdown> {
             }
             seen = true;
             tracing::info!("{name}: stopping");
-            trigger.stop();
+            trigger.pull(cause);
         }
     });
     Ok(shutdown)

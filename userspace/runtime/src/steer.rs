@@ -1,7 +1,8 @@
 //! How the proxy hands its listening sockets to `weir-l4`, which steers VIP traffic to them.
 //!
 //! One SEQPACKET message per socket: a [`Registration`] as JSON with the descriptor beside it (SCM_RIGHTS), answered by
-//! a [`Reply`]. There is no taking back: the kernel forgets a socket when the proxy closes it.
+//! a [`Reply`]. There is no taking back: the kernel forgets a socket when the proxy closes it. `weir-l4` keeps no descriptor,
+//! which would keep a dead proxy's listener alive: to look at the sockets once more it says [`Reply::Again`].
 
 mod client;
 mod listener;
@@ -37,6 +38,8 @@ pub enum Reply {
     Ok,
     /// It does not, and why.
     Error(String),
+    /// Unasked: everything is to be registered once more.
+    Again,
 }
 
 #[cfg(test)]

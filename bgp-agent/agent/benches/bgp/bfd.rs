@@ -3,8 +3,8 @@
 
 use crate::Case;
 use crate::bench::until;
+use crate::bfd_fabric::{self as fabric, Fabric, HOST4, ROUTER4, RouteMonitor, Timers, VIP4};
 use crate::bird::Bird;
-use crate::fabric::{self, Fabric, HOST4, ROUTER4, RouteMonitor, Timers, VIP4};
 use std::any::Any;
 use std::time::Duration;
 

@@ -6,12 +6,12 @@
 #[allow(dead_code)]
 mod bench;
 mod bfd;
+#[path = "../../tests/interop/bfd_fabric.rs"]
+#[allow(dead_code)]
+mod bfd_fabric;
 #[path = "../../tests/interop/bird.rs"]
 #[allow(dead_code, unused_imports)]
 mod bird;
-#[path = "../../tests/interop/fabric.rs"]
-#[allow(dead_code)]
-mod fabric;
 #[path = "../../tests/interop/frr.rs"]
 #[allow(dead_code, unused_imports)]
 mod frr;

@@ -1,7 +1,7 @@
 //! The announcer on a virtual clock.
 
 use super::*;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use weir_model::status::{ConfigStatus, VipDelivery};
 use weir_model::{SourceFile, Timestamp};
 
@@ -46,7 +46,8 @@ fn l4(healthy_proxies: u32) -> L4Status {
 }
 
 fn proxy(deliverable: bool) -> ProxyStatus {
-    let delivery = VipDelivery { deliverable, reason: "pool app has no server".into() };
+    let delivery =
+        VipDelivery { deliverable, reason: "pool app has no server".into(), ..VipDelivery::default() };
     ProxyStatus { config: applied(), vips: [(name("web"), delivery)].into(), ..ProxyStatus::default() }
 }
 
@@ -85,7 +86,7 @@ impl Bench {
     }
 
     fn addresses(&self) -> Vec<String> {
-        self.announcer.addresses(&self.snapshot).map(|(_, address)| address.to_string()).collect()
+        self.announcer.addresses(&self.snapshot).map(|(_, address, _)| address.to_string()).collect()
     }
 }
 
@@ -249,4 +250,237 @@ fn a_vip_straight_at_servers_is_announced_by_their_health_and_not_by_any_proxys(
     );
     bench.look(10_000, Some(&servers(0, Health::Down)), None);
     assert!(!bench.look(10_500, Some(&servers(0, Health::Down)), None));
+}
+
+/// Two VIPs on two nodes.
+const PAIR: &str = r#"
+[zone.z1]
+[node.n1]
+zone = "z1"
+address = "10.0.1.2"
+[node.n2]
+zone = "z1"
+address = "10.0.1.3"
+[group.g]
+nodes = ["n1", "n2"]
+[vip.web]
+addresses = ["192.0.2.1"]
+group = "g"
+services = ["tcp/80"]
+[vip.mail]
+addresses = ["192.0.2.2"]
+group = "g"
+services = ["tcp/25"]
+"#;
+
+/// Nodes that hear each other after a delay, on one clock.
+struct Pair {
+    snapshot: Snapshot,
+    start: Instant,
+    announcers: [Announcer; 2],
+    /// Deliverable VIPs as each node's proxy sees them, and healthy proxies as its datapath does.
+    web: [bool; 2],
+    mail: [bool; 2],
+    proxies: [u32; 2],
+    hears: bool,
+    on_the_way: Vec<(u64, usize, BTreeMap<Name, Stance>)>,
+}
+
+impl Pair {
+    fn new(text: &str) -> Self {
+        let snapshot = snapshot(|_| text.to_owned());
+        let mut pair = Self {
+            snapshot,
+            start: Instant::now(),
+            announcers: Default::default(),
+            web: [true; 2],
+            mail: [true; 2],
+            proxies: [2; 2],
+            hears: true,
+            on_the_way: Vec::new(),
+        };
+        pair.run(0, 1_000);
+        assert_eq!(pair.announced("web"), [true, true]);
+        pair
+    }
+
+    /// Nothing comes through any more, what is on the way included.
+    fn part(&mut self) {
+        self.hears = false;
+        self.on_the_way.clear();
+    }
+
+    /// Every 10 ms each node looks, and tells the other, who hears it 50 ms later.
+    fn run(&mut self, from_ms: u64, to_ms: u64) {
+        for at_ms in (from_ms..to_ms).step_by(10) {
+            let now = self.start + Duration::from_millis(at_ms);
+            for (node, other) in [(0, 1), (1, 0)] {
+                let names = [name("n1"), name("n2")];
+                for (_, _, said) in
+                    self.on_the_way.extract_if(.., |(due, to, _)| *due <= at_ms && *to == node)
+                {
+                    self.announcers[node].hear(&self.snapshot, &names[other], said, now);
+                }
+                let vip = |address: &str| L4VipStatus {
+                    healthy_proxies: self.proxies[node],
+                    addresses: vec![address.parse().unwrap()],
+                    ..L4VipStatus::default()
+                };
+                let vips = [(name("web"), vip("192.0.2.1")), (name("mail"), vip("192.0.2.2"))];
+                let l4 = L4Status { vips: vips.into(), ..l4(self.proxies[node]) };
+                let delivery =
+                    |deliverable| VipDelivery { deliverable, reason: "gone".into(), is_remote: false };
+                let vips =
+                    [(name("web"), delivery(self.web[node])), (name("mail"), delivery(self.mail[node]))];
+                let proxy = ProxyStatus { vips: vips.into(), ..proxy(true) };
+                let view =
+                    View { snapshot: &self.snapshot, node: &names[node], l4: Some(&l4), proxy: Some(&proxy) };
+                self.announcers[node].handle(view, now);
+                if self.hears {
+                    self.on_the_way.push((at_ms + 50, other, self.announcers[node].stances()));
+                }
+            }
+        }
+    }
+
+    fn announced(&self, vip: &str) -> [bool; 2] {
+        [0, 1].map(|node: usize| self.announcers[node].verdicts()[vip].announced)
+    }
+
+    fn reason(&self, node: usize, vip: &str) -> &str {
+        &self.announcers[node].verdicts()[vip].reason
+    }
+}
+
+#[test]
+fn a_node_withdraws_while_another_stays_and_the_last_one_does_not() {
+    let mut pair = Pair::new(PAIR);
+    pair.proxies[1] = 0;
+    pair.run(1_000, 3_000);
+    assert_eq!(pair.announced("web"), [true, false]);
+    pair.proxies[0] = 0;
+    pair.run(3_000, 10_000);
+    assert_eq!(pair.announced("web"), [true, false], "the last announcer stays");
+    assert!(pair.reason(0, "web").contains("nobody else is heard"), "{}", pair.reason(0, "web"));
+    // Somebody takes over: now it may go.
+    pair.proxies[1] = 2;
+    pair.run(10_000, 12_000);
+    assert_eq!(pair.announced("web"), [false, true]);
+}
+
+#[test]
+fn of_all_that_want_to_withdraw_at_once_exactly_one_stays() {
+    for later_ms in (0..400).step_by(10) {
+        let mut pair = Pair::new(PAIR);
+        pair.proxies[1] = 0;
+        pair.run(1_000, 1_000 + later_ms);
+        pair.proxies[0] = 0;
+        pair.run(1_000 + later_ms, 6_000);
+        let announced = pair.announced("web");
+        assert_eq!(announced.iter().filter(|is| **is).count(), 1, "{later_ms} ms later: {announced:?}");
+    }
+}
+
+#[test]
+fn who_hears_nobody_goes_on_announcing() {
+    let mut pair = Pair::new(PAIR);
+    pair.part();
+    pair.run(1_000, 6_000);
+    pair.proxies = [0, 0];
+    pair.run(6_000, 12_000);
+    assert_eq!(pair.announced("web"), [true, true]);
+    let mut free = Pair::new(&PAIR.replace("[vip.mail]", "announce = { last = \"withdraw\" }\n[vip.mail]"));
+    free.part();
+    free.proxies = [0, 0];
+    free.run(1_000, 12_000);
+    assert_eq!((free.announced("web"), free.announced("mail")), ([false, false], [true, true]));
+}
+
+#[test]
+fn when_everything_beyond_looks_dead_at_once_it_is_not_believed() {
+    // The backbone is gone: every site looks dead from here.
+    let mut pair = Pair::new(PAIR);
+    (pair.web[0], pair.mail[0]) = (false, false);
+    pair.run(1_000, 6_000);
+    assert_eq!((pair.announced("web"), pair.announced("mail")), ([true, true], [true, true]));
+    assert!(pair.reason(0, "web").contains("look dead at once"), "{}", pair.reason(0, "web"));
+    // One of two is believed.
+    pair.mail[0] = true;
+    pair.run(6_000, 8_000);
+    assert_eq!((pair.announced("web"), pair.announced("mail")), ([false, true], [true, true]));
+    // One after the other is not, whatever the order.
+    pair.mail[0] = false;
+    pair.run(8_000, 12_000);
+    assert_eq!(pair.announced("mail"), [true, true]);
+}
+
+#[test]
+fn a_flapping_vip_waits_longer_each_time_and_is_forgiven_in_time() {
+    let mut bench = Bench::new();
+    bench.look(0, Some(&l4(1)), None);
+    assert!(bench.look(200, Some(&l4(1)), None));
+    let mut at_ms = 1_000;
+    let mut waits = Vec::new();
+    for _flap in 0..12 {
+        bench.look(at_ms, Some(&l4(0)), None);
+        assert!(!bench.look(at_ms + 500, Some(&l4(0)), None));
+        let begin_ms = at_ms + 600;
+        bench.look(begin_ms, Some(&l4(1)), None);
+        let due_ms = bench.next_ms().unwrap();
+        assert!(bench.look(due_ms, Some(&l4(1)), None));
+        waits.push(due_ms - begin_ms);
+        at_ms = due_ms + 100;
+    }
+    assert_eq!(waits[..5], [200, 400, 800, 1_600, 3_200]);
+    assert_eq!(waits[10..], [60_000, 60_000], "never longer than rise_max");
+    // Eleven minutes later all but one are forgiven.
+    at_ms += 11 * 60_000;
+    bench.look(at_ms, Some(&l4(0)), None);
+    bench.look(at_ms + 500, Some(&l4(0)), None);
+    bench.look(at_ms + 600, Some(&l4(1)), None);
+    assert_eq!(bench.next_ms(), Some(at_ms + 600 + 400));
+}
+
+#[test]
+fn routers_are_asked_to_find_another_way_before_a_withdrawal() {
+    let graceful = |text: String| text.replace("rise =", "graceful_shutdown = \"1s\", rise =");
+    let mut bench = Bench::with(snapshot(graceful));
+    bench.look(0, Some(&l4(1)), None);
+    assert!(bench.look(200, Some(&l4(1)), None));
+    let tier = |bench: &Bench| bench.announcer.verdicts()["web"].tier;
+    assert_eq!(tier(&bench), Tier::Normal);
+    bench.look(1_000, Some(&l4(0)), None);
+    assert!(bench.look(1_500, Some(&l4(0)), None));
+    assert_eq!((tier(&bench), bench.next_ms()), (Tier::GracefulShutdown, Some(2_500)));
+    // Back before it was gone.
+    assert!(bench.look(1_600, Some(&l4(1)), None));
+    assert_eq!(tier(&bench), Tier::Normal);
+    bench.look(2_000, Some(&l4(0)), None);
+    assert!(bench.look(2_500, Some(&l4(0)), None) && bench.look(3_499, Some(&l4(0)), None));
+    assert!(!bench.look(3_500, Some(&l4(0)), None));
+    // An operator's drain, too, at once.
+    let mut drained = Bench::with(snapshot(graceful));
+    drained.look(0, Some(&l4(1)), None);
+    assert!(drained.look(200, Some(&l4(1)), None));
+    drained.snapshot = snapshot(|text| graceful(text.replace("[node.n1]", "[node.n1]\nadmin = \"drain\"")));
+    assert!(drained.look(300, Some(&l4(1)), None) && drained.look(1_299, Some(&l4(1)), None));
+    assert_eq!(tier(&drained), Tier::GracefulShutdown);
+    assert!(!drained.look(1_300, Some(&l4(1)), None));
+}
+
+#[test]
+fn a_vip_with_servers_in_other_zones_only_is_worth_what_the_operator_says() {
+    for (remote, expected) in [("same", Some(Tier::Normal)), ("worse", Some(Tier::Worse)), ("withdraw", None)]
+    {
+        let change = |text: String| text.replace("rise =", &format!("remote = \"{remote}\", rise ="));
+        let mut bench = Bench::with(snapshot(change));
+        let far = VipDelivery { deliverable: true, is_remote: true, ..VipDelivery::default() };
+        let far = ProxyStatus { vips: [(name("web"), far)].into(), ..proxy(true) };
+        bench.look(0, Some(&l4(1)), Some(&proxy(true)));
+        assert!(bench.look(200, Some(&l4(1)), Some(&proxy(true))));
+        bench.look(1_000, Some(&l4(1)), Some(&far));
+        let announced = bench.look(1_500, Some(&l4(1)), Some(&far));
+        let tier = bench.announcer.verdicts()["web"].tier;
+        assert_eq!(announced.then_some(tier), expected, "{remote}");
+    }
 }

@@ -68,26 +68,47 @@ pub(crate) struct Agent {
 impl Agent {
     /// Start it on `config`, as node n1.
     pub(crate) fn start(config: &str) -> Self {
-        Self::start_in(config, None)
+        Self::start_with(config, "n1", |_| ())
     }
 
-    /// The same in a network namespace.
-    pub(crate) fn start_in(config: &str, netns: Option<&NetNs>) -> Self {
+    /// Start it as `node`, with something more on its command line, or elsewhere.
+    pub(crate) fn start_with(config: &str, node: &str, prepare: impl FnOnce(&mut Command)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("config")).unwrap();
         std::fs::create_dir(dir.path().join("run")).unwrap();
         std::fs::write(dir.path().join("config/weir.toml"), config).unwrap();
-        let log = std::fs::File::create(dir.path().join("log")).unwrap();
+        let process = Self::spawn(&dir, node, prepare);
+        Self { dir, process }
+    }
+
+    fn spawn(dir: &TempDir, node: &str, prepare: impl FnOnce(&mut Command)) -> Process {
+        let log = std::fs::File::options().create(true).append(true).open(dir.path().join("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_weir-bgp"));
         command
             .arg(dir.path().join("config"))
-            .args(["--node", "n1", "--log", "debug", "--run-dir"])
+            .args(["--node", node, "--log", "debug", "--run-dir"])
             .arg(dir.path().join("run"))
             .stderr(log);
-        if let Some(netns) = netns {
-            sys::confine(&mut command, netns.fd());
-        }
-        Self { dir, process: Process(command.spawn().unwrap()) }
+        prepare(&mut command);
+        Process(command.spawn().unwrap())
+    }
+
+    /// The next process on the same configuration; the one before must have ended.
+    pub(crate) fn start_again(&mut self, node: &str, prepare: impl FnOnce(&mut Command)) {
+        self.process = Self::spawn(&self.dir, node, prepare);
+    }
+
+    /// End it without a word.
+    pub(crate) fn kill(&mut self) {
+        self.process.0.kill().unwrap();
+        self.process.0.wait().unwrap();
+    }
+
+    /// Memory in use, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).unwrap();
+        let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -135,8 +156,13 @@ impl Agent {
 
     /// SIGTERM; returns how long it took to end, which must be with success.
     pub(crate) fn stop(&mut self) -> Duration {
+        self.stop_by(nix::sys::signal::Signal::SIGTERM)
+    }
+
+    /// The same by another signal.
+    pub(crate) fn stop_by(&mut self, signal: nix::sys::signal::Signal) -> Duration {
         let begun = Instant::now();
-        self.process.signal(nix::sys::signal::Signal::SIGTERM);
+        self.process.signal(signal);
         let status = until("agent ends", || self.process.0.try_wait().unwrap().ok_or_else(|| self.log()));
         assert!(status.success(), "{status}, signal {:?}: {}", status.signal(), self.log());
         begun.elapsed()

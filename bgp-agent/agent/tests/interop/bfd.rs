@@ -4,10 +4,10 @@
 //! measured by `cargo xtask bench bgp`.
 
 use crate::bench::{Agent, peer, until};
-use crate::bird::Bird;
-use crate::fabric::{
-    self, Fabric, HOST4, ROUTER4, RouteMonitor, Timers, bird, config, config_with, frr, frr_bfdd,
+use crate::bfd_fabric::{
+    self as fabric, Fabric, HOST4, ROUTER4, RouteMonitor, Timers, bird, config, config_with, frr, frr_bfdd,
 };
+use crate::bird::Bird;
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};

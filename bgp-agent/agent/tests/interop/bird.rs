@@ -297,8 +297,11 @@ fn a_gated_vip_follows_the_datapath_and_outlives_its_silence() {
 
     let proxy = |deliverable| ProxyStatus {
         config: applied.clone(),
-        vips: [("web".parse().unwrap(), VipDelivery { deliverable, reason: "pool app is empty".into() })]
-            .into(),
+        vips: [(
+            "web".parse().unwrap(),
+            VipDelivery { deliverable, reason: "pool app is empty".into(), is_remote: false },
+        )]
+        .into(),
         ..ProxyStatus::default()
     };
     let l7 = runtime.block_on(Daemon::start(&agent, "proxy.sock", &proxy(true)));

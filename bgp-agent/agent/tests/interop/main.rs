@@ -1,10 +1,16 @@
-//! The agent against real routers. BGP on loopback addresses and high ports needs no root and no namespace; BFD, whose ports are
-//! fixed, has a fabric of namespaces and needs root.
+//! The agent against real routers: on loopback addresses and high ports without root, and in namespaces where addresses, links
+//! and kernel routes matter.
 //!
-//! Needs bird and FRR's daemons; without them a test says SKIPPED and passes.
+//! Needs bird, FRR, GoBGP and OpenBGPD; without one of them, or without root, a test says SKIPPED and passes.
 
 mod bench;
 mod bfd;
+mod bfd_fabric;
 mod bird;
+mod bird_fabric;
 mod fabric;
 mod frr;
+mod frr_fabric;
+mod gobgp;
+mod hostile;
+mod openbgpd;

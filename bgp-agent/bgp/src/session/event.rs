@@ -1,8 +1,7 @@
 //! The events of RFC 4271 §8.1 that exist here, each under its name in the RFC.
 
 use super::lane::ConnId;
-use crate::wire::{Family, Notification, Open, UpdateReport};
-use bytes::Bytes;
+use crate::wire::{Notification, Open, Refresh, UpdateReport};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fsm {
@@ -10,12 +9,16 @@ pub(super) enum Fsm {
     ManualStart,
     /// Event 2.
     ManualStop { text: String },
+    /// Event 2 without its withdrawals: the speaker comes back, and the peer shall keep the routes. RFC 4724 §4, RFC 8538.
+    ManualRestart { text: String },
     /// Event 9.
     ConnectRetryTimerExpires,
     /// Event 10.
     HoldTimerExpires,
     /// Event 11.
     KeepaliveTimerExpires,
+    /// RFC 9687 §3.2, Event 29.
+    SendHoldTimerExpires,
     /// Event 13.
     IdleHoldTimerExpires,
     /// Event 16: our connection is there.
@@ -42,17 +45,8 @@ pub(super) enum Fsm {
     UpdateMsgErr(Notification),
     /// Not of RFC 4271: the path is dead. RFC 5882 §4.2, RFC 9384 §3.
     BfdDown,
-    /// RFC 2918 §4; `None` for a family or subtype we do not have, which is ignored.
-    RouteRefresh(Option<Family>),
-}
-
-impl Fsm {
-    /// The body of a ROUTE-REFRESH: AFI, subtype (RFC 7313, reserved before), SAFI.
-    pub(super) fn route_refresh(body: &Bytes) -> Self {
-        Self::RouteRefresh(match body[..] {
-            [0, 1, 0, 1, ..] => Some(Family::Ipv4),
-            [0, 2, 0, 1, ..] => Some(Family::Ipv6),
-            _ => None,
-        })
-    }
+    /// RFC 2918 §4, RFC 7313 §4.
+    RouteRefresh(Refresh),
+    /// RFC 7313 §5.
+    RouteRefreshErr(Notification),
 }

@@ -153,14 +153,17 @@ pub(super) enum Timer {
     IdleHold,
     ConnectRetry,
     Hold,
+    /// The transport does not take our bytes. RFC 9687.
+    SendHold,
     Keepalive,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Timers([Option<Instant>; 4]);
+pub(super) struct Timers([Option<Instant>; 5]);
 
 impl Timers {
-    const ALL: [Timer; 4] = [Timer::IdleHold, Timer::ConnectRetry, Timer::Hold, Timer::Keepalive];
+    const ALL: [Timer; 5] =
+        [Timer::IdleHold, Timer::ConnectRetry, Timer::Hold, Timer::SendHold, Timer::Keepalive];
 
     pub(super) fn arm(&mut self, timer: Timer, at: Option<Instant>) {
         self.0[timer as usize] = at;
@@ -176,7 +179,7 @@ impl Timers {
             let keep = match timer {
                 Timer::IdleHold => state == StateName::Idle,
                 Timer::ConnectRetry => matches!(state, StateName::Connect | StateName::Active),
-                Timer::Hold => state >= StateName::OpenSent,
+                Timer::Hold | Timer::SendHold => state >= StateName::OpenSent,
                 Timer::Keepalive => state >= StateName::OpenConfirm,
             };
             if !keep {

@@ -35,16 +35,19 @@ mod collision;
 mod event;
 mod lane;
 mod negotiate;
+mod received;
 mod step;
 #[cfg(test)]
 mod tests;
 
 pub use lane::{ConnId, Role, StateName};
 pub use negotiate::Negotiated;
+pub use received::{Received, SAMPLES_MAX};
 
-use crate::rib_out::{RibOut, RouteSet};
+use crate::rib_out::{Refused, RibOut, RouteSet};
 use crate::wire::{
-    Capabilities, Families, GracefulRestart, MessageType, Notification, Open, UpdateContext, decode_update,
+    Capabilities, Families, Finding, GracefulRestart, HEADER_LEN, MessageType, Notification, Open,
+    PeeringRole, ReceiveContext, Refresh, UpdateContext, decode_update,
 };
 use bytes::Bytes;
 use event::Fsm;
@@ -77,8 +80,22 @@ pub struct Config {
     pub idle_hold: Duration,
     /// The longest pause. A session that was up for as long as this begins again with the shortest.
     pub idle_hold_max: Duration,
-    /// The graceful restart capability to offer, if any.
+    /// The graceful restart capability to offer, if any. Its R bit is sent until the session has come up once.
     pub graceful_restart: Option<GracefulRestart>,
+    /// Offer to take IPv4 with an IPv6 next hop, and send it where the peer does too. RFC 8950.
+    pub extended_next_hop: bool,
+    /// What we are to the peer; external peers only. RFC 9234.
+    pub role: Option<PeeringRole>,
+    /// Refuse a peer that does not say what it is.
+    pub role_strict: bool,
+    /// How long the peer may leave our bytes unread; `None` for the larger of 8 minutes and twice the hold time. RFC 9687 §3.3.
+    pub send_hold: Option<Duration>,
+    /// How many prefixes the peer may announce to us; beyond them the session ends with Cease/1 and pauses.
+    pub max_prefixes: Option<u32>,
+    /// For how long it pauses then.
+    pub max_prefixes_pause: Duration,
+    /// Keep the last prefixes of the peer for [`Session::received`].
+    pub keep_received: bool,
     /// Seed of the jitter; anything that differs between speakers.
     pub seed: u64,
 }
@@ -97,11 +114,18 @@ impl Config {
             idle_hold: Duration::from_secs(1),
             idle_hold_max: Duration::from_secs(16),
             graceful_restart: None,
+            extended_next_hop: false,
+            role: None,
+            role_strict: false,
+            send_hold: None,
+            max_prefixes: None,
+            max_prefixes_pause: Duration::from_secs(300),
+            keep_received: false,
             seed: u64::from(u32::from(bgp_id)),
         }
     }
 
-    fn open(&self) -> Open {
+    fn open(&self, restarting: bool) -> Open {
         Open {
             asn: self.local_asn,
             hold_time_s: self.hold_time_s,
@@ -110,7 +134,14 @@ impl Config {
                 families: Some(self.families),
                 four_octet_as: true,
                 route_refresh: true,
-                graceful_restart: self.graceful_restart,
+                enhanced_route_refresh: true,
+                extended_message: true,
+                extended_next_hop: self.extended_next_hop,
+                graceful_restart: self
+                    .graceful_restart
+                    .map(|ours| GracefulRestart { restarting: ours.restarting && restarting, ..ours }),
+                // RFC 9234 §4.2: "MUST NOT" be sent inside an AS.
+                role: self.role.filter(|_| self.local_asn != self.remote_asn),
             },
         }
     }
@@ -126,6 +157,17 @@ pub enum Input<'a> {
         /// Shown to the operator of the peer. RFC 9003.
         text: &'a str,
     },
+    /// The speaker ends and comes back: where graceful restart was agreed the peer shall keep the routes, so nothing is
+    /// withdrawn; elsewhere like [`Input::Stop`].
+    Restart {
+        /// As in [`Input::Stop`].
+        text: &'a str,
+    },
+    /// The transport has bytes of ours it cannot pass on. Said again it changes nothing.
+    SendBlocked(ConnId),
+    /// It has passed some on, and nothing or more waits: the send hold timer begins anew with the next
+    /// [`Input::SendBlocked`].
+    SendProgress(ConnId),
     /// The connection asked for by [`Transmit::Connect`] is there.
     Connected(ConnId),
     /// It is not, and will not be.
@@ -182,7 +224,7 @@ pub enum Event {
     /// The peer asked for the routes again.
     RefreshRequested,
     /// An UPDATE of the peer had an error that did not cost the session. RFC 7606.
-    MalformedUpdate,
+    MalformedUpdate(Finding),
     /// A route could not be written and was skipped.
     EncodeFailed(String),
 }
@@ -202,6 +244,8 @@ pub struct Stats {
     pub updates_malformed: u64,
     /// Prefixes the peer announced to us, all ignored.
     pub prefixes_ignored: u64,
+    /// ROUTE-REFRESH requests of the peer.
+    pub refreshes: u64,
     /// Times the session came up.
     pub established: u64,
     /// Connections that ended other than by our stop.
@@ -223,8 +267,15 @@ pub struct Session {
     /// Failures in a row, for the back-off.
     failures_in_a_row: u32,
     established_since: Option<Instant>,
+    /// The session has not come up yet since the speaker started.
+    restarting: bool,
     jitter: u64,
     rib: RibOut,
+    received: Received,
+    /// Families of this session the peer has made unreadable.
+    disabled: Families,
+    last_sent: Option<Notification>,
+    last_received: Option<Notification>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
     stats: Stats,
@@ -243,7 +294,12 @@ impl Session {
             next_outgoing: 0,
             failures_in_a_row: 0,
             established_since: None,
+            restarting: true,
             rib: RibOut::default(),
+            received: Received::default(),
+            disabled: Families::default(),
+            last_sent: None,
+            last_received: None,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             stats: Stats::default(),
@@ -261,6 +317,16 @@ impl Session {
             Input::Stop { text } => {
                 self.started = false;
                 self.both(now, || Fsm::ManualStop { text: text.to_owned() });
+            }
+            Input::Restart { text } => {
+                self.started = false;
+                self.both(now, || Fsm::ManualRestart { text: text.to_owned() });
+            }
+            Input::SendBlocked(conn) => self.send_blocked(conn, now),
+            Input::SendProgress(conn) => {
+                if self.lane(conn.role()).state.conn() == Some(conn) {
+                    self.lane_mut(conn.role()).timers.arm(Timer::SendHold, None);
+                }
             }
             Input::Connected(conn) => self.about(conn, Fsm::TcpCrAcked, now),
             Input::ConnectFailed(conn, why) | Input::Closed(conn, why) => {
@@ -288,6 +354,7 @@ impl Session {
                     Timer::IdleHold => Fsm::IdleHoldTimerExpires,
                     Timer::ConnectRetry => Fsm::ConnectRetryTimerExpires,
                     Timer::Hold => Fsm::HoldTimerExpires,
+                    Timer::SendHold => Fsm::SendHoldTimerExpires,
                     Timer::Keepalive => Fsm::KeepaliveTimerExpires,
                 };
                 self.step(role, event, now);
@@ -295,10 +362,32 @@ impl Session {
         }
     }
 
-    /// Replace the routes the peer should have; returns how many were left out for a next hop of the other family.
-    /// Messages come out of [`Session::poll_transmit`] while the session is up.
-    pub fn set_routes(&mut self, routes: RouteSet) -> usize {
+    /// Replace the routes the peer should have; returns what was not taken of them. Messages come out of
+    /// [`Session::poll_transmit`] while the session is up.
+    pub fn set_routes(&mut self, routes: RouteSet) -> Refused {
         self.rib.set_routes(routes)
+    }
+
+    /// See [`RibOut::set_max_routes`].
+    pub fn set_max_routes(&mut self, max: Option<usize>) {
+        self.rib.set_max_routes(max);
+    }
+
+    /// See [`RibOut::hold_end_of_rib`].
+    pub fn hold_end_of_rib(&mut self, hold: bool) {
+        self.rib.hold_end_of_rib(hold);
+    }
+
+    /// What of the configuration is in no OPEN and may change while the session is up: how much the peer may send, what of
+    /// it is kept, timers. A new bound counts from the next session on.
+    pub fn set_soft(&mut self, config: &Config) {
+        self.config.connect_retry = config.connect_retry;
+        self.config.idle_hold = config.idle_hold;
+        self.config.idle_hold_max = config.idle_hold_max;
+        self.config.send_hold = config.send_hold;
+        self.config.max_prefixes = config.max_prefixes;
+        self.config.max_prefixes_pause = config.max_prefixes_pause;
+        self.config.keep_received = config.keep_received;
     }
 
     /// The next thing to do. UPDATEs are made only when asked for, so a shell that stops asking while its socket is full
@@ -308,7 +397,7 @@ impl Session {
             return Some(transmit);
         }
         let (conn, negotiated) = self.established()?;
-        let bytes = self.next_update(negotiated.update_context)?;
+        let bytes = self.next_message(negotiated.update_context)?;
         Some(Transmit::Bytes(conn, bytes))
     }
 
@@ -340,6 +429,21 @@ impl Session {
     /// Desired and advertised routes.
     pub fn rib(&self) -> &RibOut {
         &self.rib
+    }
+
+    /// What the peer has sent since the session is up.
+    pub fn received(&self) -> &Received {
+        &self.received
+    }
+
+    /// The last NOTIFICATION we sent.
+    pub fn last_sent(&self) -> Option<&Notification> {
+        self.last_sent.as_ref()
+    }
+
+    /// The last NOTIFICATION of the peer.
+    pub fn last_received(&self) -> Option<&Notification> {
+        self.last_received.as_ref()
     }
 
     /// Counters.
@@ -405,34 +509,63 @@ impl Session {
         }
     }
 
-    fn decode(&self, role: Role, message_type: MessageType, body: &Bytes) -> Fsm {
+    fn decode(&mut self, role: Role, message_type: MessageType, body: &Bytes) -> Fsm {
         match message_type {
             MessageType::Open => match Open::decode(body) {
                 Ok(open) => Fsm::BgpOpen(open),
                 Err(notification) => Fsm::BgpOpenMsgErr(notification),
             },
-            MessageType::Update => {
-                let four_octet_as = match &self.lane(role).state {
-                    State::Established { negotiated, .. } => negotiated.update_context.four_octet_as,
-                    _ => true,
-                };
-                match decode_update(body, four_octet_as) {
-                    Ok(report) => Fsm::UpdateMsg(report),
-                    Err(notification) => Fsm::UpdateMsgErr(notification),
-                }
-            }
+            MessageType::Update => self.decode_update(role, body),
             MessageType::Notification => Fsm::NotifMsg(Notification::decode(body)),
             MessageType::Keepalive => Fsm::KeepAliveMsg,
-            MessageType::RouteRefresh => Fsm::route_refresh(body),
+            MessageType::RouteRefresh => match Refresh::decode(body) {
+                Ok(refresh) => Fsm::RouteRefresh(refresh),
+                Err(notification) => Fsm::RouteRefreshErr(notification),
+            },
         }
     }
 
-    fn next_update(&mut self, context: UpdateContext) -> Option<Bytes> {
+    fn decode_update(&mut self, role: Role, body: &Bytes) -> Fsm {
+        let State::Established { negotiated, .. } = &self.lane(role).state else {
+            // Wrong here, whatever is in it.
+            return Fsm::UpdateMsg(Default::default());
+        };
+        let agreed = negotiated.receive_context;
+        let families = Families {
+            ipv4: agreed.families.ipv4 && !self.disabled.ipv4,
+            ipv6: agreed.families.ipv6 && !self.disabled.ipv6,
+        };
+        let context = ReceiveContext { families, ..agreed };
+        let received = &mut self.received;
+        match decode_update(body, context, |prefix, announced| received.note(prefix, announced)) {
+            Ok(report) => Fsm::UpdateMsg(report),
+            Err(notification) => Fsm::UpdateMsgErr(notification),
+        }
+    }
+
+    fn send_blocked(&mut self, conn: ConnId, now: Instant) {
+        // RFC 9687 §3.3: "the recommended value is the greater of 8 minutes or 2 times the negotiated HoldTime".
+        const EIGHT_MINUTES: Duration = Duration::from_secs(8 * 60);
+        let lane = self.lane(conn.role());
+        if lane.state.conn() != Some(conn) || lane.timers.is_armed(Timer::SendHold) {
+            return;
+        }
+        let hold_time = match &lane.state {
+            State::OpenConfirm { negotiated, .. } | State::Established { negotiated, .. } => {
+                negotiated.hold_time
+            }
+            _ => Duration::ZERO,
+        };
+        let after = self.config.send_hold.unwrap_or(EIGHT_MINUTES.max(hold_time * 2));
+        self.lane_mut(conn.role()).timers.arm(Timer::SendHold, Some(now + after));
+    }
+
+    fn next_message(&mut self, context: UpdateContext) -> Option<Bytes> {
         loop {
-            match self.rib.next_update(context)? {
+            match self.rib.next_message(context)? {
                 Ok(bytes) => {
                     self.stats.sent += 1;
-                    self.stats.updates_sent += 1;
+                    self.stats.updates_sent += u64::from(bytes[HEADER_LEN - 1] == MessageType::Update as u8);
                     return Some(bytes);
                 }
                 Err(error) => self.emit(Event::EncodeFailed(error.to_string())),

@@ -1,7 +1,10 @@
-//! Our OPEN against the peer's: refuse it, or agree on terms. RFC 4271 §4.2, §6.2, §10; RFC 4760 §8; RFC 6793 §4.1.
+//! Our OPEN against the peer's: refuse it, or agree on terms. RFC 4271 §4.2, §6.2, §10; RFC 4760 §8; RFC 6793 §4.1;
+//! RFC 8538 §2; RFC 8654 §3; RFC 8950 §4; RFC 9234 §4.2.
 
 use super::Config;
-use crate::wire::{Families, Notification, Open, UpdateContext};
+use crate::wire::{
+    Families, GracefulRestart, Notification, Open, PeeringRole, ReceiveContext, UpdateContext,
+};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -16,11 +19,38 @@ pub struct Negotiated {
     pub hold_time: Duration,
     /// What every UPDATE depends on.
     pub update_context: UpdateContext,
-    /// The peer offered graceful restart, so it may keep our routes over a reset.
-    pub peer_restarts_gracefully: bool,
+    /// What every UPDATE of the peer is judged by.
+    pub receive_context: ReceiveContext,
+    /// ROUTE-REFRESH of the peer is understood.
+    pub route_refresh: bool,
+    /// A refresh is sent between marks. RFC 7313.
+    pub enhanced_route_refresh: bool,
+    /// What the peer offered of graceful restart, so that it may keep our routes over a reset.
+    pub peer_graceful_restart: Option<GracefulRestart>,
+    /// Both sides offered graceful restart.
+    pub graceful_restart: bool,
+    /// Both sides take graceful restart for NOTIFICATIONs too, so that ending without it takes a Hard Reset. RFC 8538.
+    pub hard_reset: bool,
+    /// What the peer says it is to us.
+    pub peer_role: Option<PeeringRole>,
 }
 
 impl Negotiated {
+    /// The names of what both sides can, for people.
+    pub fn capabilities(&self) -> Vec<&'static str> {
+        let all = [
+            (self.update_context.four_octet_as, "4-octet AS"),
+            (self.route_refresh, "route refresh"),
+            (self.enhanced_route_refresh, "enhanced route refresh"),
+            (self.update_context.extended_message, "extended messages"),
+            (self.update_context.extended_next_hop, "extended next hop"),
+            (self.graceful_restart, "graceful restart"),
+            (self.hard_reset, "graceful restart for notifications"),
+            (self.peer_role.is_some(), "role"),
+        ];
+        all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
+    }
+
     /// RFC 4271 §10: a third of the hold time.
     pub fn keepalive_interval(&self) -> Option<Duration> {
         (!self.hold_time.is_zero()).then(|| self.hold_time / 3)
@@ -38,18 +68,49 @@ pub(super) fn negotiate(config: &Config, open: &Open) -> Result<Negotiated, Noti
     if ibgp && open.bgp_id == config.bgp_id {
         return Err(Notification::bad_bgp_identifier());
     }
-    let peer_families = open.capabilities.families.unwrap_or(Families::IPV4);
+    check_roles(config, ibgp, open.capabilities.role)?;
+    let capabilities = &open.capabilities;
+    let families = config.families.intersection(capabilities.families.unwrap_or(Families::IPV4));
+    let extended_next_hop = config.extended_next_hop && capabilities.extended_next_hop && families.ipv4;
+    let graceful_restart = config.graceful_restart.zip(capabilities.graceful_restart);
     Ok(Negotiated {
         peer_bgp_id: open.bgp_id,
-        families: config.families.intersection(peer_families),
+        families,
         hold_time: Duration::from_secs(u64::from(config.hold_time_s.min(open.hold_time_s))),
         update_context: UpdateContext {
             local_asn: config.local_asn,
             ibgp,
-            four_octet_as: open.capabilities.four_octet_as,
+            four_octet_as: capabilities.four_octet_as,
+            // Offered by us always.
+            extended_message: capabilities.extended_message,
+            extended_next_hop,
+            only_to_customer: !ibgp && config.role.is_some_and(PeeringRole::marks_only_to_customer),
         },
-        peer_restarts_gracefully: open.capabilities.graceful_restart.is_some(),
+        receive_context: ReceiveContext {
+            ibgp,
+            four_octet_as: capabilities.four_octet_as,
+            families,
+            extended_next_hop,
+        },
+        route_refresh: capabilities.route_refresh,
+        enhanced_route_refresh: capabilities.enhanced_route_refresh,
+        peer_graceful_restart: capabilities.graceful_restart,
+        graceful_restart: graceful_restart.is_some(),
+        hard_reset: graceful_restart.is_some_and(|(ours, theirs)| ours.notification && theirs.notification),
+        peer_role: capabilities.role.filter(|_| !ibgp),
     })
+}
+
+/// RFC 9234 §4.2: two roles that do not fit end the attempt; one alone does so in strict mode only. Inside an AS there are none.
+fn check_roles(config: &Config, ibgp: bool, theirs: Option<PeeringRole>) -> Result<(), Notification> {
+    let Some(ours) = config.role.filter(|_| !ibgp) else {
+        return Ok(());
+    };
+    match theirs {
+        Some(theirs) if ours.fits(theirs) => Ok(()),
+        None if !config.role_strict => Ok(()),
+        Some(_) | None => Err(Notification::role_mismatch()),
+    }
 }
 
 #[cfg(test)]
@@ -96,5 +157,49 @@ mod tests {
             refused(&config(), &Open { bgp_id: config().bgp_id, ..open() }).is_ok(),
             "unique within an AS only"
         );
+    }
+
+    #[test]
+    fn roles_must_fit_and_be_there_when_strict() {
+        let with = |role| Open { capabilities: Capabilities { role, ..open().capabilities }, ..open() };
+        let terms = |config: &Config, role| {
+            negotiate(config, &with(role))
+                .map(|terms| terms.update_context.only_to_customer)
+                .map_err(|n| (n.code, n.subcode))
+        };
+        let customer = Config { role: Some(PeeringRole::Customer), ..config() };
+        let provider = Config { role: Some(PeeringRole::Provider), ..config() };
+        let strict = Config { role_strict: true, ..customer.clone() };
+        assert_eq!(terms(&customer, Some(PeeringRole::Provider)), Ok(false));
+        assert_eq!(terms(&provider, Some(PeeringRole::Customer)), Ok(true));
+        assert_eq!(terms(&customer, Some(PeeringRole::Peer)), Err((2, 11)));
+        assert_eq!(terms(&customer, None), Ok(false));
+        assert_eq!(terms(&strict, None), Err((2, 11)));
+        assert_eq!(terms(&config(), Some(PeeringRole::Peer)), Ok(false), "we have none");
+        let inside = Config { remote_asn: 65001, role_strict: true, ..customer };
+        let open = Open { asn: 65001, ..with(None) };
+        assert!(negotiate(&inside, &open).is_ok(), "none inside an AS");
+    }
+
+    #[test]
+    fn a_hard_reset_takes_the_n_bit_of_both() {
+        let restart = |notification| GracefulRestart {
+            restarting: false,
+            notification,
+            restart_time_s: 120,
+            families: Families::BOTH,
+            forwarding_preserved: true,
+        };
+        for (ours, theirs, graceful, hard) in [
+            (None, Some(true), false, false),
+            (Some(true), None, false, false),
+            (Some(true), Some(false), true, false),
+            (Some(true), Some(true), true, true),
+        ] {
+            let config = Config { graceful_restart: ours.map(restart), ..config() };
+            let capabilities = Capabilities { graceful_restart: theirs.map(restart), ..open().capabilities };
+            let terms = negotiate(&config, &Open { capabilities, ..open() }).unwrap();
+            assert_eq!((terms.graceful_restart, terms.hard_reset), (graceful, hard));
+        }
     }
 }

@@ -4,8 +4,11 @@ use super::collision::survivor;
 use super::event::Fsm;
 use super::lane::{ConnId, Link, Role, State, StateName, Timer};
 use super::negotiate::negotiate;
+use super::received::Received;
 use super::{Event, Session, Transmit};
-use crate::wire::{Notification, Open, encode_keepalive, fsm_subcode};
+use crate::wire::{
+    Families, Family, Notification, Open, Refresh, UpdateReport, encode_keepalive, fsm_subcode,
+};
 use bytes::Bytes;
 use std::time::{Duration, Instant};
 
@@ -36,18 +39,38 @@ impl Session {
             (State::Idle, Fsm::ManualStart | Fsm::IdleHoldTimerExpires) => self.begin(role, now),
             (state, Fsm::ManualStart | Fsm::IdleHoldTimerExpires) => state,
 
-            (State::Idle | State::Active, Fsm::ManualStop { .. }) => self.park(role),
-            (State::Connect { conn }, Fsm::ManualStop { .. }) => self.close(conn),
-            (State::OpenSent { link } | State::OpenConfirm { link, .. }, Fsm::ManualStop { text }) => {
-                self.notify_and_close(link.conn, &Notification::administrative_shutdown(&text))
+            (State::Idle | State::Active, Fsm::ManualStop { .. } | Fsm::ManualRestart { .. }) => {
+                self.park(role)
             }
-            (State::Established { link, negotiated }, Fsm::ManualStop { text }) => {
+            (State::Connect { conn }, Fsm::ManualStop { .. } | Fsm::ManualRestart { .. }) => self.close(conn),
+            (
+                State::OpenSent { link } | State::OpenConfirm { link, .. },
+                Fsm::ManualStop { text } | Fsm::ManualRestart { text },
+            ) => self.notify_and_close(link.conn, &Notification::administrative_shutdown(&text)),
+            (State::Established { link, negotiated }, Fsm::ManualRestart { text })
+                if negotiated.graceful_restart =>
+            {
+                // RFC 4724 §4: without the N bit of both sides a NOTIFICATION would cost the routes; the end of the connection
+                // does not.
+                if negotiated.hard_reset {
+                    self.notify_and_close(link.conn, &Notification::administrative_reset(&text))
+                } else {
+                    self.close(link.conn)
+                }
+            }
+            (
+                State::Established { link, negotiated },
+                Fsm::ManualStop { text } | Fsm::ManualRestart { text },
+            ) => {
                 // Withdraw before the Cease: a peer with graceful restart would keep the routes.
                 self.rib.set_routes(Default::default());
-                while let Some(bytes) = self.next_update(negotiated.update_context) {
+                while let Some(bytes) = self.next_message(negotiated.update_context) {
                     self.transmits.push_back(Transmit::Bytes(link.conn, bytes));
                 }
-                self.notify_and_close(link.conn, &Notification::administrative_shutdown(&text))
+                let shutdown = Notification::administrative_shutdown(&text);
+                // RFC 8538 §3: any other Cease would be a graceful restart.
+                let notification = if negotiated.hard_reset { shutdown.hard_reset() } else { shutdown };
+                self.notify_and_close(link.conn, &notification)
             }
 
             // ── the path ──
@@ -127,10 +150,10 @@ impl Session {
                 self.wait_for_peer(role, now)
             }
             (State::OpenConfirm { .. }, Fsm::TcpConnectionFails { why }) => {
-                self.fall(role, format!("connection lost: {why}"), false, now)
+                self.fall(role, format!("connection lost: {why}"), false, None, now)
             }
             (State::Established { .. }, Fsm::TcpConnectionFails { why }) => {
-                self.fall(role, format!("connection lost: {why}"), true, now)
+                self.fall(role, format!("connection lost: {why}"), true, None, now)
             }
             (state @ (State::Idle | State::Active), Fsm::TcpConnectionFails { .. }) => state,
 
@@ -150,6 +173,12 @@ impl Session {
             (State::Established { link, .. }, Fsm::HoldTimerExpires) => {
                 self.refuse(role, link.conn, &Notification::hold_timer_expired(), true, now)
             }
+            (State::OpenSent { link } | State::OpenConfirm { link, .. }, Fsm::SendHoldTimerExpires) => {
+                self.refuse(role, link.conn, &Notification::send_hold_timer_expired(), false, now)
+            }
+            (State::Established { link, .. }, Fsm::SendHoldTimerExpires) => {
+                self.refuse(role, link.conn, &Notification::send_hold_timer_expired(), true, now)
+            }
             (State::OpenConfirm { link, negotiated }, Fsm::KeepaliveTimerExpires) => {
                 self.keepalive(role, link.conn, negotiated.keepalive_interval(), now);
                 State::OpenConfirm { link, negotiated }
@@ -160,7 +189,7 @@ impl Session {
             }
             (
                 state @ (State::Idle | State::Connect { .. } | State::Active),
-                Fsm::HoldTimerExpires | Fsm::KeepaliveTimerExpires,
+                Fsm::HoldTimerExpires | Fsm::SendHoldTimerExpires | Fsm::KeepaliveTimerExpires,
             )
             | (state @ State::OpenSent { .. }, Fsm::KeepaliveTimerExpires) => state,
 
@@ -169,6 +198,10 @@ impl Session {
             (State::OpenConfirm { link, negotiated }, Fsm::KeepAliveMsg) => {
                 // The timer was armed with the agreed time when the OPEN came; a KEEPALIVE is a sign of life.
                 self.arm_hold(role, negotiated.hold_time, now);
+                let mut link = link;
+                if negotiated.update_context.extended_message {
+                    link.reader.allow_extended();
+                }
                 State::Established { link, negotiated }
             }
             (State::Established { link, negotiated }, Fsm::KeepAliveMsg) => {
@@ -177,17 +210,24 @@ impl Session {
             }
             (State::Established { link, negotiated }, Fsm::UpdateMsg(report)) => {
                 self.arm_hold(role, negotiated.hold_time, now);
-                self.stats.updates_received += 1;
-                self.stats.prefixes_ignored += report.announced as u64;
-                if report.malformed {
-                    self.stats.updates_malformed += 1;
-                    self.emit(Event::MalformedUpdate);
+                self.receive_update(report);
+                match self.received.exceeded() {
+                    None => State::Established { link, negotiated },
+                    Some((max, prefix)) => {
+                        let family = Family::of(prefix.addr());
+                        let pause = Some(self.config.max_prefixes_pause);
+                        let notification = Notification::maximum_prefixes(family, max);
+                        self.notify_and_close(link.conn, &notification);
+                        let reason = format!("we sent {notification}: more than {max} prefixes");
+                        self.fall(role, reason, true, pause, now)
+                    }
                 }
-                State::Established { link, negotiated }
             }
-            (State::Established { link, negotiated }, Fsm::RouteRefresh(family)) => {
-                if let Some(family) = family {
-                    self.rib.refresh(family);
+            (State::Established { link, negotiated }, Fsm::RouteRefresh(refresh)) => {
+                // Whether it was agreed or not: what comes is answered. Begin and End are about routes we do not keep.
+                if let Refresh::Request(family) = refresh {
+                    self.stats.refreshes += 1;
+                    self.rib.refresh(family, negotiated.enhanced_route_refresh);
                     self.emit(Event::RefreshRequested);
                 }
                 State::Established { link, negotiated }
@@ -195,11 +235,19 @@ impl Session {
             // A message that has no place in this state. RFC 4271 §6.6, RFC 6608.
             (
                 State::OpenSent { link },
-                Fsm::KeepAliveMsg | Fsm::UpdateMsg(_) | Fsm::UpdateMsgErr(_) | Fsm::RouteRefresh(_),
+                Fsm::KeepAliveMsg
+                | Fsm::UpdateMsg(_)
+                | Fsm::UpdateMsgErr(_)
+                | Fsm::RouteRefresh(_)
+                | Fsm::RouteRefreshErr(_),
             ) => self.refuse(role, link.conn, &Notification::fsm_error(fsm_subcode::OPEN_SENT), false, now),
             (
                 State::OpenConfirm { link, .. },
-                Fsm::BgpOpen(_) | Fsm::UpdateMsg(_) | Fsm::UpdateMsgErr(_) | Fsm::RouteRefresh(_),
+                Fsm::BgpOpen(_)
+                | Fsm::UpdateMsg(_)
+                | Fsm::UpdateMsgErr(_)
+                | Fsm::RouteRefresh(_)
+                | Fsm::RouteRefreshErr(_),
             ) => {
                 self.refuse(role, link.conn, &Notification::fsm_error(fsm_subcode::OPEN_CONFIRM), false, now)
             }
@@ -215,16 +263,21 @@ impl Session {
                 State::Established { link, .. },
                 Fsm::BgpHeaderErr(notification)
                 | Fsm::BgpOpenMsgErr(notification)
-                | Fsm::UpdateMsgErr(notification),
+                | Fsm::UpdateMsgErr(notification)
+                | Fsm::RouteRefreshErr(notification),
             ) => self.refuse(role, link.conn, &notification, true, now),
             // RFC 4271 §6: a NOTIFICATION is never answered by one.
             (State::OpenSent { link } | State::OpenConfirm { link, .. }, Fsm::NotifMsg(notification)) => {
                 self.close(link.conn);
-                self.fall(role, format!("peer sent {notification}"), false, now)
+                let reason = format!("peer sent {notification}");
+                self.last_received = Some(notification);
+                self.fall(role, reason, false, None, now)
             }
             (State::Established { link, .. }, Fsm::NotifMsg(notification)) => {
                 self.close(link.conn);
-                self.fall(role, format!("peer sent {notification}"), true, now)
+                let reason = format!("peer sent {notification}");
+                self.last_received = Some(notification);
+                self.fall(role, reason, true, None, now)
             }
             // No connection, no messages.
             (
@@ -236,7 +289,8 @@ impl Session {
                 | Fsm::KeepAliveMsg
                 | Fsm::UpdateMsg(_)
                 | Fsm::UpdateMsgErr(_)
-                | Fsm::RouteRefresh(_),
+                | Fsm::RouteRefresh(_)
+                | Fsm::RouteRefreshErr(_),
             ) => state,
         }
     }
@@ -256,7 +310,10 @@ impl Session {
             self.established_since = None;
         }
         if let Some(negotiated) = up {
-            self.rib.session_up(negotiated.families);
+            self.rib.session_up(negotiated.families, negotiated.update_context.extended_next_hop);
+            self.received = Received::new(self.config.max_prefixes, self.config.keep_received);
+            self.disabled = Families::default();
+            self.restarting = false;
             self.established_since = Some(now);
             self.stats.established += 1;
             self.emit(Event::Established(negotiated));
@@ -300,7 +357,7 @@ impl Session {
     }
 
     fn open(&mut self, role: Role, conn: ConnId, now: Instant) -> State {
-        let open = self.config.open().encode();
+        let open = self.config.open(self.restarting).encode();
         self.send(conn, open);
         self.lane_mut(role).timers.arm(Timer::Hold, Some(now + LARGE_HOLD));
         State::OpenSent { link: Link::new(conn) }
@@ -344,23 +401,33 @@ impl Session {
         now: Instant,
     ) -> State {
         self.notify_and_close(conn, notification);
-        self.fall(role, format!("we sent {notification}"), was_established, now)
+        self.fall(role, format!("we sent {notification}"), was_established, None, now)
     }
 
-    /// To Idle after a failure, with the pause of DampPeerOscillations (RFC 4271 §8.1.1).
-    fn fall(&mut self, role: Role, reason: String, was_established: bool, now: Instant) -> State {
+    /// To Idle after a failure, with `pause` or that of DampPeerOscillations (RFC 4271 §8.1.1).
+    fn fall(
+        &mut self,
+        role: Role,
+        reason: String,
+        was_established: bool,
+        pause: Option<Duration>,
+        now: Instant,
+    ) -> State {
         let stable = self.established_since.filter(|_| was_established);
         if stable.is_some_and(|since| now.saturating_duration_since(since) >= self.config.idle_hold_max) {
             self.failures_in_a_row = 0;
         }
-        let pause = self.config.idle_hold.saturating_mul(1 << self.failures_in_a_row.min(16));
-        let pause = self.jittered(pause.min(self.config.idle_hold_max));
+        let usual = self.config.idle_hold.saturating_mul(1 << self.failures_in_a_row.min(16));
+        let usual = self.jittered(usual.min(self.config.idle_hold_max));
+        let asked = pause;
+        let pause = asked.unwrap_or(usual);
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         self.ended(role, reason, was_established);
         self.lane_mut(role).timers.arm(Timer::IdleHold, Some(now + pause));
-        // A lane parked in favour of this one has its chance again.
+        // A lane parked in favour of this one has its chance again; when a pause was asked for, none before it is over.
         let other = self.lane_mut(role.other());
-        if matches!(other.state, State::Idle) && !other.timers.is_armed(Timer::IdleHold) {
+        if matches!(other.state, State::Idle) && (asked.is_some() || !other.timers.is_armed(Timer::IdleHold))
+        {
             other.timers.arm(Timer::IdleHold, Some(now + pause));
         }
         State::Idle
@@ -371,7 +438,20 @@ impl Session {
         self.emit(Event::Ended { role, reason, was_established });
     }
 
+    fn receive_update(&mut self, report: UpdateReport) {
+        self.stats.updates_received += 1;
+        self.stats.prefixes_ignored += report.announced as u64;
+        if let Some(family) = report.disable {
+            self.disabled.set(family, true);
+        }
+        if let Some(finding) = report.finding {
+            self.stats.updates_malformed += 1;
+            self.emit(Event::MalformedUpdate(finding));
+        }
+    }
+
     fn notify_and_close(&mut self, conn: ConnId, notification: &Notification) -> State {
+        self.last_sent = Some(notification.clone());
         self.send(conn, notification.encode());
         self.close(conn)
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods)] // A virtual clock needs one real instant to start from.
 
 mod pair;
+mod restart;
 mod table;
 
 use super::*;
@@ -27,7 +28,7 @@ pub(super) fn peer_open() -> Open {
             families: Some(Families::BOTH),
             four_octet_as: true,
             route_refresh: true,
-            graceful_restart: None,
+            ..Capabilities::default()
         },
     }
 }
@@ -191,7 +192,7 @@ fn silence_of_the_peer_ends_the_session_after_the_hold_time() {
 fn keepalives_and_updates_of_the_peer_keep_the_session() {
     let mut now = Instant::now();
     let mut session = established(now);
-    let context = UpdateContext { local_asn: 65000, ibgp: false, four_octet_as: true };
+    let context = UpdateContext { local_asn: 65000, four_octet_as: true, ..UpdateContext::default() };
     let route = Route::new("10.0.0.1".parse::<IpAddr>().unwrap());
     let update = encode_announce(context, &route, &["203.0.113.0/24".parse().unwrap()]).unwrap();
     for message in [encode_keepalive(), update] {
@@ -334,6 +335,159 @@ fn a_route_refresh_sends_the_family_again() {
 }
 
 #[test]
+fn a_refresh_is_marked_where_both_sides_can() {
+    let now = Instant::now();
+    let mut session = Session::new(Config { passive: true, ..local() });
+    session.set_routes(routes(1));
+    session.handle_input(Input::Start, now);
+    session.handle_input(Input::Accepted(IN), now);
+    let mut open = peer_open();
+    open.capabilities.enhanced_route_refresh = true;
+    session.handle_input(Input::Bytes(IN, &open.encode()), now);
+    session.handle_input(Input::Bytes(IN, &encode_keepalive()), now);
+    drain(&mut session);
+    let refresh = crate::wire::frame(MessageType::RouteRefresh, &[0, 1, 0, 1]);
+    session.handle_input(Input::Bytes(IN, &refresh), now);
+    assert_eq!(drain(&mut session), ["refresh", "update", "refresh"]);
+    assert_eq!(session.stats().refreshes, 1);
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_given_up_after_the_send_hold_time_and_progress_begins_it_anew() {
+    let start = Instant::now();
+    let at = |s| start + Duration::from_secs(s);
+    let mut session = established(start);
+    drain(&mut session);
+    session.handle_input(Input::SendBlocked(IN), at(1));
+    session.handle_input(Input::SendBlocked(IN), at(60));
+    // The peer sends all the while.
+    let mut now = start;
+    let mut alive_until = |session: &mut Session, until: Instant| {
+        while now + Duration::from_secs(30) <= until {
+            now += Duration::from_secs(30);
+            session.handle_timeout(now);
+            session.handle_input(Input::Bytes(IN, &encode_keepalive()), now);
+            drain(session);
+        }
+    };
+    alive_until(&mut session, at(480));
+    session.handle_input(Input::SendProgress(IN), at(480));
+    session.handle_input(Input::SendBlocked(IN), at(480));
+    alive_until(&mut session, at(950));
+    assert_eq!(session.state(), StateName::Established, "8 minutes since the last progress are not over");
+    session.handle_timeout(at(960));
+    let said = drain(&mut session);
+    assert_eq!(said[said.len() - 2..], ["8/0", "close"]);
+    assert_eq!(session.last_sent().map(|n| n.code), Some(8));
+}
+
+#[test]
+fn twice_the_hold_time_is_waited_for_a_reader_when_that_is_longer() {
+    let now = Instant::now();
+    let mut session = Session::new(Config { passive: true, hold_time_s: 600, ..local() });
+    session.handle_input(Input::Start, now);
+    session.handle_input(Input::Accepted(IN), now);
+    session.handle_input(Input::Bytes(IN, &Open { hold_time_s: 600, ..peer_open() }.encode()), now);
+    session.handle_input(Input::Bytes(IN, &encode_keepalive()), now);
+    session.handle_input(Input::SendBlocked(IN), now);
+    let mut at = now;
+    while at < now + Duration::from_secs(1190) {
+        at += Duration::from_secs(10);
+        session.handle_input(Input::Bytes(IN, &encode_keepalive()), at);
+        session.handle_timeout(at);
+        assert_eq!(session.state(), StateName::Established, "after {:?}", at - now);
+    }
+    session.handle_timeout(now + Duration::from_secs(1200));
+    assert_eq!(session.state(), StateName::Idle);
+}
+
+fn update_of(prefixes: std::ops::Range<u32>) -> Bytes {
+    let context = UpdateContext { local_asn: 65000, four_octet_as: true, ..UpdateContext::default() };
+    let route = Route::new("10.0.0.1".parse::<IpAddr>().unwrap());
+    let nets: Vec<ipnet::IpNet> =
+        prefixes.map(|n| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n)).into()).collect();
+    encode_announce(context, &route, &nets).unwrap()
+}
+
+#[test]
+fn a_peer_with_too_many_prefixes_is_told_so_and_left_alone_for_the_pause() {
+    let now = Instant::now();
+    let pause = Duration::from_secs(60);
+    let config = Config { max_prefixes: Some(100), max_prefixes_pause: pause, ..local() };
+    let mut session = Session::new(config);
+    session.set_routes(routes(1));
+    session.handle_input(Input::Start, now);
+    session.handle_input(Input::Accepted(IN), now);
+    session.handle_input(Input::Bytes(IN, &peer_open().encode()), now);
+    session.handle_input(Input::Bytes(IN, &encode_keepalive()), now);
+    for _ in 0..3 {
+        session.handle_input(Input::Bytes(IN, &update_of(0..100)), now);
+    }
+    assert_eq!((session.state(), session.received().prefixes()), (StateName::Established, Some(100)));
+    drain(&mut session);
+    session.handle_input(Input::Bytes(IN, &update_of(100..101)), now);
+    assert_eq!(drain(&mut session), ["6/1", "close"]);
+    assert_eq!(session.last_sent().map(|n| n.data.to_vec()), Some(vec![0, 1, 1, 0, 0, 0, 100]));
+    session.handle_input(Input::Accepted(ConnId::Incoming(1)), now);
+    assert_eq!(drain(&mut session), ["close"], "not before the pause is over");
+    assert_eq!(session.poll_timeout(), Some(now + pause));
+    session.handle_timeout(now + pause);
+    assert_eq!(session.state(), StateName::Connect);
+}
+
+#[test]
+fn a_family_made_unreadable_is_not_listened_to_until_the_next_session() {
+    let now = Instant::now();
+    let mut session = established(now);
+    // A next hop of four octets for IPv6.
+    let bad =
+        crate::wire::frame(MessageType::Update, &[0, 0, 0, 12, 0x80, 14, 9, 0, 2, 1, 4, 10, 0, 0, 1, 0]);
+    session.handle_input(Input::Bytes(IN, &bad), now);
+    assert_eq!((session.state(), session.stats().updates_malformed), (StateName::Established, 1));
+    session.handle_input(Input::Bytes(IN, &bad), now);
+    assert_eq!(session.stats().updates_malformed, 1, "not looked at any more");
+    session.handle_input(Input::Bytes(IN, &update_of(0..3)), now);
+    assert_eq!(session.received().announcements(), 3, "the other family goes on");
+}
+
+#[test]
+fn extended_messages_come_and_go_where_both_sides_can() {
+    let now = Instant::now();
+    for extended_message in [false, true] {
+        let mut session = Session::new(Config { passive: true, ..local() });
+        let many = routes(250);
+        let sent_prefixes = many.len();
+        session.set_routes(many);
+        session.handle_input(Input::Start, now);
+        session.handle_input(Input::Accepted(IN), now);
+        let mut open = peer_open();
+        open.capabilities.extended_message = extended_message;
+        session.handle_input(Input::Bytes(IN, &open.encode()), now);
+        session.handle_input(Input::Bytes(IN, &encode_keepalive()), now);
+        let mut longest = 0;
+        while let Some(transmit) = session.poll_transmit() {
+            if let Transmit::Bytes(_, bytes) = transmit {
+                longest = longest.max(bytes.len());
+            }
+        }
+        // 250 IPv6 prefixes of 17 octets.
+        assert_eq!(longest > 4096, extended_message, "{longest} octets");
+        assert_eq!(session.rib().advertised().len(), sent_prefixes);
+        let context = UpdateContext {
+            local_asn: 65000,
+            four_octet_as: true,
+            extended_message: true,
+            ..UpdateContext::default()
+        };
+        let nets: Vec<ipnet::IpNet> = routes(250).into_keys().filter(|net| net.addr().is_ipv6()).collect();
+        let long = encode_announce(context, &Route::new("2001:db8::9".parse().unwrap()), &nets).unwrap();
+        session.handle_input(Input::Bytes(IN, &long), now);
+        let expected = if extended_message { StateName::Established } else { StateName::Idle };
+        assert_eq!(session.state(), expected);
+    }
+}
+
+#[test]
 fn a_shell_that_cannot_write_collects_one_keepalive_only() {
     let mut now = Instant::now();
     let mut session = established(now);
@@ -364,7 +518,7 @@ fn damaged_stream() -> impl Strategy<Value = Vec<u8>> {
     let body = prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..80),
         (any::<proptest::sample::Index>(), any::<u8>()).prop_map(|(at, value)| {
-            let context = UpdateContext { local_asn: 65000, ibgp: false, four_octet_as: true };
+            let context = UpdateContext { local_asn: 65000, four_octet_as: true, ..UpdateContext::default() };
             let route = Route::new("2001:db8:1::1".parse().unwrap())
                 .with_med(Some(1))
                 .with_communities(vec![7])
@@ -401,5 +555,27 @@ proptest! {
     #[test]
     fn decode_never_panics_on_noise(data in proptest::collection::vec(any::<u8>(), 0..400)) {
         fuzz_stream(&data, Instant::now());
+    }
+
+    #[test]
+    fn no_open_panics_and_what_is_understood_survives_the_wire(data in proptest::collection::vec(any::<u8>(), 0..80)) {
+        crate::fuzz_open(&data);
+        // A plausible beginning, so that more than one in a million comes as far as the parameters.
+        let mut open = vec![4, 0xfd, 0xe8, 0, 90, 10, 0, 0, 1, data.len() as u8];
+        open.extend(&data);
+        crate::fuzz_open(&open);
+        open[9] += 2;
+        open.splice(10..10, [2, data.len() as u8]);
+        crate::fuzz_open(&open);
+    }
+
+    #[test]
+    fn no_update_panics_and_what_is_shown_is_what_is_counted(data in proptest::collection::vec(any::<u8>(), 0..120)) {
+        crate::fuzz_update(&data);
+        if let Some((first, rest)) = data.split_first() {
+            let mut update = vec![*first, 0, 0, 0, rest.len() as u8];
+            update.extend(rest);
+            crate::fuzz_update(&update);
+        }
     }
 }

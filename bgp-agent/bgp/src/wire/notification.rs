@@ -1,7 +1,7 @@
-//! NOTIFICATION: an error code, a subcode and data. RFC 4271 §4.5, §6; RFC 4486; RFC 6608; RFC 9003.
+//! NOTIFICATION: an error code, a subcode and data. RFC 4271 §4.5, §6; RFC 4486; RFC 6608; RFC 7313 §5; RFC 8538
+//! §3; RFC 9003; RFC 9234 §4.2; RFC 9687.
 
-use super::{HEADER_LEN, MESSAGE_MAX, MessageType, frame};
-use bgpkit_parser::models::{BgpError, BgpNotificationMessage};
+use super::{Family, HEADER_LEN, MESSAGE_MAX, MessageType, frame};
 use bytes::Bytes;
 use std::fmt;
 
@@ -69,8 +69,26 @@ impl Notification {
         Self::new(2, 6, Bytes::new())
     }
 
+    /// RFC 9234 §4.2: the roles of the two sides do not fit each other.
+    pub(crate) fn role_mismatch() -> Self {
+        Self::new(2, 11, Bytes::new())
+    }
+
     pub(crate) fn malformed_attribute_list() -> Self {
         Self::new(3, 1, Bytes::new())
+    }
+
+    /// RFC 4271 §6.3: "the Data field MUST contain the unrecognized attribute (type, length, and value)".
+    pub(crate) fn unrecognized_well_known_attribute(attribute: &[u8]) -> Self {
+        Self::new(3, 2, attribute.to_vec())
+    }
+
+    pub(crate) fn optional_attribute_error(attribute: &[u8]) -> Self {
+        Self::new(3, 9, attribute.to_vec())
+    }
+
+    pub(crate) fn invalid_network_field() -> Self {
+        Self::new(3, 10, Bytes::new())
     }
 
     pub(crate) fn hold_timer_expired() -> Self {
@@ -82,8 +100,42 @@ impl Notification {
         Self::new(5, subcode, Bytes::new())
     }
 
+    /// RFC 9687 §3: the peer has not taken our bytes.
+    pub(crate) fn send_hold_timer_expired() -> Self {
+        Self::new(8, 0, Bytes::new())
+    }
+
+    /// RFC 7313 §5: the data is the whole message.
+    pub(crate) fn bad_refresh_length(message: impl Into<Bytes>) -> Self {
+        Self::new(7, 1, message)
+    }
+
+    /// Cease, Maximum Number of Prefixes Reached, with the family and the bound. RFC 4486 §4.
+    pub(crate) fn maximum_prefixes(family: Family, max: u32) -> Self {
+        let mut data = family.afi().to_be_bytes().to_vec();
+        data.push(1);
+        data.extend(max.to_be_bytes());
+        Self::new(6, 1, data)
+    }
+
+    /// Cease, Hard Reset around another NOTIFICATION: the session ends without graceful restart. RFC 8538 §3.
+    pub fn hard_reset(&self) -> Self {
+        let mut data = vec![self.code, self.subcode];
+        data.extend_from_slice(&self.data);
+        Self::new(6, 9, data)
+    }
+
     /// Cease, Administrative Shutdown, with a text for the other operator. RFC 9003 §2.
     pub fn administrative_shutdown(text: &str) -> Self {
+        Self::with_text(2, text)
+    }
+
+    /// Cease, Administrative Reset, with a text: the session comes back. RFC 9003 §2.
+    pub fn administrative_reset(text: &str) -> Self {
+        Self::with_text(4, text)
+    }
+
+    fn with_text(subcode: u8, text: &str) -> Self {
         let mut end = text.len().min(SHUTDOWN_TEXT_MAX);
         while !text.is_char_boundary(end) {
             end -= 1;
@@ -92,7 +144,7 @@ impl Notification {
         let mut data = Vec::with_capacity(1 + end);
         data.push(end as u8);
         data.extend_from_slice(text);
-        Self::new(6, 2, data)
+        Self::new(6, subcode, data)
     }
 
     pub(crate) fn connection_collision() -> Self {
@@ -102,6 +154,14 @@ impl Notification {
     /// Cease, BFD Down. RFC 9384 §3.
     pub(crate) fn bfd_down() -> Self {
         Self::new(6, 10, Bytes::new())
+    }
+
+    /// What a Hard Reset is wrapped around. RFC 8538 §3.1.
+    fn within(&self) -> Option<Self> {
+        match (self.code, self.subcode, self.data.first_chunk::<2>()) {
+            (6, 9, Some([code, subcode])) => Some(Self::new(*code, *subcode, self.data.slice(2..))),
+            _ => None,
+        }
     }
 
     /// The text of an administrative shutdown or reset, when there is one and it is UTF-8. RFC 9003 §2.
@@ -125,11 +185,9 @@ impl Notification {
     /// The whole message; data that does not fit is cut.
     pub fn encode(&self) -> Bytes {
         let room = MESSAGE_MAX - HEADER_LEN - 2;
-        let message = BgpNotificationMessage {
-            error: BgpError::new(self.code, self.subcode),
-            data: self.data[..self.data.len().min(room)].to_vec(),
-        };
-        frame(MessageType::Notification, &message.encode())
+        let mut body = vec![self.code, self.subcode];
+        body.extend_from_slice(&self.data[..self.data.len().min(room)]);
+        frame(MessageType::Notification, &body)
     }
 }
 
@@ -146,8 +204,18 @@ impl fmt::Display for Notification {
             (2, 4) => "open error: unsupported optional parameter",
             (2, 6) => "open error: unacceptable hold time",
             (2, 7) => "open error: unsupported capability",
+            (2, 11) => "open error: role mismatch",
             (2, _) => "open error",
             (3, 1) => "update error: malformed attribute list",
+            (3, 2) => "update error: unrecognized well-known attribute",
+            (3, 3) => "update error: missing well-known attribute",
+            (3, 4) => "update error: attribute flags error",
+            (3, 5) => "update error: attribute length error",
+            (3, 6) => "update error: invalid origin",
+            (3, 8) => "update error: invalid next hop",
+            (3, 9) => "update error: optional attribute error",
+            (3, 10) => "update error: invalid network field",
+            (3, 11) => "update error: malformed AS path",
             (3, _) => "update error",
             (4, _) => "hold timer expired",
             (5, 1) => "unexpected message in OpenSent",
@@ -165,10 +233,19 @@ impl fmt::Display for Notification {
             (6, 9) => "cease: hard reset",
             (6, 10) => "cease: bfd down",
             (6, _) => "cease",
+            (7, 1) => "route refresh error: invalid message length",
             (7, _) => "route refresh error",
+            (8, _) => "send hold timer expired",
             _ => "unknown error",
         };
         write!(f, "{name} ({}/{})", self.code, self.subcode)?;
+        // One level: what a hard reset wraps is no hard reset, or shown as its numbers.
+        if let Some(within) = self.within() {
+            return match (within.code, within.subcode) {
+                (6, 9) => write!(f, " of another"),
+                _ => write!(f, " of {within}"),
+            };
+        }
         match self.shutdown_text() {
             // What the peer wrote may hold control characters; the text goes to logs and terminals.
             Some(text) => write!(f, ": {}", text.escape_debug()),
@@ -188,6 +265,25 @@ mod tests {
         golden.extend([0, 25, 3, /* cease */ 6, 2, /* text */ 3]);
         golden.extend(b"bye");
         assert_eq!(message, golden);
+    }
+
+    #[test]
+    fn a_hard_reset_wraps_what_it_is_about() {
+        let notification = Notification::administrative_shutdown("bye").hard_reset();
+        assert_eq!(notification.data[..], [6, 2, 3, b'b', b'y', b'e']);
+        assert_eq!(
+            notification.to_string(),
+            "cease: hard reset (6/9) of cease: administrative shutdown (6/2): bye"
+        );
+        // A peer that wraps without end is shown to the first level.
+        let endless = Notification::new(6, 9, vec![6, 9, 6, 9, 6, 9]);
+        assert_eq!(endless.to_string(), "cease: hard reset (6/9) of another");
+        assert_eq!(Notification::new(6, 9, vec![6]).to_string(), "cease: hard reset (6/9)");
+    }
+
+    #[test]
+    fn the_prefix_limit_names_family_and_bound() {
+        assert_eq!(Notification::maximum_prefixes(Family::Ipv6, 1000).data[..], [0, 2, 1, 0, 0, 3, 0xe8]);
     }
 
     #[test]

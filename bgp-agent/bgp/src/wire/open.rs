@@ -1,21 +1,30 @@
-//! OPEN and its capabilities. RFC 4271 §4.2, RFC 5492, RFC 4760 §8, RFC 6793 §3, RFC 4724 §3.
+//! OPEN and its capabilities. RFC 4271 §4.2, RFC 5492, RFC 9072; the capabilities of RFC 2918, 4724, 4760, 6793, 7313,
+//! 8538, 8654, 8950 and 9234.
 //!
 //! Decoding checks what can be judged without knowing the peer; whether it is the *expected* peer is
 //! the session's negotiation.
 
-use super::{AS_TRANS, Families, MessageType, Notification, frame};
-use bgpkit_parser::models::capabilities::{
-    BgpCapabilityType, FourOctetAsCapability, MultiprotocolExtensionsCapability, RouteRefreshCapability,
-};
-use bgpkit_parser::models::{
-    Afi, Asn, BgpOpenMessage, Capability, CapabilityValue, OptParam, ParamValue, Safi,
-};
-use bgpkit_parser::parser::bgp::messages::parse_bgp_open_message;
-use bytes::Bytes;
+use super::{AS_TRANS, Families, Family, MessageType, Notification, frame};
+use bytes::{Buf, Bytes};
 use std::net::Ipv4Addr;
 
 /// Optional parameter type "Capabilities". RFC 5492 §4.
 const PARAM_CAPABILITIES: u8 = 2;
+
+/// Optional parameter type that announces extended lengths. RFC 9072 §2.
+const PARAM_EXTENDED_LENGTH: u8 = 255;
+
+/// Capability codes, <https://www.iana.org/assignments/capability-codes>.
+mod code {
+    pub(super) const MULTIPROTOCOL: u8 = 1;
+    pub(super) const ROUTE_REFRESH: u8 = 2;
+    pub(super) const EXTENDED_NEXT_HOP: u8 = 5;
+    pub(super) const EXTENDED_MESSAGE: u8 = 6;
+    pub(super) const ROLE: u8 = 9;
+    pub(super) const GRACEFUL_RESTART: u8 = 64;
+    pub(super) const FOUR_OCTET_AS: u8 = 65;
+    pub(super) const ENHANCED_ROUTE_REFRESH: u8 = 70;
+}
 
 /// What one side offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,38 +48,186 @@ pub struct Capabilities {
     pub four_octet_as: bool,
     /// ROUTE-REFRESH.
     pub route_refresh: bool,
+    /// ROUTE-REFRESH with marks. RFC 7313.
+    pub enhanced_route_refresh: bool,
+    /// Messages up to 65,535 octets. RFC 8654.
+    pub extended_message: bool,
+    /// IPv4 unicast with an IPv6 next hop. RFC 8950.
+    pub extended_next_hop: bool,
     /// Graceful restart.
     pub graceful_restart: Option<GracefulRestart>,
+    /// What the sender is to the receiver. RFC 9234.
+    pub role: Option<PeeringRole>,
+}
+
+/// What a speaker is to its external peer. RFC 9234 §4.1, in the order of its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PeeringRole {
+    /// The sender is the peer's provider.
+    Provider = 0,
+    /// The sender is a route server.
+    RouteServer = 1,
+    /// The sender is a client of a route server.
+    RouteServerClient = 2,
+    /// The sender is the peer's customer.
+    Customer = 3,
+    /// Neither pays the other.
+    Peer = 4,
+}
+
+impl PeeringRole {
+    fn from_wire(value: u8) -> Option<Self> {
+        use PeeringRole::{Customer, Peer, Provider, RouteServer, RouteServerClient};
+        [Provider, RouteServer, RouteServerClient, Customer, Peer]
+            .into_iter()
+            .find(|role| *role as u8 == value)
+    }
+
+    /// Whether the two sides see their relation alike. RFC 9234 §4.2, Table 2.
+    pub fn fits(self, other: Self) -> bool {
+        use PeeringRole::{Customer, Peer, Provider, RouteServer, RouteServerClient};
+        matches!(
+            (self, other),
+            (Provider, Customer)
+                | (Customer, Provider)
+                | (RouteServer, RouteServerClient)
+                | (RouteServerClient, RouteServer)
+                | (Peer, Peer)
+        )
+    }
+
+    /// RFC 9234 §5: routes to a Customer, a Peer or an RS-Client carry the OTC attribute; the peer of these is what
+    /// the local role says.
+    pub fn marks_only_to_customer(self) -> bool {
+        matches!(self, Self::Provider | Self::Peer | Self::RouteServer)
+    }
 }
 
 /// The graceful restart capability. RFC 4724 §3; the N bit is RFC 8538 §2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GracefulRestart {
-    /// The speaker has restarted.
+    /// R: the speaker has restarted.
     pub restarting: bool,
-    /// Graceful restart also for NOTIFICATION and hold timer.
+    /// N: graceful restart also for NOTIFICATION and hold timer.
     pub notification: bool,
     /// How long the other side keeps the routes, in seconds, at most 4095.
     pub restart_time_s: u16,
-    /// The families whose forwarding state is kept.
+    /// The families routes are kept of.
     pub families: Families,
+    /// F, for all of them on the way out: forwarding went on during the restart. On the way in, what the peer says of
+    /// any.
+    pub forwarding_preserved: bool,
 }
 
 impl GracefulRestart {
-    // By hand because the codec knows no N bit.
     fn encode(&self) -> Vec<u8> {
         let flags = u16::from(self.restarting) << 15 | u16::from(self.notification) << 14;
         let mut value = (flags | self.restart_time_s.min(0x0fff)).to_be_bytes().to_vec();
-        for (has, afi) in [(self.families.ipv4, 1), (self.families.ipv6, 2)] {
-            if has {
-                value.extend([0, afi, 1, 0x80]);
-            }
+        for family in self.families.iter() {
+            value.extend(family.afi().to_be_bytes());
+            value.extend([1, u8::from(self.forwarding_preserved) << 7]);
         }
         value
     }
 
-    fn decode(restarting: bool, restart_time_s: u16, families: Families) -> Self {
-        Self { restarting, notification: false, restart_time_s, families }
+    fn decode(value: &[u8]) -> Option<Self> {
+        let (flags, entries) = value.split_first_chunk::<2>()?;
+        let flags = u16::from_be_bytes(*flags);
+        let mut families = Families::default();
+        let mut forwarding_preserved = false;
+        let (entries, []) = entries.as_chunks::<4>() else {
+            return None;
+        };
+        for [afi_high, afi_low, safi, flags] in entries {
+            if let Some(family) = Family::from_wire(u16::from_be_bytes([*afi_high, *afi_low]), *safi) {
+                families.set(family, true);
+                forwarding_preserved |= flags & 0x80 != 0;
+            }
+        }
+        Some(Self {
+            restarting: flags & 0x8000 != 0,
+            notification: flags & 0x4000 != 0,
+            restart_time_s: flags & 0x0fff,
+            families,
+            forwarding_preserved,
+        })
+    }
+}
+
+impl Capabilities {
+    /// The value of the Capabilities parameter: at most 2×6 + 2 + 8 + 2 + 3 + 12 + 6 + 2 = 47 octets.
+    fn encode(&self, asn: u32) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64);
+        let mut put = |code: u8, value: &[u8]| {
+            out.extend([code, value.len() as u8]);
+            out.extend_from_slice(value);
+        };
+        for family in self.families.iter().flat_map(|families| families.iter()) {
+            let [high, low] = family.afi().to_be_bytes();
+            put(code::MULTIPROTOCOL, &[high, low, 0, 1]);
+        }
+        if self.route_refresh {
+            put(code::ROUTE_REFRESH, &[]);
+        }
+        if self.extended_next_hop {
+            // NLRI AFI 1, SAFI 1 (two octets here), next hop AFI 2.
+            put(code::EXTENDED_NEXT_HOP, &[0, 1, 0, 1, 0, 2]);
+        }
+        if self.extended_message {
+            put(code::EXTENDED_MESSAGE, &[]);
+        }
+        if let Some(role) = self.role {
+            put(code::ROLE, &[role as u8]);
+        }
+        if let Some(graceful_restart) = &self.graceful_restart {
+            put(code::GRACEFUL_RESTART, &graceful_restart.encode());
+        }
+        if self.four_octet_as {
+            put(code::FOUR_OCTET_AS, &asn.to_be_bytes());
+        }
+        if self.enhanced_route_refresh {
+            put(code::ENHANCED_ROUTE_REFRESH, &[]);
+        }
+        out
+    }
+
+    /// One capability of the peer. One with a length that its RFC does not know is as good as absent: RFC 5492 has no
+    /// error for it.
+    fn read(&mut self, code: u8, value: &[u8], long_asn: &mut Option<u32>) -> Result<(), Notification> {
+        match (code, value) {
+            (code::MULTIPROTOCOL, [afi_high, afi_low, _, safi]) => {
+                // Its mere presence ends the implicit IPv4, also when the family is none of ours. RFC 4760 §8.
+                let families = self.families.get_or_insert_default();
+                if let Some(family) = Family::from_wire(u16::from_be_bytes([*afi_high, *afi_low]), *safi) {
+                    families.set(family, true);
+                }
+            }
+            (code::ROUTE_REFRESH, _) => self.route_refresh = true,
+            (code::EXTENDED_NEXT_HOP, value) => {
+                let (entries, _) = value.as_chunks::<6>();
+                self.extended_next_hop |= entries.contains(&[0, 1, 0, 1, 0, 2]);
+            }
+            // RFC 8654 §3: "Capability Length … 0".
+            (code::EXTENDED_MESSAGE, []) => self.extended_message = true,
+            (code::ROLE, [value]) => {
+                let role = PeeringRole::from_wire(*value);
+                // RFC 9234 §4.2: "if multiple BGP Role Capabilities are received and not all of them have the same value, then
+                // the BGP speaker MUST reject the connection using the Role Mismatch Notification".
+                if self.role.is_some_and(|before| Some(before) != role) {
+                    return Err(Notification::role_mismatch());
+                }
+                self.role = role;
+            }
+            (code::GRACEFUL_RESTART, value) => self.graceful_restart = GracefulRestart::decode(value),
+            (code::FOUR_OCTET_AS, [a, b, c, d]) => {
+                self.four_octet_as = true;
+                *long_asn = Some(u32::from_be_bytes([*a, *b, *c, *d]));
+            }
+            (code::ENHANCED_ROUTE_REFRESH, _) => self.enhanced_route_refresh = true,
+            _ => {}
+        }
+        Ok(())
     }
 }
 
@@ -78,136 +235,96 @@ impl Open {
     /// The whole message.
     pub fn encode(&self) -> Bytes {
         let fixed_asn = u16::try_from(self.asn).unwrap_or(AS_TRANS);
-        let mut capabilities = Vec::new();
-        if let Some(families) = self.capabilities.families {
-            for (has, afi) in [(families.ipv4, Afi::Ipv4), (families.ipv6, Afi::Ipv6)] {
-                if has {
-                    capabilities.push(Capability {
-                        ty: BgpCapabilityType::MULTIPROTOCOL_EXTENSIONS_FOR_BGP_4,
-                        value: CapabilityValue::MultiprotocolExtensions(
-                            MultiprotocolExtensionsCapability::new(afi, Safi::Unicast),
-                        ),
-                    });
-                }
-            }
-        }
-        if self.capabilities.route_refresh {
-            capabilities.push(Capability {
-                ty: BgpCapabilityType::ROUTE_REFRESH_CAPABILITY_FOR_BGP_4,
-                value: CapabilityValue::RouteRefresh(RouteRefreshCapability::new()),
-            });
-        }
-        if let Some(graceful_restart) = &self.capabilities.graceful_restart {
-            capabilities.push(Capability {
-                ty: BgpCapabilityType::GRACEFUL_RESTART_CAPABILITY,
-                value: CapabilityValue::Raw(graceful_restart.encode()),
-            });
-        }
-        if self.capabilities.four_octet_as {
-            capabilities.push(Capability {
-                ty: BgpCapabilityType::SUPPORT_FOR_4_OCTET_AS_NUMBER_CAPABILITY,
-                value: CapabilityValue::FourOctetAs(FourOctetAsCapability::new(self.asn)),
-            });
-        }
-        let opt_params = if capabilities.is_empty() {
-            Vec::new()
+        let capabilities = self.capabilities.encode(self.asn);
+        let mut body = vec![4];
+        body.extend(fixed_asn.to_be_bytes());
+        body.extend(self.hold_time_s.to_be_bytes());
+        body.extend(self.bgp_id.octets());
+        if capabilities.is_empty() {
+            body.push(0);
         } else {
-            vec![OptParam {
-                param_type: PARAM_CAPABILITIES,
-                param_value: ParamValue::Capacities(capabilities),
-            }]
-        };
-        let message = BgpOpenMessage {
-            version: 4,
-            asn: Asn::new_16bit(fixed_asn),
-            hold_time: self.hold_time_s,
-            bgp_identifier: self.bgp_id,
-            extended_length: false,
-            opt_params,
-        };
-        // The capabilities above take at most 2×6 + 2 + 12 + 6 bytes: no length field can overflow.
-        let body = message.encode().expect("the capabilities of an own OPEN fit its length fields");
+            body.extend([capabilities.len() as u8 + 2, PARAM_CAPABILITIES, capabilities.len() as u8]);
+            body.extend(capabilities);
+        }
         frame(MessageType::Open, &body)
     }
 
     /// The body of an OPEN message.
     pub fn decode(body: &Bytes) -> Result<Self, Notification> {
-        let [version, _, _, _, _, _, _, _, _, params_len] =
-            *body.first_chunk().ok_or_else(Notification::open_unspecific)?;
+        let Some(([version, asn_high, asn_low, hold_high, hold_low, a, b, c, d, params_len], params)) =
+            body.split_first_chunk()
+        else {
+            return Err(Notification::open_unspecific());
+        };
         // First of all: another version may have another layout.
-        if version != 4 {
+        if *version != 4 {
             return Err(Notification::unsupported_version());
         }
-        // RFC 9072 §2: 255 may announce a longer length field behind it, which the codec reads.
-        if params_len != u8::MAX && usize::from(params_len) != body.len() - 10 {
-            return Err(Notification::open_unspecific());
-        }
-        let message =
-            parse_bgp_open_message(&mut body.clone()).map_err(|_| Notification::open_unspecific())?;
-        let fixed_asn = u32::from(message.asn);
+        let fixed_asn = u16::from_be_bytes([*asn_high, *asn_low]);
+        let hold_time_s = u16::from_be_bytes([*hold_high, *hold_low]);
+        let bgp_id = Ipv4Addr::new(*a, *b, *c, *d);
+        let (params, extended) = parameters(*params_len, params).ok_or_else(Notification::open_unspecific)?;
         let mut capabilities = Capabilities::default();
         let mut long_asn = None;
-        for param in &message.opt_params {
-            match &param.param_value {
-                ParamValue::Capacities(list) => {
-                    for capability in list {
-                        read_capability(capability, &mut capabilities, &mut long_asn);
-                    }
-                }
-                ParamValue::Raw(_) => return Err(Notification::unsupported_optional_parameter()),
-            }
-        }
-        let asn = long_asn.unwrap_or(fixed_asn);
+        read_parameters(params, extended, &mut capabilities, &mut long_asn)?;
+        let asn = long_asn.unwrap_or(u32::from(fixed_asn));
         // RFC 7607 §2: "If a BGP speaker receives zero as the peer AS in an OPEN message, it MUST abort the connection
         // and send a NOTIFICATION with Error Code OPEN Message Error and subcode Bad Peer AS."
         if asn == 0 || fixed_asn == 0 {
             return Err(Notification::bad_peer_as());
         }
-        if message.bgp_identifier.is_unspecified() {
+        if bgp_id.is_unspecified() {
             return Err(Notification::bad_bgp_identifier());
         }
         // RFC 4271 §6.2: "An implementation MUST reject Hold Time values of one or two seconds."
-        if matches!(message.hold_time, 1 | 2) {
+        if matches!(hold_time_s, 1 | 2) {
             return Err(Notification::unacceptable_hold_time());
         }
-        Ok(Self { asn, hold_time_s: message.hold_time, bgp_id: message.bgp_identifier, capabilities })
+        Ok(Self { asn, hold_time_s, bgp_id, capabilities })
     }
 }
 
-fn read_capability(capability: &Capability, into: &mut Capabilities, long_asn: &mut Option<u32>) {
-    match &capability.value {
-        CapabilityValue::MultiprotocolExtensions(mp) => {
-            // Its mere presence ends the implicit IPv4, also when the family is none of ours. RFC 4760 §8.
-            let families = into.families.get_or_insert_default();
-            match (mp.afi, mp.safi) {
-                (Afi::Ipv4, Safi::Unicast) => families.ipv4 = true,
-                (Afi::Ipv6, Safi::Unicast) => families.ipv6 = true,
-                _ => {}
-            }
-        }
-        CapabilityValue::FourOctetAs(four) => {
-            into.four_octet_as = true;
-            *long_asn = Some(four.asn);
-        }
-        CapabilityValue::RouteRefresh(_) => into.route_refresh = true,
-        CapabilityValue::GracefulRestart(restart) => {
-            let mut families = Families::default();
-            for entry in &restart.address_families {
-                match (entry.afi, entry.safi) {
-                    (Afi::Ipv4, Safi::Unicast) => families.ipv4 = true,
-                    (Afi::Ipv6, Safi::Unicast) => families.ipv6 = true,
-                    _ => {}
-                }
-            }
-            into.graceful_restart =
-                Some(GracefulRestart::decode(restart.restart_state, restart.restart_time, families));
-        }
-        CapabilityValue::ExtendedNextHop(_)
-        | CapabilityValue::AddPath(_)
-        | CapabilityValue::BgpRole(_)
-        | CapabilityValue::BgpExtendedMessage(_)
-        | CapabilityValue::Raw(_) => {}
+/// The optional parameters, and whether their lengths have two octets; `None` when the length of all is a lie.
+fn parameters(len: u8, rest: &[u8]) -> Option<(&[u8], bool)> {
+    // RFC 9072 §2: "If the value of the 'Non-Ext OP Type' field is 255, then the encoding described above is used",
+    // whatever the length before it, unless that is zero.
+    if len != 0
+        && let Some((&[PARAM_EXTENDED_LENGTH, high, low], params)) = rest.split_first_chunk()
+    {
+        return (params.len() == usize::from(u16::from_be_bytes([high, low]))).then_some((params, true));
     }
+    (rest.len() == usize::from(len)).then_some((rest, false))
+}
+
+fn read_parameters(
+    mut params: &[u8],
+    extended: bool,
+    capabilities: &mut Capabilities,
+    long_asn: &mut Option<u32>,
+) -> Result<(), Notification> {
+    let unspecific = Notification::open_unspecific;
+    while params.has_remaining() {
+        let param_type = params.get_u8();
+        let len = if extended {
+            usize::from(params.try_get_u16().map_err(|_| unspecific())?)
+        } else {
+            usize::from(params.try_get_u8().map_err(|_| unspecific())?)
+        };
+        let (mut value, rest) = params.split_at_checked(len).ok_or_else(unspecific)?;
+        params = rest;
+        if param_type != PARAM_CAPABILITIES {
+            return Err(Notification::unsupported_optional_parameter());
+        }
+        while let Some((&[code, len], rest)) = value.split_first_chunk() {
+            let (capability, rest) = rest.split_at_checked(usize::from(len)).ok_or_else(unspecific)?;
+            capabilities.read(code, capability, long_asn)?;
+            value = rest;
+        }
+        if !value.is_empty() {
+            return Err(unspecific());
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -223,7 +340,7 @@ mod tests {
                 families: Some(Families::BOTH),
                 four_octet_as: true,
                 route_refresh: true,
-                graceful_restart: None,
+                ..Capabilities::default()
             },
         }
     }
@@ -247,9 +364,24 @@ mod tests {
 
     #[test]
     fn an_open_survives_the_wire() {
-        for graceful_restart in [None, Some(GracefulRestart::decode(true, 120, Families::BOTH))] {
+        let restart = GracefulRestart {
+            restarting: true,
+            notification: true,
+            restart_time_s: 120,
+            families: Families::IPV4,
+            forwarding_preserved: true,
+        };
+        for graceful_restart in [None, Some(restart)] {
             let mut sent = open();
             sent.capabilities.graceful_restart = graceful_restart;
+            assert_eq!(Open::decode(&body(&sent.encode())), Ok(sent.clone()));
+            sent.capabilities = Capabilities {
+                enhanced_route_refresh: true,
+                extended_message: true,
+                extended_next_hop: true,
+                role: Some(PeeringRole::Customer),
+                ..sent.capabilities
+            };
             assert_eq!(Open::decode(&body(&sent.encode())), Ok(sent));
         }
     }
@@ -261,6 +393,7 @@ mod tests {
             notification: true,
             restart_time_s: 0x123,
             families: Families::BOTH,
+            forwarding_preserved: true,
         };
         assert_eq!(capability.encode(), [0xc1, 0x23, 0, 1, 1, 0x80, 0, 2, 1, 0x80]);
     }
@@ -318,5 +451,55 @@ mod tests {
         bytes.extend([2, 6, 200, 0, 1, 2, 9, 9]);
         let open = Open::decode(&Bytes::from(bytes)).expect("a strange capability is no error");
         assert_eq!(open.capabilities, Capabilities::default());
+    }
+
+    #[test]
+    fn a_capability_of_a_strange_length_is_as_good_as_absent() {
+        for capability in
+            [&[1u8, 3, 0, 1, 1][..], &[65, 2, 0, 1], &[64, 1, 0], &[64, 3, 0, 120, 0], &[6, 1, 0], &[9, 0]]
+        {
+            let mut bytes = vec![4, 0xfd, 0xe8, 0, 90, 10, 0, 0, 1];
+            bytes.extend([capability.len() as u8 + 2, 2, capability.len() as u8]);
+            bytes.extend(capability);
+            let open = Open::decode(&Bytes::from(bytes)).unwrap_or_else(|n| panic!("{capability:?}: {n}"));
+            assert_eq!((open.asn, open.capabilities), (65000, Capabilities::default()), "{capability:?}");
+        }
+    }
+
+    #[test]
+    fn extended_parameter_lengths_are_read() {
+        let mut bytes = vec![4, 0xfd, 0xe8, 0, 90, 10, 0, 0, 1, 255, 255];
+        let mut params = vec![2, 0, 2, 2, 0];
+        // A strange capability that makes the whole longer than a short length can say.
+        params.extend([2, 1, 0]);
+        params.extend([200, 254]);
+        params.extend([7; 254]);
+        bytes.extend((params.len() as u16).to_be_bytes());
+        bytes.extend(&params);
+        let open = Open::decode(&Bytes::from(bytes.clone())).expect("RFC 9072");
+        assert!(open.capabilities.route_refresh);
+        bytes[12] ^= 1;
+        assert_eq!(Open::decode(&Bytes::from(bytes)).map_err(|n| (n.code, n.subcode)), Err((2, 0)));
+    }
+
+    #[test]
+    fn roles_fit_as_the_table_says_and_two_different_ones_are_a_mismatch() {
+        use PeeringRole::{Customer, Peer, Provider, RouteServer, RouteServerClient};
+        let fitting: usize = [Provider, RouteServer, RouteServerClient, Customer, Peer]
+            .iter()
+            .flat_map(|a| {
+                [Provider, RouteServer, RouteServerClient, Customer, Peer].map(|b| usize::from(a.fits(b)))
+            })
+            .sum();
+        assert_eq!(fitting, 5);
+        let two = |second: u8| {
+            let mut bytes = vec![4, 0xfd, 0xe8, 0, 90, 10, 0, 0, 1, 8, 2, 6, 9, 1, 3];
+            bytes.extend([9, 1, second]);
+            Open::decode(&Bytes::from(bytes))
+                .map(|open| open.capabilities.role)
+                .map_err(|n| (n.code, n.subcode))
+        };
+        assert_eq!(two(3), Ok(Some(Customer)));
+        assert_eq!(two(4), Err((2, 11)));
     }
 }

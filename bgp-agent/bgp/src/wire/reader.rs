@@ -1,8 +1,8 @@
 //! A byte stream in, whole messages out. Checks the header and nothing behind it.
 //!
-//! RFC 4271 §4.1, §6.1; RFC 2918 §3.
+//! RFC 4271 §4.1, §6.1; RFC 2918 §3; RFC 8654 §4.
 
-use super::{HEADER_LEN, MESSAGE_MAX, MessageType, Notification};
+use super::{EXTENDED_MESSAGE_MAX, HEADER_LEN, MESSAGE_MAX, MessageType, Notification};
 use bytes::{Buf, Bytes, BytesMut};
 
 /// One message whose header was checked; the body has at least the length its type needs.
@@ -16,14 +16,21 @@ pub struct Frame {
 
 /// Collects bytes until a message is whole.
 ///
-/// After draining, fewer than [`MESSAGE_MAX`] bytes stay behind, so the buffer is bounded by that plus the largest
-/// chunk the caller pushes. After an error the stream is lost: every later call returns the same error.
+/// After draining, fewer than [`MESSAGE_MAX`] bytes stay behind ([`EXTENDED_MESSAGE_MAX`] where extended messages were
+/// agreed), so the buffer is bounded by that plus the largest chunk the caller pushes. After an error the stream is lost:
+/// every later call returns the same error.
 #[derive(Debug, Default)]
 pub struct Reader {
     buffer: BytesMut,
+    extended: bool,
 }
 
 impl Reader {
+    /// Both sides have offered extended messages. RFC 8654 §3.
+    pub fn allow_extended(&mut self) {
+        self.extended = true;
+    }
+
     /// Append received bytes. Drain with [`Reader::next_frame`] before the next push.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
@@ -34,7 +41,7 @@ impl Reader {
         let Some(header) = self.buffer.first_chunk::<HEADER_LEN>() else {
             return Ok(None);
         };
-        let (len, message_type) = check_header(header)?;
+        let (len, message_type) = check_header(header, self.extended)?;
         if self.buffer.len() < len {
             return Ok(None);
         }
@@ -49,7 +56,7 @@ impl Reader {
     }
 }
 
-fn check_header(header: &[u8; HEADER_LEN]) -> Result<(usize, MessageType), Notification> {
+fn check_header(header: &[u8; HEADER_LEN], extended: bool) -> Result<(usize, MessageType), Notification> {
     // RFC 4271 §6.1: "If the Marker field of the message header is not as expected, then a synchronization error
     // has occurred and the Error Subcode MUST be set to Connection Not Synchronized."
     if header[..16] != [0xff; 16] {
@@ -59,15 +66,16 @@ fn check_header(header: &[u8; HEADER_LEN]) -> Result<(usize, MessageType), Notif
     let len = usize::from(u16::from_be_bytes(len_field));
     // RFC 4271 §6.1: "The Data field MUST contain the erroneous Length field."
     let bad_length = || Notification::bad_message_length(len_field);
-    if !(HEADER_LEN..=MESSAGE_MAX).contains(&len) {
+    let max = if extended { EXTENDED_MESSAGE_MAX } else { MESSAGE_MAX };
+    if !(HEADER_LEN..=max).contains(&len) {
         return Err(bad_length());
     }
     let (message_type, allowed) = match header[18] {
         1 => (MessageType::Open, 29..=MESSAGE_MAX),
-        2 => (MessageType::Update, 23..=MESSAGE_MAX),
-        3 => (MessageType::Notification, 21..=MESSAGE_MAX),
+        2 => (MessageType::Update, 23..=max),
+        3 => (MessageType::Notification, 21..=max),
         4 => (MessageType::Keepalive, HEADER_LEN..=HEADER_LEN),
-        5 => (MessageType::RouteRefresh, 23..=MESSAGE_MAX),
+        5 => (MessageType::RouteRefresh, 23..=max),
         other => return Err(Notification::bad_message_type(other)),
     };
     if !allowed.contains(&len) {
@@ -140,6 +148,20 @@ mod tests {
                 [(MessageType::Keepalive, 0), (MessageType::Update, 4), (MessageType::Keepalive, 0)],
                 "chunks of {chunk_len}"
             );
+        }
+    }
+
+    #[test]
+    fn extended_messages_are_long_only_where_agreed_and_never_an_open() {
+        let mut reader = Reader::default();
+        reader.allow_extended();
+        reader.push(&header(0xff, 65_535, 2));
+        assert_eq!(reader.next_frame(), Ok(None));
+        for message_type in [1, 4] {
+            let mut reader = Reader::default();
+            reader.allow_extended();
+            reader.push(&header(0xff, 4097, message_type));
+            assert_eq!(reader.next_frame().map_err(|n| (n.code, n.subcode)), Err((1, 2)));
         }
     }
 

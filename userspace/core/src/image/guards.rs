@@ -15,7 +15,6 @@ use weir_abi::{
         ACCESS_ALLOW, ACCESS_BLOCK, AccessRule, GUARDED_ACCESS, GUARDED_RATES, Guard, LIST_FIRST,
         LIST_MOMENT, SOURCE_SCOPE_BITS, Source, SourcePrefix,
     },
-    gue::{OVERHEAD_LEN_BYTES_MAX, OVERHEAD_V4_LEN_BYTES},
     limits::{ACCESS_LISTS_MAX, ACCESS_MAX},
     service::{PROTO_TCP, SERVICE_ACCESS, SERVICE_SOURCE_LIMIT, SERVICE_SYN_COOKIES, SERVICE_SYN_RATE},
 };
@@ -24,6 +23,7 @@ use weir_model::{AccessAction, Name, Rate, Vip};
 use super::{
     Image,
     lower::{LowerError, Lowered, Lowering, bound, lowest_free},
+    mss,
 };
 
 /// Entries of the moment at once.
@@ -33,12 +33,6 @@ pub const MOMENT_MAX: usize = 16_384;
 pub const LISTED_MAX: u32 = (ACCESS_MAX - MOMENT_MAX as u32) / 2;
 /// The end of an entry is kept when the clocks say it differs by no more than this: they are two, and never quite agree.
 const END_TOLERANCE_S: u32 = 2;
-/// What goes in front of a segment: IPv4 and TCP,
-const HEADERS4_LEN_BYTES: u32 = 40;
-/// or IPv6 and TCP.
-const HEADERS6_LEN_BYTES: u32 = 60;
-/// What the Internet carries, most of the time.
-const INTERNET_MTU: u32 = 1_500;
 
 /// Adds protection to what was lowered: flags of services, guards, access entries. `wall` is the time that `input.now`, the time
 /// since the boot, stands for.
@@ -128,7 +122,7 @@ fn protect(found: &Found<'_>, is_listed: bool, is_closed: bool, image: &mut Imag
     if vip.syn_protection.cookies {
         tcp |= SERVICE_SYN_COOKIES;
         guard.cookie_interval_ns = vip.syn_protection.cookies_above.interval_ns();
-        (guard.mss4, guard.mss6) = mss(image);
+        (guard.mss4, guard.mss6) = mss::of_cookies(image, vip);
     }
     if let Some(max) = vip.syn_protection.max {
         tcp |= SERVICE_SYN_RATE;
@@ -146,16 +140,6 @@ fn protect(found: &Found<'_>, is_listed: bool, is_closed: bool, image: &mut Imag
             image.guards.insert(*service, guard);
         }
     }
-}
-
-/// What a client may send in a segment so that it fits through any tunnel to any proxy, by IPv4 and IPv6.
-fn mss(image: &Image) -> (u16, u16) {
-    let overhead = if image.config.has_v6 != 0 { OVERHEAD_LEN_BYTES_MAX } else { OVERHEAD_V4_LEN_BYTES };
-    let fits = match image.config.mtu {
-        0 => INTERNET_MTU,
-        mtu => mtu.saturating_sub(overhead).clamp(576, INTERNET_MTU),
-    };
-    ((fits - HEADERS4_LEN_BYTES) as u16, (fits - HEADERS6_LEN_BYTES) as u16)
 }
 
 /// The lists that matter here, each with the number its entries have in the kernel, or the lowest free.

@@ -30,8 +30,13 @@ impl Checker<'_> {
             if bfd.minimum_ttl == Some(0) {
                 self.problem("peer", name, "bfd.minimum_ttl", "0 is out of range".into(), "from 1 to 255");
             }
+            if bfd.multihop && peer.is_link_local() {
+                let what = "a link-local router is on the link".to_owned();
+                self.problem("peer", name, "bfd.multihop", what, "leave it out");
+            }
+            let place = (&peer.node, peer.address.to_string(), &peer.interface, bfd.multihop);
             // Without a discriminator only addresses tell sessions apart. RFC 5881 §3.
-            if let Some(other) = seen.insert((&peer.node, peer.address, bfd.multihop), name) {
+            if let Some(other) = seen.insert(place, name) {
                 let what = format!("peer {other:?} has a BFD session with this address already");
                 self.problem("peer", name, "bfd", what, "give one of them bfd");
             }

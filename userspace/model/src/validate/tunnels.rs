@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Checker;
-use crate::{Name, Node, Server, Vip};
+use crate::{MssClamp, Name, Node, Server, Vip};
 
 impl Checker<'_> {
     pub(super) fn accepted_tunnels(&mut self) {
@@ -34,6 +34,10 @@ impl Checker<'_> {
             if vip.home_zone.is_some() {
                 let what = "there is no proxy to choose a zone for its clients".to_owned();
                 self.problem("vip", name, "home_zone", what, "remove it");
+            }
+            if let MssClamp::Bytes(_) = vip.mss_clamp {
+                let what = "there is no proxy to tell its clients".to_owned();
+                self.problem("vip", name, "mss_clamp", what, "set it on the servers: ip route … advmss");
             }
             let servers: Vec<_> =
                 self.objects.server.iter().filter(|(_, server)| server.pools.contains(pool)).collect();

@@ -111,22 +111,27 @@ impl Session<'_> {
             let key = |entry: &Entry| (entry.registration.clone(), entry.socket.as_raw_fd());
             done.retain(|known| entries.iter().any(|entry| key(entry) == *known));
             self.forget_unwanted(&entries);
-            let mut refused = false;
+            let (mut refused, mut again) = (false, false);
             for entry in &entries {
                 if done.contains(&key(entry)) {
                     continue;
                 }
-                let result = match timeout(ANSWER_TIMEOUT, register(&connection, entry)).await {
+                let (result, is_once_more) = match timeout(ANSWER_TIMEOUT, register(&connection, entry)).await
+                {
                     Err(_) => return io::Error::new(io::ErrorKind::TimedOut, "no answer"),
                     Ok(Err(error)) => return error,
-                    Ok(Ok(Reply::Ok)) => {
-                        done.insert(key(entry));
-                        Ok(())
-                    }
-                    Ok(Ok(Reply::Error(what))) => Err(what),
+                    Ok(Ok(answered)) => answered,
                 };
+                if result.is_ok() {
+                    done.insert(key(entry));
+                }
+                again |= is_once_more;
                 refused |= result.is_err();
                 self.note(&entry.registration, result);
+            }
+            if again {
+                done.clear();
+                continue;
             }
             tokio::select! {
                 changed = self.entries.changed() => {
@@ -136,7 +141,11 @@ impl Session<'_> {
                     }
                 }
                 () = sleep(RETRY), if refused => {}
-                error = closed(&connection) => return error,
+                unasked = reply(&connection) => match unasked {
+                    Ok(Reply::Again) => done.clear(),
+                    Ok(_) => return io::Error::other("an answer nobody asked for"),
+                    Err(error) => return error,
+                },
             }
         }
     }
@@ -183,7 +192,8 @@ fn connect(path: &Path) -> io::Result<AsyncFd<Socket>> {
     watched(socket)
 }
 
-async fn register(connection: &AsyncFd<Socket>, entry: &Entry) -> io::Result<Reply> {
+/// What became of a registration, and whether meanwhile all were asked for once more.
+async fn register(connection: &AsyncFd<Socket>, entry: &Entry) -> io::Result<(Result<(), String>, bool)> {
     let message = serde_json::to_vec(&entry.registration).map_err(io::Error::other)?;
     let descriptors = [entry.socket.as_raw_fd()];
     let send = |socket: &Socket| {
@@ -192,22 +202,24 @@ async fn register(connection: &AsyncFd<Socket>, entry: &Entry) -> io::Result<Rep
         Ok(sendmsg::<()>(socket.as_raw_fd(), &parts, &control, MsgFlags::MSG_NOSIGNAL, None)?)
     };
     connection.async_io(Interest::WRITABLE, send).await?;
+    let mut again = false;
+    loop {
+        match reply(connection).await? {
+            Reply::Ok => return Ok((Ok(()), again)),
+            Reply::Error(what) => return Ok((Err(what), again)),
+            Reply::Again => again = true,
+        }
+    }
+}
+
+/// The next message; an error when the other side is gone. Cancel safe.
+async fn reply(connection: &AsyncFd<Socket>) -> io::Result<Reply> {
     let mut reply = vec![0; MESSAGE_LEN_MAX];
     let len = connection.async_io(Interest::READABLE, |socket| read(socket, &mut reply)).await?;
     if len == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+        return Err(io::ErrorKind::ConnectionReset.into());
     }
     serde_json::from_slice(&reply[..len]).map_err(io::Error::other)
-}
-
-/// Resolves when the other side is gone (or speaks out of turn).
-async fn closed(connection: &AsyncFd<Socket>) -> io::Error {
-    let mut byte = [0; 1];
-    match connection.async_io(Interest::READABLE, |socket| read(socket, &mut byte)).await {
-        Ok(0) => io::ErrorKind::ConnectionReset.into(),
-        Ok(_) => io::Error::other("an answer nobody asked for"),
-        Err(error) => error,
-    }
 }
 
 fn read(socket: &Socket, into: &mut [u8]) -> io::Result<usize> {

@@ -9,8 +9,8 @@ use std::{
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{
-    io::unix::AsyncFd,
-    sync::{mpsc, oneshot},
+    io::{Interest, unix::AsyncFd},
+    sync::{mpsc, oneshot, watch},
 };
 
 use super::{MESSAGE_LEN_MAX, Registration, Reply};
@@ -38,7 +38,10 @@ impl Request {
 }
 
 /// The listening side; dropping it stops accepting and removes the file.
-pub struct Listener(Inbox<Request>);
+pub struct Listener {
+    requests: Inbox<Request>,
+    again: watch::Sender<()>,
+}
 
 impl Listener {
     /// Listens at `path`, in place of a process that died; one that lives is an error.
@@ -47,12 +50,20 @@ impl Listener {
         let socket = seqpacket()?;
         socket.bind(&SockAddr::unix(path)?)?;
         socket.listen(BOUNDS.connections as i32)?;
-        Ok(Self(Inbox::open(path, "steering", watched(socket)?, BOUNDS, serve)))
+        let (again, asked) = watch::channel(());
+        let serve = move |connection, requests| serve(connection, requests, asked.clone());
+        let requests = Inbox::open(path, "steering", watched(socket)?, BOUNDS, serve);
+        Ok(Self { requests, again })
+    }
+
+    /// Asks for all registrations once more.
+    pub fn again(&self) {
+        self.again.send_replace(());
     }
 
     /// The next registration. Cancel safe.
     pub async fn next(&mut self) -> Request {
-        self.0.next().await
+        self.requests.next().await
     }
 }
 
@@ -62,11 +73,24 @@ pub(super) fn seqpacket() -> io::Result<Socket> {
     Ok(socket)
 }
 
-async fn serve(connection: Socket, requests: mpsc::Sender<Request>) -> io::Result<()> {
+async fn serve(
+    connection: Socket,
+    requests: mpsc::Sender<Request>,
+    mut again: watch::Receiver<()>,
+) -> io::Result<()> {
     connection.set_nonblocking(true)?;
     let connection = watched(connection)?;
+    // Who comes now registers everything anyway.
+    again.mark_unchanged();
     loop {
-        let received = connection.async_io(tokio::io::Interest::READABLE, receive).await?;
+        let received = tokio::select! {
+            received = connection.async_io(Interest::READABLE, receive) => received?,
+            // The listener is about to go when this fails, and the connection with it.
+            Ok(()) = again.changed() => {
+                say(&connection, &Reply::Again).await?;
+                continue;
+            }
+        };
         let Some((message, socket)) = received else { return Ok(()) };
         let reply = match (serde_json::from_slice(&message), socket) {
             (Err(error), _) => Reply::Error(format!("not a registration: {error}")),
@@ -79,9 +103,14 @@ async fn serve(connection: Socket, requests: mpsc::Sender<Request>) -> io::Resul
                 answer.await.unwrap_or_else(|_| Reply::Error("was not answered".into()))
             }
         };
-        let text = serde_json::to_vec(&reply).map_err(io::Error::other)?;
-        connection.async_io(tokio::io::Interest::WRITABLE, |socket| socket.send(&text)).await?;
+        say(&connection, &reply).await?;
     }
+}
+
+async fn say(connection: &AsyncFd<Socket>, reply: &Reply) -> io::Result<()> {
+    let text = serde_json::to_vec(reply).map_err(io::Error::other)?;
+    connection.async_io(Interest::WRITABLE, |socket| socket.send(&text)).await?;
+    Ok(())
 }
 
 /// One message with the first descriptor that came along; `None` at the end of the connection.

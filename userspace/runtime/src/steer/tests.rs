@@ -46,3 +46,26 @@ async fn a_socket_is_registered_again_after_a_refusal_and_after_a_restart() {
         timeout(LIMIT, registered.wait_for(lost)).await.unwrap().unwrap();
     }
 }
+
+#[tokio::test]
+async fn what_is_registered_is_registered_once_more_when_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(SOCKET);
+    let mut listener = Listener::bind(&path).await.unwrap();
+    let client = Client::start(&path);
+    let (_socket, entry) = entry();
+    client.want(vec![entry.clone()]);
+    let mut registered = client.registered();
+    let all_are = |registered: &Registered| !registered.is_empty() && registered.values().all(Result::is_ok);
+    timeout(LIMIT, listener.next()).await.unwrap().answer(Reply::Ok);
+    timeout(LIMIT, registered.wait_for(all_are)).await.unwrap().unwrap();
+    listener.again();
+    for _again in 0..3 {
+        let request = timeout(LIMIT, listener.next()).await.unwrap();
+        assert_eq!(request.registration, entry.registration);
+        // Meanwhile, too.
+        listener.again();
+        request.answer(Reply::Ok);
+    }
+    assert!(!registered.has_changed().unwrap(), "it was never lost");
+}

@@ -42,6 +42,11 @@ fn each_event_in_each_state() {
     let refresh = message(5, &[0, 1, 0, 1]);
     let cease = message(3, &[6, 4]);
     let bad_type = message(9, &[]);
+    let reset_route = message(2, &[0, 0, 0, 0, 33, 1, 2, 3, 4, 5]);
+    let begin_of_refresh = message(5, &[0, 1, 1, 1]);
+    let bad_refresh = message(5, &[0, 1, 1, 1, 0]);
+    let strange_refresh = message(5, &[0, 1, 9, 1]);
+    let restart = || Input::Restart { text: "" };
     let bad_marker = vec![0; 19];
     let bytes = |b: &Vec<u8>| Input::Bytes(IN, Vec::leak(b.clone()));
 
@@ -53,6 +58,10 @@ fn each_event_in_each_state() {
         (Idle, "accepted", Input::Accepted(IN), Idle, &["close"]),
         (Idle, "closed", Input::Closed(IN, ""), Idle, &[]),
         (Idle, "bytes", bytes(&open), Idle, &[]),
+        (Idle, "restart", restart(), Idle, &[]),
+        (Idle, "blocked", Input::SendBlocked(IN), Idle, &[]),
+        (Active, "restart", restart(), Idle, &[]),
+        (Active, "blocked", Input::SendBlocked(IN), Active, &[]),
         (Active, "start", Input::Start, Active, &[]),
         (Active, "stop", Input::Stop { text: "" }, Idle, &[]),
         (Active, "accepted", Input::Accepted(IN), OpenSent, &["open"]),
@@ -71,6 +80,16 @@ fn each_event_in_each_state() {
         (OpenSent, "notification", bytes(&cease), Idle, &["close"]),
         (OpenSent, "bad type", bytes(&bad_type), Idle, &["1/3", "close"]),
         (OpenSent, "bad marker", bytes(&bad_marker), Idle, &["1/1", "close"]),
+        (OpenSent, "restart", restart(), Idle, &["6/2", "close"]),
+        (OpenSent, "blocked", Input::SendBlocked(IN), OpenSent, &[]),
+        (OpenSent, "progress", Input::SendProgress(IN), OpenSent, &[]),
+        (OpenSent, "bad update", bytes(&bad_update), Idle, &["5/1", "close"]),
+        (OpenSent, "bad refresh", bytes(&bad_refresh), Idle, &["5/1", "close"]),
+        (OpenConfirm, "restart", restart(), Idle, &["6/2", "close"]),
+        (OpenConfirm, "blocked", Input::SendBlocked(IN), OpenConfirm, &[]),
+        (OpenConfirm, "progress", Input::SendProgress(IN), OpenConfirm, &[]),
+        (OpenConfirm, "bad refresh", bytes(&bad_refresh), Idle, &["5/2", "close"]),
+        (OpenConfirm, "bad marker", bytes(&bad_marker), Idle, &["1/1", "close"]),
         (OpenConfirm, "start", Input::Start, OpenConfirm, &[]),
         (OpenConfirm, "stop", Input::Stop { text: "" }, Idle, &["6/2", "close"]),
         (OpenConfirm, "accepted", Input::Accepted(ConnId::Incoming(1)), OpenSent, &["6/7", "close", "open"]),
@@ -82,6 +101,15 @@ fn each_event_in_each_state() {
         (OpenConfirm, "refresh", bytes(&refresh), Idle, &["5/2", "close"]),
         (OpenConfirm, "notification", bytes(&cease), Idle, &["close"]),
         (OpenConfirm, "bad type", bytes(&bad_type), Idle, &["1/3", "close"]),
+        // Without graceful restart a restart is a stop.
+        (Established, "restart", restart(), Idle, &["6/2", "close"]),
+        (Established, "blocked", Input::SendBlocked(IN), Established, &[]),
+        (Established, "progress", Input::SendProgress(IN), Established, &[]),
+        (Established, "prefix of 33 bits", bytes(&reset_route), Idle, &["3/10", "close"]),
+        (Established, "begin of refresh", bytes(&begin_of_refresh), Established, &[]),
+        (Established, "strange refresh", bytes(&strange_refresh), Established, &[]),
+        (Established, "bad refresh", bytes(&bad_refresh), Idle, &["7/1", "close"]),
+        (Established, "bad type", bytes(&bad_type), Idle, &["1/3", "close"]),
         (Established, "start", Input::Start, Established, &[]),
         (Established, "stop", Input::Stop { text: "" }, Idle, &["6/2", "close"]),
         (Established, "accepted", Input::Accepted(ConnId::Incoming(1)), Established, &["6/7", "close"]),
@@ -139,5 +167,36 @@ fn a_spurious_timeout_does_nothing() {
         session.handle_timeout(now);
         assert_eq!((session.state(), session.poll_timeout()), (state, due));
         assert_eq!(drain(&mut session), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn each_timer_in_each_state() {
+    use StateName::*;
+    let now = Instant::now();
+    // state, what makes the timer run, how long, state after, said
+    type Row<'a> = (StateName, &'a str, bool, u64, StateName, &'a [&'a str]);
+    let table: &[Row<'_>] = &[
+        (OpenSent, "hold", false, 240, Idle, &["4/0", "close"]),
+        (OpenConfirm, "hold", false, 90, Idle, &["4/0", "close"]),
+        (Established, "hold", false, 90, Idle, &["4/0", "close"]),
+        // Shortened to 30 s below, so that the hold timer does not come first.
+        (OpenSent, "send hold", true, 30, Idle, &["8/0", "close"]),
+        (OpenConfirm, "send hold", true, 30, Idle, &["8/0", "close"]),
+        (Established, "send hold", true, 30, Idle, &["8/0", "close"]),
+    ];
+    for (state, name, blocked, after_s, then, said) in table {
+        let mut session = in_state(*state, now);
+        session.set_soft(&Config { send_hold: Some(Duration::from_secs(30)), ..session.config().clone() });
+        if *blocked {
+            session.handle_input(Input::SendBlocked(IN), now);
+        }
+        let at = now + Duration::from_secs(*after_s);
+        session.handle_timeout(at - Duration::from_millis(1));
+        assert_eq!(session.state(), *state, "{state} and {name}, too early");
+        drain(&mut session);
+        session.handle_timeout(at);
+        assert_eq!(session.state(), *then, "{state} and {name}");
+        assert_eq!(drain(&mut session), *said, "{state} and {name}");
     }
 }
