@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: figures beside a reference measured in the same run.
 
+use std::process::Command;
+
 use anyhow::{Context, Result};
 
 use crate::{
@@ -11,13 +13,13 @@ use crate::{
 /// What to measure.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// l4: packets and tables; zones: decisions of smart routing
+    /// l4: packets and tables; zones: decisions of smart routing; bgp: routers and dead hosts
     #[arg(value_enum)]
     what: What,
     /// Print a list of {case, unit, ours, reference, ratio}
     #[arg(long)]
     json: bool,
-    /// Measure only packets whose case's name contains this; l4 only
+    /// Measure only what has a case whose name contains this; l4 and bgp only
     #[arg(long, value_name = "CASE")]
     only: Option<String>,
 }
@@ -26,33 +28,34 @@ pub(crate) struct Arguments {
 enum What {
     L4,
     Zones,
+    Bgp,
 }
 
 /// Measures with a release build.
 pub(crate) fn run_bench(arguments: &Arguments) -> Result<()> {
     setup::toolchain()?;
-    let object = ebpf::build()?;
-    let what = match arguments.what {
-        What::L4 => "l4",
-        What::Zones => "zones",
-    };
     let mut command = cargo();
-    command.args([
-        "run",
-        "--quiet",
-        "--release",
-        "--package",
-        "weir-tests",
-        "--bin",
-        "weir-bench",
-        "--",
-        what,
-    ]);
+    match arguments.what {
+        What::L4 => weir_bench(&mut command, "l4")?,
+        What::Zones => weir_bench(&mut command, "zones")?,
+        What::Bgp => {
+            setup::net()?;
+            command.args(["bench", "--quiet", "--package", "weir-bgp-agent", "--bench", "bgp", "--"]);
+        }
+    }
     if arguments.json {
         command.arg("--json");
     }
     if let Some(only) = &arguments.only {
         command.args(["--only", only]);
     }
-    run(command.env("WEIR_EBPF", object)).context("measure")
+    run(&mut command).context("measure")
+}
+
+/// Hot paths, with the kernel programs.
+fn weir_bench(command: &mut Command, what: &str) -> Result<()> {
+    command.env("WEIR_EBPF", ebpf::build()?);
+    command.args(["run", "--quiet", "--release", "--package", "weir-tests", "--bin", "weir-bench"]);
+    command.args(["--", what]);
+    Ok(())
 }

@@ -21,13 +21,15 @@ const fn package(name: &'static str, file: &'static str) -> Package {
 
 /// The laboratory's routers.
 const LAB: &[Package] = &[package("bird2", "/usr/sbin/bird")];
-/// Other BGP speakers, for interoperation tests; and `ip`, for routes that weir itself never makes.
+/// Other BGP and BFD speakers, for interoperation tests; `ip`, for routes and bridges that weir itself never makes; `chrt`, for
+/// routers that are measured.
 const NET: &[Package] = &[
     package("bird2", "/usr/sbin/bird"),
     package("frr", "/usr/lib/frr/bgpd"),
     package("gobgpd", "/usr/bin/gobgpd"),
     package("openbgpd", "/usr/sbin/bgpd"),
     package("iproute2", "/usr/sbin/ip"),
+    package("util-linux", "/usr/bin/chrt"),
 ];
 /// A virtual machine and what is put into it.
 const VM: &[Package] = &[

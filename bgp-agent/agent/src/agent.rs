@@ -1,6 +1,7 @@
 //! The agent: configuration and status in, sessions and routes out. One loop; each turn computes the whole from scratch.
 
 use crate::announce::{Announcer, Verdict, View};
+use crate::bfd::Bfd;
 use crate::listener::{Caller, Listeners};
 use crate::mrt::Recorder;
 use crate::peer::{Farewell, STOP_MAX};
@@ -47,6 +48,7 @@ pub(crate) struct Agent {
     settled: bool,
     announcer: Announcer,
     sessions: Sessions,
+    bfd: Bfd,
     listeners: Listeners,
     teller: Teller,
     callers: mpsc::Receiver<Caller>,
@@ -84,6 +86,7 @@ impl Agent {
             started: Instant::now(),
             settled: false,
             announcer: Announcer::default(),
+            bfd: Bfd::start(registry),
             listeners: Listeners::new(refused),
             callers,
             changed,
@@ -164,8 +167,9 @@ impl Agent {
         self.settled |= now >= self.started + DEFERRAL
             || self.announcer.verdicts().values().all(|verdict| verdict.announced);
         let addresses = self.announcer.addresses(snapshot).collect::<Vec<_>>();
-        let Apply { guests, complaints } = self.sessions.apply(snapshot, &addresses, self.settled);
+        let Apply { guests, complaints, watched } = self.sessions.apply(snapshot, &addresses, self.settled);
         self.listeners.apply(guests);
+        self.bfd.apply(watched);
         for (peer, address) in complaints.iter().filter(|complaint| !self.complained.contains(complaint)) {
             warn!(%peer, %address, "not announced: the node has no address of this family to name as next hop");
         }
@@ -195,5 +199,7 @@ impl Agent {
                 abort.abort();
             }
         }
+        // Last, so that no router sees BFD go before BGP.
+        self.bfd.stop().await;
     }
 }

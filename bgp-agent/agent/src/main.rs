@@ -8,6 +8,7 @@
 
 mod agent;
 mod announce;
+mod bfd;
 mod listener;
 mod md5;
 mod mrt;

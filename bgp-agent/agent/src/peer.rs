@@ -20,6 +20,7 @@ use weir_bgp::{
 };
 use weir_model::Name;
 
+use crate::bfd::{self, Gate};
 use crate::mrt::Recorder;
 use crate::sockopt::{self, Wishes};
 
@@ -76,6 +77,13 @@ impl Plan {
     }
 }
 
+/// Whether the path is alive, where anybody watches it.
+pub(crate) struct Watched {
+    /// BGP waits for the first word that it is.
+    pub(crate) strict: bool,
+    pub(crate) view: watch::Receiver<Option<bfd::View>>,
+}
+
 /// What changes while a session is up.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Orders {
@@ -103,6 +111,8 @@ pub(crate) struct PeerView {
     pub(crate) stats: Stats,
     pub(crate) prefixes_received: u64,
     pub(crate) received: Vec<String>,
+    /// BFD lets no session begin.
+    pub(crate) held_by_bfd: bool,
 }
 
 /// How a session ends.
@@ -129,6 +139,7 @@ impl Peer {
         name: Name,
         plan: Plan,
         orders: Orders,
+        watched: Watched,
         changed: Arc<Notify>,
         recorder: Option<Recorder>,
         after: Option<JoinHandle<()>>,
@@ -137,8 +148,11 @@ impl Peer {
         let (accepted, accepted_in) = mpsc::channel(ACCEPTED_MAX);
         let (stop, stop_in) = oneshot::channel();
         let (view_out, view) = watch::channel(PeerView::new());
+        let gate = Gate::new(watched.strict, watched.view.borrow().as_ref());
         let driver = Driver {
             name,
+            gate,
+            held_by_bfd: false,
             session: Session::new(plan.config.clone()),
             plan,
             conns: Vec::new(),
@@ -153,7 +167,7 @@ impl Peer {
             if let Some(after) = after {
                 let _gone_or_late = tokio::time::timeout(STOP_MAX, after).await;
             }
-            driver.run(orders_in, accepted_in, stop_in).await;
+            driver.run(orders_in, watched.view, accepted_in, stop_in).await;
         });
         Self { orders, accepted, view, stop, task }
     }
@@ -180,6 +194,7 @@ impl PeerView {
             stats: Stats::default(),
             prefixes_received: 0,
             received: Vec::new(),
+            held_by_bfd: false,
         }
     }
 }
@@ -188,6 +203,8 @@ type Connecting = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
 
 struct Driver {
     name: Name,
+    gate: Gate,
+    held_by_bfd: bool,
     plan: Plan,
     session: Session,
     conns: Vec<Conn>,
@@ -211,6 +228,7 @@ struct Conn {
 /// What woke the driver.
 enum Wake {
     Orders,
+    Bfd,
     Accepted(TcpStream),
     Stop(Farewell),
     Connected(io::Result<TcpStream>),
@@ -224,12 +242,14 @@ impl Driver {
     async fn run(
         mut self,
         mut orders: watch::Receiver<Orders>,
+        mut bfd: watch::Receiver<Option<bfd::View>>,
         mut accepted: mpsc::Receiver<TcpStream>,
         mut stop: oneshot::Receiver<Farewell>,
     ) {
         let mut buffer = vec![0; IN_CHUNK_BYTES];
         let mut stopping = false;
         self.obey(orders.borrow_and_update().clone());
+        self.follow_bfd(bfd.borrow_and_update().as_ref(), Instant::now());
         self.session.handle_input(Input::Start, Instant::now());
         loop {
             self.pump();
@@ -256,6 +276,7 @@ impl Driver {
                 }
                 // Whoever stops drops its end too: the stop says so, and with which text.
                 Ok(()) = orders.changed(), if !stopping => Wake::Orders,
+                Ok(()) = bfd.changed(), if !stopping => Wake::Bfd,
                 Some(stream) = accepted.recv(), if !stopping => Wake::Accepted(stream),
                 result = connected => Wake::Connected(result),
                 wake = next_io(&mut self.conns, &mut buffer) => wake,
@@ -264,6 +285,11 @@ impl Driver {
             let now = Instant::now();
             match wake {
                 Wake::Orders => self.obey(orders.borrow_and_update().clone()),
+                Wake::Bfd => {
+                    self.follow_bfd(bfd.borrow_and_update().as_ref(), now);
+                    // The status shows it, whatever it means for the session.
+                    self.changed.notify_one();
+                }
                 Wake::Stop(farewell) => {
                     stopping = true;
                     let input = match &farewell {
@@ -299,6 +325,17 @@ impl Driver {
             self.session.handle_timeout(now);
             self.drop_late(now);
         }
+    }
+
+    fn follow_bfd(&mut self, view: Option<&bfd::View>, now: Instant) {
+        let verdict = self.gate.look(view);
+        if verdict.end || verdict.hold {
+            self.session.handle_input(Input::BfdDown, now);
+        }
+        if !verdict.hold {
+            self.session.handle_input(Input::BfdUp, now);
+        }
+        self.held_by_bfd = verdict.hold;
     }
 
     fn drop_late(&mut self, now: Instant) {
@@ -417,6 +454,7 @@ impl Driver {
             matters = view.state != state
                 || view.routes != *rib.advertised()
                 || view.refused != refused
+                || view.held_by_bfd != self.held_by_bfd
                 || last_error.is_some();
             if !matters && view.stats == stats {
                 return false;
@@ -432,6 +470,7 @@ impl Driver {
                 view.last_received = notification(self.session.last_received());
             }
             view.stats = stats;
+            view.held_by_bfd = self.held_by_bfd;
             let received = self.session.received();
             view.prefixes_received = received.announcements();
             let sign = |announced| if announced { "" } else { "-" };

@@ -1,6 +1,7 @@
 //! What the agent says of itself: the status document and the metrics.
 
 use crate::announce::Verdict;
+use crate::bfd;
 use crate::peer::PeerView;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -40,6 +41,7 @@ pub(crate) struct PeerReport {
     pub(crate) asn: u32,
     pub(crate) local_asn: u32,
     pub(crate) view: PeerView,
+    pub(crate) bfd: Option<bfd::View>,
     /// What else may be the matter while it is down.
     pub(crate) suspicion: Option<String>,
 }
@@ -106,7 +108,7 @@ impl Report {
 }
 
 fn peer_status(report: PeerReport) -> PeerStatus {
-    let PeerReport { address, asn, local_asn, view, suspicion, .. } = report;
+    let PeerReport { address, asn, local_asn, view, bfd, suspicion, .. } = report;
     let mut last_error = view.last_error;
     if let Some(suspicion) = suspicion {
         let separator = if last_error.is_empty() { "" } else { "; " };
@@ -138,6 +140,7 @@ fn peer_status(report: PeerReport) -> PeerStatus {
         updates_malformed: view.stats.updates_malformed,
         prefixes_received: view.prefixes_received,
         received: view.received,
+        bfd: bfd.map(|bfd| bfd.status(view.held_by_bfd)),
     }
 }
 

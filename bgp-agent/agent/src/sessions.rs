@@ -1,11 +1,12 @@
 //! The sessions of this node: which there should be, with which socket and which routes. One per peer object; of an object with
 //! a range, one per router that calls.
 
+use crate::bfd::{self, ViewSender};
 use crate::listener::{Caller, Door, Guest};
 use crate::md5::{self, Md5Counters};
 use crate::mrt::Recorder;
 use crate::neighbour::{self, Neighbours};
-use crate::peer::{Farewell, Orders, Peer, PeerView, Plan};
+use crate::peer::{Farewell, Orders, Peer, PeerView, Plan, Watched};
 use crate::report::PeerReport;
 use crate::routes::routes;
 use crate::secrets::Secrets;
@@ -36,6 +37,8 @@ pub(crate) struct Apply {
     pub(crate) guests: BTreeMap<SocketAddr, Vec<Guest>>,
     /// Addresses a peer is not told for want of a next hop.
     pub(crate) complaints: Vec<(Name, IpAddr)>,
+    /// Paths to watch, those of sessions that say goodbye among them.
+    pub(crate) watched: BTreeMap<Name, bfd::Wanted>,
 }
 
 struct Running {
@@ -43,14 +46,25 @@ struct Running {
     object: Name,
     plan: Plan,
     peer: Peer,
+    bfd: ViewSender,
     /// The counters when it was last up, or begun.
     md5_before: Md5Counters,
+}
+
+/// A session that says goodbye: its path is watched until it has, so that no router sees BFD go before BGP.
+struct Leaving {
+    name: Name,
+    bfd: bfd::Wanted,
+    task: JoinHandle<()>,
 }
 
 /// All sessions.
 pub(crate) struct Sessions {
     node: Name,
     running: BTreeMap<Name, Running>,
+    /// Paths as last wanted.
+    watched: BTreeMap<Name, bfd::Wanted>,
+    leaving: Vec<Leaving>,
     /// Peer objects without a session, and why.
     idle: BTreeMap<Name, PeerReport>,
     neighbours: Neighbours,
@@ -77,6 +91,8 @@ impl Sessions {
         Self {
             node,
             running: BTreeMap::new(),
+            watched: BTreeMap::new(),
+            leaving: Vec::new(),
             idle: BTreeMap::new(),
             neighbours: Neighbours::new(Arc::clone(&changed)),
             called: BTreeMap::new(),
@@ -110,7 +126,7 @@ impl Sessions {
         let mut before = std::mem::take(&mut self.running);
         self.idle.clear();
         self.orders.clear();
-        let mut turn = Apply { guests: BTreeMap::new(), complaints: Vec::new() };
+        let mut turn = Apply { guests: BTreeMap::new(), complaints: Vec::new(), watched: BTreeMap::new() };
         if let Some(node) = snapshot.nodes.get(&self.node) {
             for (name, object) in
                 of_node().map(|(name, peer)| (name.clone(), peer.clone())).collect::<Vec<_>>()
@@ -120,8 +136,16 @@ impl Sessions {
         }
         for (name, old) in before {
             info!(peer = %name, "session stopped: no longer configured, or its router has gone");
-            drop(old.peer.stop(Farewell::Stop("peer deconfigured".to_owned())));
+            let task = old.peer.stop(Farewell::Stop("peer deconfigured".to_owned()));
+            if let Some(bfd) = self.watched.remove(&name) {
+                self.leaving.push(Leaving { name, bfd, task });
+            }
         }
+        self.watched.clone_from(&turn.watched);
+        self.leaving
+            .retain(|leaving| !leaving.task.is_finished() && !turn.watched.contains_key(&leaving.name));
+        let leaving = self.leaving.iter().map(|leaving| (leaving.name.clone(), leaving.bfd.clone()));
+        turn.watched.extend(leaving);
         turn
     }
 
@@ -214,10 +238,14 @@ impl Sessions {
                 Some(old) => {
                     info!(peer = %session, "session begins anew: its configuration changed");
                     let after = old.peer.stop(Farewell::Stop("configuration changed".to_owned()));
-                    self.begin(name, &session, plan, orders, Some(after))
+                    self.begin((name, object), &session, plan, orders, old.bfd, Some(after))
                 }
-                None => self.begin(name, &session, plan, orders, None),
+                None => self.begin((name, object), &session, plan, orders, ViewSender::default(), None),
             };
+            if let Some(bfd) = &object.bfd {
+                let plan = bfd::Plan::new(remote, running.plan.local, bfd);
+                turn.watched.insert(session.clone(), bfd::Wanted { plan, view: running.bfd.clone() });
+            }
             if !matches!(object.address, PeerAddress::Unnumbered) {
                 // Of two peers at one address the first has it: a connection does not say for which it is.
                 guest(remote.ip().into(), Door::Session(running.peer.accepted.clone()));
@@ -287,7 +315,10 @@ impl Sessions {
                         config: orders.config.clone(),
                     };
                     info!(peer = %session, %from, "a router of the range calls");
-                    let running = self.begin(&caller.peer, &session, plan, orders, None);
+                    let view = ViewSender::default();
+                    let running = self.begin((&caller.peer, object), &session, plan, orders, view, None);
+                    // The next turn has the path watched.
+                    self.changed.notify_one();
                     self.running.insert(session.clone(), running);
                 }
                 session
@@ -322,6 +353,7 @@ impl Sessions {
                 asn: running.plan.config.remote_asn,
                 local_asn: running.plan.config.local_asn,
                 view,
+                bfd: running.bfd.borrow().clone(),
                 suspicion,
             });
         }
@@ -336,21 +368,29 @@ impl Sessions {
 
     fn begin(
         &self,
-        object: &Name,
+        (name, object): (&Name, &weir_model::Peer),
         session: &Name,
         plan: Plan,
         orders: Orders,
+        bfd: ViewSender,
         after: Option<JoinHandle<()>>,
     ) -> Running {
+        let strict = object.bfd.as_ref().is_some_and(|bfd| bfd.strict);
+        if strict {
+            // Before the engine has had its say, nothing is not "nobody watches".
+            bfd.send_if_modified(|view| view.is_none() && view.replace(bfd::View::wanted()).is_none());
+        }
+        let watched = Watched { strict, view: bfd.subscribe() };
         let peer = Peer::start(
             session.clone(),
             plan.clone(),
             orders,
+            watched,
             Arc::clone(&self.changed),
             self.recorder.clone(),
             after,
         );
-        Running { object: object.clone(), plan, peer, md5_before: Md5Counters::read() }
+        Running { object: name.clone(), plan, peer, bfd, md5_before: Md5Counters::read() }
     }
 
     /// A peer object that cannot have a session now.
@@ -364,6 +404,7 @@ impl Sessions {
             asn: object.asn,
             local_asn: object.local_asn,
             view: PeerView { last_error: why, ..PeerView::new() },
+            bfd: None,
             suspicion: None,
         };
         self.idle.insert(name.clone(), report);

@@ -15,6 +15,7 @@
 //! | 4486, 6608, 9003 | subcodes of Cease (maximum prefixes among them) and of the FSM error, text with a shutdown |
 //! | 4724, 8538 | the restarting side: R and F bits, End-of-RIB kept back until the routes are known, N bit and Hard Reset. \
 //! |      | No helper side: nothing of the peer is kept that could be stale |
+//! | 5882, 9384 | a path that BFD calls dead ends the session; who watches it is the shell's |
 //! | 6286 | BGP identifiers are unique within an AS only |
 //! | 6396 | BGP4MP_ET records of messages |
 //! | 7606 | a table of attributes and errors: treat-as-withdraw, attribute discard, AFI/SAFI disable, session reset |

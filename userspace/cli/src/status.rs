@@ -10,6 +10,7 @@ use serde::Serialize;
 use weir_model::{
     ProbeVia,
     status::{BgpStatus, ConfigStatus, Health, L4Status, ProxyStatus},
+    units,
 };
 
 use crate::{
@@ -106,6 +107,7 @@ fn tables(nodes: &[Node]) -> String {
         daemons(nodes),
         vips(nodes),
         peers(nodes),
+        bfd(nodes),
         listeners(nodes),
         pools(nodes),
         probes(nodes),
@@ -214,6 +216,35 @@ fn peers(nodes: &[Node]) -> Table {
                 peer.since.map_or("-".into(), |since| since.to_string()),
                 peer.announced.len().to_string(),
                 peer.last_error.clone(),
+            ]);
+        }
+    }
+    table
+}
+
+fn bfd(nodes: &[Node]) -> Table {
+    let mut table = Table::new([
+        "BFD PEER", "NODE", "STATE", "ROUTER", "SINCE", "SEND", "RECEIVE", "DETECT", "UPS", "FAILURES", "WHY",
+    ]);
+    let print = |interval: Option<std::time::Duration>| interval.map_or("-".into(), units::duration::print);
+    for node in nodes {
+        let peers = node.bgp.status().into_iter().flat_map(|status| &status.peers);
+        for (name, bfd) in peers.filter_map(|(name, peer)| Some((name, peer.bfd.as_ref()?))) {
+            let mut why: Vec<&str> = [bfd.error.as_str(), bfd.diagnostic.as_str()].into();
+            why.extend(bfd.holds_bgp.then_some("holds BGP"));
+            why.retain(|text| !text.is_empty());
+            table.row([
+                name.to_string(),
+                node.name(),
+                bfd.state.clone(),
+                bfd.remote_state.clone(),
+                bfd.since.map_or("-".into(), |since| since.to_string()),
+                print(bfd.transmit_interval),
+                print(bfd.receive_interval),
+                print(bfd.detection_time),
+                bfd.ups.to_string(),
+                bfd.failures.to_string(),
+                why.join("; "),
             ]);
         }
     }

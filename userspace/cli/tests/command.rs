@@ -11,8 +11,8 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 use weir_model::status::{
-    AgreedStatus, AnnounceStatus, BgpStatus, Health, L4Status, PeerStatus, PoolStatus, ProxyStatus,
-    RouteStatus, ServerStatus,
+    AgreedStatus, AnnounceStatus, BfdStatus, BgpStatus, Health, L4Status, PeerStatus, PoolStatus,
+    ProxyStatus, RouteStatus, ServerStatus,
 };
 
 const CONFIG: &str = r#"
@@ -414,6 +414,29 @@ fn status_shows_every_daemon_and_fails_only_when_none_answers() {
     let report = json(&arguments);
     assert_eq!(report[0]["proxy"]["status"]["pools"]["app"]["servers"]["s2"]["health"], "down");
     assert_eq!(report[0]["l4"]["status"]["pid"], 77);
+}
+
+#[test]
+fn status_shows_bfd_sessions() {
+    let run = tempfile::tempdir().unwrap();
+    let bfd = BfdStatus {
+        state: "Down".into(),
+        remote_state: "Init".into(),
+        transmit_interval: Some(std::time::Duration::from_millis(50)),
+        diagnostic: "control detection time expired".into(),
+        failures: 7,
+        holds_bgp: true,
+        ..BfdStatus::default()
+    };
+    let peer = PeerStatus { bfd: Some(bfd), ..PeerStatus::default() };
+    let bgp = BgpStatus { peers: [("tor".parse().unwrap(), peer)].into(), ..BgpStatus::default() };
+    daemon(run.path(), "bgp.sock", &bgp);
+    let arguments = ["status", "--run-dir", path(&run)];
+    let output = ok(&arguments);
+    for expected in ["BFD PEER", "Init", "50ms", "7", "control detection time expired; holds BGP"] {
+        assert!(output.contains(expected), "{expected} is not in:\n{output}");
+    }
+    assert_eq!(json(&arguments)[0]["bgp"]["status"]["peers"]["tor"]["bfd"]["transmit_interval"], "50ms");
 }
 
 #[test]

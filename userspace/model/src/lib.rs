@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod bfd;
 mod directory;
 mod failover;
 mod listener;
@@ -31,6 +32,7 @@ mod validate;
 mod vip;
 
 pub use access::{AccessAction, AccessEntry, AccessList};
+pub use bfd::Bfd;
 pub use directory::{FILE_LEN_MAX, Objects, SourceFile};
 pub use failover::{Failover, FailoverScope};
 pub use listener::{CertificateFiles, HostPattern, Listener, ListenerProtocol, Route, Tls};

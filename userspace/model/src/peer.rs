@@ -8,7 +8,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, units};
+use crate::{Bfd, Name, units};
 
 pub use address::PeerAddress;
 pub use community::Community;
@@ -111,6 +111,9 @@ pub struct Peer {
     /// Show the last prefixes the router sent.
     #[serde(default)]
     pub keep_received: bool,
+    /// Watch the path to the router by BFD, and end the session when it is dead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<Bfd>,
 }
 
 impl Peer {
@@ -148,6 +151,7 @@ impl Peer {
             max_prefixes_received: None,
             max_prefixes_pause: default_max_prefixes_pause(),
             keep_received: false,
+            bfd: None,
         }
     }
 

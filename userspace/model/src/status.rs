@@ -1,10 +1,10 @@
 //! What each daemon says of itself: the JSON on its status socket, read by the other daemons and by `weir status`.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Generation, Name, ProbeVia, Problem, Timestamp};
+use crate::{Generation, Name, ProbeVia, Problem, Timestamp, units};
 
 /// Which configuration is in force, and what is wrong with a newer one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -275,6 +275,39 @@ pub struct PeerStatus {
     /// The last of them, oldest first, `-` before those withdrawn; only with `keep_received`.
     #[serde(default)]
     pub received: Vec<String>,
+    /// Its BFD session; none is configured when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<BfdStatus>,
+}
+
+/// The BFD session beside a BGP session.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BfdStatus {
+    /// Our state, in the words of RFC 5880 §4.1.
+    pub state: String,
+    /// Since when.
+    pub since: Option<Timestamp>,
+    /// The router's state, as it last said.
+    pub remote_state: String,
+    /// From one packet of ours to the next, before jitter; absent while none are sent.
+    #[serde(with = "units::optional_duration", default, skip_serializing_if = "Option::is_none")]
+    pub transmit_interval: Option<Duration>,
+    /// From one packet of the router to the next; absent until it was heard.
+    #[serde(with = "units::optional_duration", default, skip_serializing_if = "Option::is_none")]
+    pub receive_interval: Option<Duration>,
+    /// Silence of the router for this long is death; absent until it was heard.
+    #[serde(with = "units::optional_duration", default, skip_serializing_if = "Option::is_none")]
+    pub detection_time: Option<Duration>,
+    /// Why it last went down, and what the router said of it; empty when it never did.
+    pub diagnostic: String,
+    /// How often it came up.
+    pub ups: u64,
+    /// How often the path died: neither side had switched it off.
+    pub failures: u64,
+    /// No BGP session is begun before it is up.
+    pub holds_bgp: bool,
+    /// Why there is no session although one is wanted, as a socket that cannot be opened; empty when there is one.
+    pub error: String,
 }
 
 /// What the two sides of a session agreed on.

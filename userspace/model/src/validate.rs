@@ -1,6 +1,7 @@
 //! What one object cannot know of itself: do names lead somewhere, do values agree, are the bounds kept?
 
 mod access;
+mod bfd;
 mod peers;
 mod quic;
 mod tunnels;
@@ -28,6 +29,7 @@ pub(crate) fn check(objects: &Objects, problems: &mut Vec<Problem>) {
     checker.pools();
     checker.servers();
     checker.peers();
+    checker.bfd();
     checker.failovers();
     checker.access();
     checker.protection();

@@ -1,5 +1,7 @@
 //! What is wrong with a configuration: said all at once, each with its place and a hint.
 
+use std::time::Duration;
+
 use weir_model::{Problem, Snapshot, SourceFile};
 
 /// A small configuration that makes sense.
@@ -44,6 +46,20 @@ fn read(text: &str) -> Result<Snapshot, Vec<Problem>> {
 
 fn problems(text: &str) -> Vec<Problem> {
     read(text).expect_err("this configuration is wrong")
+}
+
+#[test]
+fn bfd_needs_no_more_than_to_be_asked_for() {
+    let text = |bfd: &str| GOOD.replacen("asn = 65001\n", &format!("asn = 65001\nbfd = {bfd}\n"), 1);
+    assert_eq!(read(GOOD).expect("no problems").peers["tor"].bfd, None);
+    let bfd = read(&text("{}")).expect("no problems").peers["tor"].bfd.clone().expect("bfd");
+    assert_eq!((bfd.interval, bfd.receive_interval, bfd.multiplier), (Duration::from_millis(50), None, 3));
+    assert!(!bfd.multihop && !bfd.passive && !bfd.strict);
+    let all = "{ interval = \"10ms\", receive_interval = \"20ms\", multiplier = 5, multihop = true, \
+               minimum_ttl = 250, passive = true, strict = true }";
+    let bfd = read(&text(all)).expect("no problems").peers["tor"].bfd.clone().expect("bfd");
+    assert_eq!((bfd.receive_interval, bfd.minimum_ttl), (Some(Duration::from_millis(20)), Some(250)));
+    assert!(bfd.multihop && bfd.passive && bfd.strict);
 }
 
 #[test]
@@ -212,6 +228,50 @@ fn every_mistake_is_named_with_its_field_and_line() {
             "asn = 65001\ncommunities = [\"1:2:3:4\"]\n",
             "peer.tor.communities.0",
             "not a community",
+        ),
+        (
+            "asn = 65001\n",
+            "asn = 65001\nbfd = { interval = \"9ms\" }\n",
+            "peer.tor.bfd.interval",
+            "9ms is out of range",
+        ),
+        (
+            "asn = 65001\n",
+            "asn = 65001\nbfd = { receive_interval = \"2m\" }\n",
+            "peer.tor.bfd.receive_interval",
+            "2m is out of range",
+        ),
+        (
+            "asn = 65001\n",
+            "asn = 65001\nbfd = { multiplier = 0 }\n",
+            "peer.tor.bfd.multiplier",
+            "out of range",
+        ),
+        (
+            "asn = 65001\n",
+            "asn = 65001\nbfd = { interval = \"10ms\", multiplier = 2 }\n",
+            "peer.tor.bfd.multiplier",
+            "20ms of silence",
+        ),
+        (
+            "asn = 65001\n",
+            "asn = 65001\nbfd = { minimum_ttl = 250 }\n",
+            "peer.tor.bfd.minimum_ttl",
+            "always heard with 255",
+        ),
+        (
+            "asn = 65001\n",
+            "asn = 65001\nbfd = { multihop = true, minimum_ttl = 0 }\n",
+            "peer.tor.bfd.minimum_ttl",
+            "out of range",
+        ),
+        ("asn = 65001\n", "asn = 65001\nbfd = { intervall = \"50ms\" }\n", "peer.tor.bfd", "unknown field"),
+        (
+            "asn = 65001\n",
+            "asn = 65001\nbfd = {}\n[peer.tor2]\nnode = \"lb1\"\naddress = \"10.1.0.1\"\nport = 180\n\
+             asn = 65001\nlocal_asn = 65100\nbfd = {}\n[peer.tor3]\nnode = \"lb1\"\naddress = \"10.1.0.3\"\nasn = 65001\n",
+            "peer.tor2.bfd",
+            "already",
         ),
         (
             "expires = \"2026-01-01T01",

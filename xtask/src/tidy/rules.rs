@@ -8,7 +8,7 @@ use crate::run::root;
 
 /// Which of our crates each may import; design: contracts ← decisions ← shell libraries ← programs ← proof. An edge that is
 /// not here deserves more thought than a thousand lines.
-const EDGES: [(&str, &[&str]); 14] = [
+const EDGES: [(&str, &[&str]); 15] = [
     ("ebpf/abi", &[]),
     ("ebpf/programs", &["weir-abi"]),
     ("userspace/model", &[]),
@@ -19,14 +19,15 @@ const EDGES: [(&str, &[&str]); 14] = [
     ("userspace/proxy", &["weir-core", "weir-model", "weir-runtime"]),
     ("userspace/cli", &["weir-core", "weir-lab", "weir-model", "weir-runtime"]),
     ("bgp-agent/bgp", &[]),
-    ("bgp-agent/agent", &["weir-bgp", "weir-core", "weir-model", "weir-runtime"]),
+    ("bgp-agent/bfd", &[]),
+    ("bgp-agent/agent", &["weir-bfd", "weir-bgp", "weir-core", "weir-model", "weir-runtime"]),
     ("xtask", &[]),
     ("tests", &["weir-abi", "weir-core", "weir-l4", "weir-lab", "weir-model", "weir-runtime"]),
     ("vm-tests", &[]),
 ];
 
 /// Crates that know no clock, network, file system or runtime.
-const PURE: [&str; 4] = ["ebpf/abi", "userspace/model", "userspace/core", "bgp-agent/bgp"];
+const PURE: [&str; 5] = ["ebpf/abi", "userspace/model", "userspace/core", "bgp-agent/bgp", "bgp-agent/bfd"];
 
 /// Only these may use aya: the kernel shell, the ABI (whose structs travel through maps) and the packet tests.
 const AYA: [&str; 3] = ["ebpf/abi", "userspace/l4", "tests"];

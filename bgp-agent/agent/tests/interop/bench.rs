@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use weir_lab::netns::NetNs;
+use weir_lab::sys;
 use weir_model::status::BgpStatus;
 
 /// Long enough for a busy machine; a test that passes needs a fraction of it.
@@ -109,6 +111,10 @@ impl Agent {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.0.id()
+    }
+
     pub(crate) fn run_dir(&self) -> PathBuf {
         self.dir.path().join("run")
     }
@@ -166,6 +172,15 @@ impl Agent {
 /// The one peer of these configurations.
 pub(crate) fn peer(status: &BgpStatus) -> weir_model::status::PeerStatus {
     status.peers.get("tor").cloned().unwrap_or_default()
+}
+
+/// A router's program: on loopback like any other, in a namespace in real time.
+pub(crate) fn router(program: &str, netns: Option<&NetNs>) -> Command {
+    let Some(netns) = netns else { return Command::new(program) };
+    let mut command = Command::new("chrt");
+    command.args(["--fifo", "10", program]);
+    sys::confine(&mut command, netns.fd());
+    command
 }
 
 /// Output of a command as text, or why there is none.

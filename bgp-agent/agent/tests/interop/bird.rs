@@ -1,18 +1,19 @@
 //! weir-bgp and BIRD.
 
-use crate::bench::{AGENT, Agent, Process, ROUTER, Site, available, output, peer, until};
+use crate::bench::{AGENT, Agent, Process, ROUTER, Site, available, output, peer, router, until};
 use nix::sys::signal::Signal;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
+use weir_lab::netns::NetNs;
 use weir_model::Timestamp;
 use weir_model::status::{ConfigStatus, Health, L4Status, L4VipStatus, ProxyStatus, VipDelivery};
 use weir_runtime::metrics::Registry;
 use weir_runtime::status::{self, Publisher, UnixServer};
 
-const BIRD: &str = "/usr/sbin/bird";
+pub(crate) const BIRD: &str = "/usr/sbin/bird";
 
-struct Bird {
+pub(crate) struct Bird {
     dir: TempDir,
     process: Process,
 }
@@ -20,13 +21,9 @@ struct Bird {
 impl Bird {
     /// `options` go into the protocol: `passive;` and the like.
     fn start(site: &Site, options: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
         let (router_port, agent_port) = (site.router_port, site.agent_port);
         let config = format!(
             r#"
-log "{log}" all;
-debug protocols {{ states, events }};
-router id 10.0.0.1;
 protocol device {{ }}
 protocol bgp weir {{
   local {ROUTER} port {router_port} as 65000;
@@ -38,10 +35,21 @@ protocol bgp weir {{
   ipv6 {{ import all; export none; }};
 }}
 "#,
-            log = dir.path().join("log").display(),
+        );
+        Self::launch(&config, None)
+    }
+
+    /// With these protocols, in a network namespace if one is given. There it runs before other processes: a router has its CPUs
+    /// for itself, and tests that measure it share theirs with other tests.
+    pub(crate) fn launch(protocols: &str, netns: Option<&NetNs>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = format!(
+            "log \"{}\" all;\ndebug protocols {{ states, events }};\nrouter id 10.0.0.1;\n{protocols}",
+            dir.path().join("log").display()
         );
         std::fs::write(dir.path().join("bird.conf"), config).unwrap();
-        let child = Command::new(BIRD)
+        let mut command = router(BIRD, netns);
+        let child = command
             .arg("-f")
             .arg("-c")
             .arg(dir.path().join("bird.conf"))
@@ -56,7 +64,7 @@ protocol bgp weir {{
         bird
     }
 
-    fn ask(&self, command: &str) -> Result<String, String> {
+    pub(crate) fn ask(&self, command: &str) -> Result<String, String> {
         output(
             Command::new("/usr/sbin/birdc")
                 .arg("-s")
@@ -84,7 +92,7 @@ protocol bgp weir {{
         });
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 }

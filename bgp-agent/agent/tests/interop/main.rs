@@ -4,6 +4,8 @@
 //! Needs bird, FRR, GoBGP and OpenBGPD; without one of them, or without root, a test says SKIPPED and passes.
 
 mod bench;
+mod bfd;
+mod bfd_fabric;
 mod bird;
 mod bird_fabric;
 mod fabric;

@@ -43,6 +43,8 @@ pub(super) enum Fsm {
     UpdateMsg(UpdateReport),
     /// Event 28.
     UpdateMsgErr(Notification),
+    /// Not of RFC 4271: the path is dead. RFC 5882 §4.2, RFC 9384 §3.
+    BfdDown,
     /// RFC 2918 §4, RFC 7313 §4.
     RouteRefresh(Refresh),
     /// RFC 7313 §5.

@@ -178,6 +178,10 @@ pub enum Input<'a> {
     Closed(ConnId, &'a str),
     /// Bytes arrived.
     Bytes(ConnId, &'a [u8]),
+    /// The path to the peer is dead, or not known to be alive: end the session, and begin none before [`Input::BfdUp`].
+    BfdDown,
+    /// The path is alive, or nobody watches it any more.
+    BfdUp,
 }
 
 /// What the session wants from the shell, in order.
@@ -255,6 +259,8 @@ pub struct Stats {
 pub struct Session {
     config: Config,
     started: bool,
+    /// RFC 5882 §4.2: no session over a path that BFD calls dead.
+    held_by_bfd: bool,
     outgoing: Lane,
     incoming: Lane,
     next_outgoing: u64,
@@ -282,6 +288,7 @@ impl Session {
             jitter: config.seed,
             config,
             started: false,
+            held_by_bfd: false,
             outgoing: Lane::new(),
             incoming: Lane::new(),
             next_outgoing: 0,
@@ -327,6 +334,15 @@ impl Session {
             }
             Input::Accepted(conn) => self.step(Role::Incoming, Fsm::TcpConnectionConfirmed { conn }, now),
             Input::Bytes(conn, bytes) => self.receive(conn, bytes, now),
+            Input::BfdDown => {
+                self.held_by_bfd = true;
+                self.both(now, || Fsm::BfdDown);
+            }
+            Input::BfdUp if self.held_by_bfd => {
+                self.held_by_bfd = false;
+                self.both(now, || Fsm::ManualStart);
+            }
+            Input::BfdUp => {}
         }
     }
 

@@ -73,6 +73,16 @@ impl Session {
                 self.notify_and_close(link.conn, &notification)
             }
 
+            // ── the path ──
+            (State::Idle | State::Active, Fsm::BfdDown) => self.park(role),
+            (State::Connect { conn }, Fsm::BfdDown) => self.close(conn),
+            (State::OpenSent { link } | State::OpenConfirm { link, .. }, Fsm::BfdDown) => {
+                self.refuse(role, link.conn, &Notification::bfd_down(), false, now)
+            }
+            (State::Established { link, .. }, Fsm::BfdDown) => {
+                self.refuse(role, link.conn, &Notification::bfd_down(), true, now)
+            }
+
             // ── connections ──
             (State::Connect { conn }, Fsm::ConnectRetryTimerExpires) => {
                 self.close(conn);
@@ -312,7 +322,10 @@ impl Session {
     }
 
     fn begin(&mut self, role: Role, now: Instant) -> State {
-        if !self.started || matches!(self.lane(role.other()).state, State::Established { .. }) {
+        if !self.started
+            || self.held_by_bfd
+            || matches!(self.lane(role.other()).state, State::Established { .. })
+        {
             return State::Idle;
         }
         match role {

@@ -117,6 +117,44 @@ fn stop_withdraws_everything_then_ceases_then_closes() {
 }
 
 #[test]
+fn a_dead_path_ends_the_session_and_holds_it_until_the_path_is_back() {
+    let now = Instant::now();
+    let mut session = established(now);
+    drain(&mut session);
+    session.handle_input(Input::BfdDown, now);
+    assert_eq!(drain(&mut session), ["6/10", "close"]);
+    let later = now + Duration::from_secs(3600);
+    session.handle_timeout(later);
+    session.handle_input(Input::Start, later);
+    session.handle_input(Input::Accepted(ConnId::Incoming(1)), later);
+    assert_eq!((session.state(), drain(&mut session)), (StateName::Idle, vec!["close".to_owned()]));
+    session.handle_input(Input::BfdUp, later);
+    session.handle_input(Input::Accepted(ConnId::Incoming(2)), later);
+    assert_eq!(session.state(), StateName::OpenSent);
+    // Said again it changes nothing.
+    session.handle_input(Input::BfdUp, later);
+    assert_eq!(session.state(), StateName::OpenSent);
+    session.handle_input(Input::BfdDown, later);
+    assert_eq!(drain(&mut session), ["open", "6/10", "close"]);
+}
+
+#[test]
+fn a_session_that_is_held_before_its_start_does_not_connect() {
+    let now = Instant::now();
+    let mut session = Session::new(local());
+    session.handle_input(Input::BfdDown, now);
+    session.handle_input(Input::Start, now);
+    assert_eq!((session.state(), drain(&mut session)), (StateName::Idle, vec![]));
+    session.handle_input(Input::BfdUp, now);
+    assert_eq!(drain(&mut session), ["connect"]);
+    // A stopped session is not begun by a path that is back.
+    session.handle_input(Input::Stop { text: "" }, now);
+    session.handle_input(Input::BfdDown, now);
+    session.handle_input(Input::BfdUp, now);
+    assert_eq!(drain(&mut session), ["close"]);
+}
+
+#[test]
 fn stop_before_anything_was_sent_withdraws_nothing() {
     let now = Instant::now();
     let mut session = established(now);

@@ -151,6 +151,11 @@ impl Notification {
         Self::new(6, 7, Bytes::new())
     }
 
+    /// Cease, BFD Down. RFC 9384 §3.
+    pub(crate) fn bfd_down() -> Self {
+        Self::new(6, 10, Bytes::new())
+    }
+
     /// What a Hard Reset is wrapped around. RFC 8538 §3.1.
     fn within(&self) -> Option<Self> {
         match (self.code, self.subcode, self.data.first_chunk::<2>()) {
