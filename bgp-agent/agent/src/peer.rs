@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 use weir_bgp::{
-    Config, ConnId, Event, Input, Negotiated, RouteSet, Session, StateName, Stats, Transmit, mrt,
+    Config, ConnId, Event, Finding, Input, Negotiated, RouteSet, Session, StateName, Stats, Transmit, mrt,
 };
 use weir_model::Name;
 
@@ -159,6 +159,7 @@ impl Peer {
             connecting: None,
             incoming_count: 0,
             refused: BTreeMap::new(),
+            complained: None,
             recorder,
             view: view_out,
             changed,
@@ -211,6 +212,8 @@ struct Driver {
     connecting: Option<(ConnId, Connecting)>,
     incoming_count: u64,
     refused: BTreeMap<IpNet, &'static str>,
+    /// The malformed UPDATE that was logged last.
+    complained: Option<Finding>,
     recorder: Option<Recorder>,
     view: watch::Sender<PeerView>,
     changed: Arc<Notify>,
@@ -502,8 +505,8 @@ impl Driver {
     }
 
     /// Returns why a connection ended, if that is what happened.
-    fn log(&self, event: Event) -> Option<String> {
-        let peer = &self.name;
+    fn log(&mut self, event: Event) -> Option<String> {
+        let peer = self.name.clone();
         match event {
             Event::State { from, to } => debug!(%peer, %from, %to, "state"),
             Event::Established(terms) => info!(
@@ -530,7 +533,14 @@ impl Driver {
             }
             Event::Collision { lost } => debug!(%peer, ?lost, "connection collision"),
             Event::RefreshRequested => info!(%peer, "peer asked for the routes again"),
-            Event::MalformedUpdate(finding) => warn!(%peer, %finding, "malformed update"),
+            // A router that errs once errs with every route: the same again is counted, and not a line each.
+            Event::MalformedUpdate(finding) if self.complained == Some(finding) => {
+                debug!(%peer, %finding, "malformed update");
+            }
+            Event::MalformedUpdate(finding) => {
+                self.complained = Some(finding);
+                warn!(%peer, %finding, "malformed update");
+            }
             Event::EncodeFailed(error) => warn!(%peer, %error, "route skipped"),
         }
         None

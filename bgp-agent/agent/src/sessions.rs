@@ -237,7 +237,8 @@ impl Sessions {
                 }
                 Some(old) => {
                     info!(peer = %session, "session begins anew: its configuration changed");
-                    let after = old.peer.stop(Farewell::Stop("configuration changed".to_owned()));
+                    // It comes back at once: a router with graceful restart keeps the routes meanwhile.
+                    let after = old.peer.stop(Farewell::Restart("configuration changed".to_owned()));
                     self.begin((name, object), &session, plan, orders, old.bfd, Some(after))
                 }
                 None => self.begin((name, object), &session, plan, orders, ViewSender::default(), None),
