@@ -162,8 +162,9 @@ fn a_range_takes_every_router_in_it_up_to_its_bound() {
         .router
         .netns
         .run(|| {
-            let output =
-                Command::new("/usr/sbin/ip").args(["addr", "add", "fd00:1::9/64", "dev", "th1"]).status()?;
+            let output = Command::new("/usr/sbin/ip")
+                .args(["addr", "add", "fd00:1::9/64", "dev", "th1", "nodad"])
+                .status()?;
             assert!(output.success());
             let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None)?;
             let at = |text: &str| text.parse::<std::net::SocketAddr>().unwrap();
