@@ -268,7 +268,7 @@ fn every_mistake_is_named_with_its_field_and_line() {
         ("asn = 65001\n", "asn = 65001\nbfd = { intervall = \"50ms\" }\n", "peer.tor.bfd", "unknown field"),
         (
             "asn = 65001\n",
-            "asn = 65001\nbfd = {}\n[peer.tor2]\nnode = \"lb1\"\naddress = \"10.1.0.1\"\nport = 180\n\
+            "asn = 65001\nbfd = {}\nlocal_asn = 65100\n[peer.tor2]\nnode = \"lb1\"\naddress = \"10.1.0.1\"\nport = 180\n\
              asn = 65001\nlocal_asn = 65100\nbfd = {}\n[peer.tor3]\nnode = \"lb1\"\naddress = \"10.1.0.3\"\nasn = 65001\n",
             "peer.tor2.bfd",
             "already",

@@ -100,7 +100,7 @@ fn bird_on_the_host(fabric: &Fabric, Timers { interval_ms, multiplier }: Timers)
         "protocol device {{ scan time 5; }}\nprotocol direct {{ ipv4; }}\n\
          protocol static {{ ipv4; route {VIP4}/32 blackhole; }}\n\
          protocol bfd {{ interface \"eth0\" {{ interval {interval_ms} ms; multiplier {multiplier}; }}; }}\n\
-         protocol bgp router {{ local as 65001; neighbor {ROUTER4} as 65000; direct; bfd on; hold time 90; \
+         protocol bgp tor {{ local as 65001; neighbor {ROUTER4} as 65000; direct; bfd on; hold time 90; \
          source address {HOST4}; connect delay time 1; connect retry time 1; error wait time 1, 1; \
          ipv4 {{ import none; export where proto = \"static1\"; next hop self; }}; }}\n"
     );
