@@ -16,6 +16,7 @@
 
 mod access;
 mod bfd;
+mod caution;
 mod directory;
 mod failover;
 mod listener;

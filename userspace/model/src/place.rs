@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, Server, units};
+use crate::{Name, Server, Timestamp, units};
 
 /// What an operator wants of a node or server; what checks see is kept apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -175,6 +175,10 @@ pub struct Group {
     /// UDP port on which its nodes tell each other what they announce, so that the last one stays; 0 for not at all.
     #[serde(default = "default_announcers_port")]
     pub announcers_port: u16,
+    /// Until then a change of the configuration may take any number of its VIPs off the network; else one that does so to most is
+    /// refused ([`Snapshot::refuses`](crate::Snapshot::refuses)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withdraw_freely_until: Option<Timestamp>,
 }
 
 impl Group {
@@ -185,6 +189,7 @@ impl Group {
             mode: GroupMode::default(),
             accept_tunnels: Vec::new(),
             announcers_port: default_announcers_port(),
+            withdraw_freely_until: None,
         }
     }
 }

@@ -43,6 +43,8 @@ type Reading = Result<Vec<SourceFile>, Vec<Problem>>;
 pub struct Source {
     dir: PathBuf,
     first: Option<Arc<Snapshot>>,
+    /// What the daemon last accepted; the next step is judged by it.
+    in_force: Option<Arc<Snapshot>>,
     /// Settled readings that differ from the one before. One may wait; a newer one is read when it has been taken.
     readings: mpsc::Receiver<Reading>,
     status: watch::Sender<ConfigStatus>,
@@ -86,6 +88,7 @@ impl Source {
         Ok(Self {
             dir: dir.to_owned(),
             first: Some(Arc::new(first)),
+            in_force: None,
             readings,
             status: watch::Sender::new(ConfigStatus::default()),
             refused_total,
@@ -116,14 +119,23 @@ impl Source {
                     // Back to what is in force.
                     self.clear_refused();
                 }
-                Ok(snapshot) => return Arc::new(snapshot),
+                Ok(snapshot) => match self.cautious(&snapshot) {
+                    None => return Arc::new(snapshot),
+                    Some(problem) => self.refuse(Problems(vec![problem])),
+                },
                 Err(problems) => self.refuse(problems),
             }
         }
     }
 
+    /// Why a step is not taken that makes sense by itself.
+    fn cautious(&self, new: &Snapshot) -> Option<Problem> {
+        self.in_force.as_ref()?.refuses(new, Timestamp(SystemTime::now()))
+    }
+
     /// The candidate is in force now.
-    pub fn accept(&mut self, snapshot: &Snapshot) {
+    pub fn accept(&mut self, snapshot: &Arc<Snapshot>) {
+        self.in_force = Some(Arc::clone(snapshot));
         let now = SystemTime::now();
         tracing::info!(generation = %snapshot.generation, "configuration in force");
         self.applied_at.set(now.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64()));
@@ -385,5 +397,37 @@ mod tests {
         let files: Vec<_> = problems.0.iter().map(|problem| problem.file.as_str()).collect();
         assert_eq!(files, ["a.toml", "sub/b.toml"]);
         assert!(Source::open(&dir.path().join("absent"), &Registry::default()).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_step_that_takes_most_vips_off_the_network_is_refused_until_it_is_meant() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = "[zone.z1]\n[node.n1]\nzone = \"z1\"\naddress = \"10.0.1.2\"\n[peer.p1]\nnode = \"n1\"\n\
+             address = \"10.0.1.1\"\nasn = 65000\nlocal_asn = 65001\n[group.g]\nnodes = [\"n1\"]\n";
+        let vips: String = (0..4)
+            .map(|vip| {
+                format!(
+                    "[vip.v{vip}]\naddresses = [\"192.0.2.{vip}\"]\ngroup = \"g\"\nservices = [\"udp/53\"]\n"
+                )
+            })
+            .collect();
+        let write = |text: &str| std::fs::write(dir.path().join("a.toml"), text).unwrap();
+        write(&format!("{base}{vips}"));
+        let mut source = Source::open(dir.path(), &Registry::default()).unwrap();
+        let first = source.candidate().await;
+        source.accept(&first);
+        write(base);
+        let mut status = source.status();
+        let refused = timeout(LIMIT, async {
+            tokio::select! {
+                _ = source.candidate() => panic!("the step was taken"),
+                refused = status.wait_for(|status| !status.refused.is_empty()) => refused.unwrap().refused.clone(),
+            }
+        });
+        let refused = refused.await.unwrap();
+        assert!(refused[0].what.contains("4 of 4 VIPs off the network"), "{refused:?}");
+        write(&format!("{base}withdraw_freely_until = \"2100-01-01T00:00:00Z\"\n"));
+        let second = timeout(LIMIT, source.candidate()).await.unwrap();
+        assert!(second.vips.is_empty());
     }
 }
