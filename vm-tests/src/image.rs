@@ -68,11 +68,10 @@ impl Image {
         if !from.is_file() {
             bail!("{} is missing: `cargo xtask test vm` builds and installs it", from.display());
         }
-        let stripped = std::env::temp_dir().join(format!("weir-vm-{}", std::process::id()));
-        output(Command::new("strip").arg("--strip-debug").arg("-o").arg(&stripped).arg(from))?;
-        let copied = self.copy(&stripped, to);
-        let _may_be_left_behind = fs::remove_file(&stripped);
-        copied?;
+        // Of its own: the image of another kernel may be made at this moment.
+        let stripped = tempfile::NamedTempFile::new().context("a file for a stripped program")?;
+        output(Command::new("strip").arg("--strip-debug").arg("-o").arg(stripped.path()).arg(from))?;
+        self.copy(stripped.path(), to)?;
         for library in libraries(&output(Command::new("ldd").arg(from))?) {
             if self.libraries.insert(library.clone()) {
                 self.copy(Path::new(&library), &library)?;
