@@ -4,13 +4,15 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::Write,
+    io::{ErrorKind, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    thread,
+    time::{Duration, Instant},
 };
 
 use socket2::{Domain, Protocol, Socket as Socket2, Type};
@@ -105,7 +107,7 @@ impl Kernel {
             host.ports.insert((is_v4, PROTO_TCP, LISTENS), Socket::Listener);
             host.ports.insert((is_v4, PROTO_UDP, RECEIVES), Socket::Own);
             let connected = bound(ip(client), CONNECTED, Type::STREAM);
-            connected.connect(&SocketAddr::new(ip(vip), LISTENS).into()).expect("connect");
+            connect(&connected, SocketAddr::new(ip(vip), LISTENS));
             let listener = TcpListener::from(listener);
             streams.push(listener.accept().expect("accept").0);
             sockets.extend([connected, listener.into()]);
@@ -177,6 +179,16 @@ fn bound(address: IpAddr, port: u16, kind: Type) -> Socket2 {
     socket.set_reuse_address(true).expect("reuse");
     socket.bind(&SocketAddr::new(address, port).into()).expect("bind");
     socket
+}
+
+/// Connects, once the kernel knows the way to its own address: it learns that of a new IPv6 address when it finds the time.
+fn connect(socket: &Socket2, to: SocketAddr) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while let Err(error) = socket.connect(&to.into()) {
+        let is_early = error.kind() == ErrorKind::NetworkUnreachable && Instant::now() < deadline;
+        assert!(is_early, "connect to {to}: {error}");
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// What a node is.
