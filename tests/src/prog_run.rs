@@ -1,6 +1,13 @@
 //! Runs the balancer on single packets with `BPF_PROG_TEST_RUN`: packet in, verdict and packet out, reason counted.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use anyhow::{Context, Result, ensure};
 use aya::{
@@ -309,6 +316,19 @@ impl Balancer {
         assert_eq!(counted.len(), 1, "a packet is counted under exactly one reason, not {counted:?}");
         Ok(Seen { action, packet: out, reason: counted[0] })
     }
+}
+
+/// Runs all packets of the calling thread on one CPU: what the program keeps for each CPU is then kept for all of them. Tests
+/// beside each other take different ones.
+pub fn stay_on_one_cpu() {
+    static TESTS: AtomicUsize = AtomicUsize::new(0);
+    let nobody = nix::unistd::Pid::from_raw(0);
+    let allowed = nix::sched::sched_getaffinity(nobody).expect("CPUs");
+    let cpus: Vec<_> =
+        (0..nix::sched::CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect();
+    let mut one = nix::sched::CpuSet::new();
+    one.set(cpus[TESTS.fetch_add(1, Ordering::Relaxed) % cpus.len()]).expect("a CPU");
+    nix::sched::sched_setaffinity(nobody, &one).expect("stay on a CPU");
 }
 
 /// A key for a port of an IPv4 VIP.

@@ -39,7 +39,7 @@ pub mod tunnel;
 
 /// Version of everything in this crate that ends up in pinned maps. A loader that finds another version does not adopt
 /// the maps but replaces them.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Names of the maps, as the programs declare them and user space pins them.
 pub mod maps {
@@ -49,6 +49,9 @@ pub mod maps {
     pub const VIPS: &str = "VIPS";
     /// `HashMap<VipKey, VipRanges>` with port 0: port ranges of a VIP → service indices.
     pub const VIP_RANGES: &str = "VIP_RANGES";
+    /// `Array<u32, 1>`: counts the changes of the two above. Who changes them counts afterwards, or packets go on by what was
+    /// there before.
+    pub const GENERATION: &str = "GENERATION";
     /// `Array<Service>`: service index → table.
     pub const SERVICES: &str = "SERVICES";
     /// `Array<u64>`: bits of VIP addresses, see [`filter`](crate::filter).

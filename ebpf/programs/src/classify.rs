@@ -10,7 +10,7 @@ use weir_abi::{
 };
 
 use crate::{
-    Verdict, maps, packet, special, tunnel,
+    Verdict, maps, packet, services, special, tunnel,
     work::{Kind, Parsed, Work, set_ends},
 };
 
@@ -96,7 +96,7 @@ pub(crate) fn by_ports(ctx: &XdpContext, work: &mut Work) -> Verdict<()> {
         protocol: parsed.flow.protocol,
         _pad: 0,
     };
-    parsed.service = maps::service_of(&mut work.key)?;
+    parsed.service = services::of(&mut work.key)?;
     if parsed.hops_left <= 1 {
         return Err(Reason::DropTtl);
     }

@@ -24,6 +24,7 @@ mod next_hop;
 mod packet;
 mod quic;
 mod reason;
+mod services;
 mod special;
 mod steer;
 mod syn_cookie;

@@ -7,10 +7,7 @@ use std::{
     io::{ErrorKind, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -32,7 +29,10 @@ use weir_core::{
     datapath::{Host, Socket, Way},
     image::{Image, filter_of},
 };
-use weir_tests::vips::{ip, own6};
+use weir_tests::{
+    prog_run,
+    vips::{ip, own6},
+};
 
 use crate::guards::{self, BOOT_S};
 
@@ -81,7 +81,8 @@ pub(crate) struct Kernel {
 impl Kernel {
     /// Makes it for the calling thread, which stays in it.
     pub(crate) fn enter() -> Self {
-        stay_on_one_cpu();
+        // Each CPU counts SYNs for itself.
+        prog_run::stay_on_one_cpu();
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a namespace of its own (root)");
         configure();
         let mut host = Host::default();
@@ -125,18 +126,6 @@ impl Kernel {
         host.boot_s = BOOT_S;
         Self { ingress: index("in0"), host, _sockets: sockets, _streams: streams }
     }
-}
-
-/// Each CPU counts SYNs for itself. The tests take different ones.
-fn stay_on_one_cpu() {
-    static TESTS: AtomicUsize = AtomicUsize::new(0);
-    let nobody = nix::unistd::Pid::from_raw(0);
-    let allowed = nix::sched::sched_getaffinity(nobody).expect("CPUs");
-    let cpus: Vec<_> =
-        (0..nix::sched::CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect();
-    let mut one = nix::sched::CpuSet::new();
-    one.set(cpus[TESTS.fetch_add(1, Ordering::Relaxed) % cpus.len()]).expect("a CPU");
-    nix::sched::sched_setaffinity(nobody, &one).expect("stay on a CPU");
 }
 
 /// Interfaces, routes and neighbours.

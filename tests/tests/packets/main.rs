@@ -7,6 +7,7 @@ mod guard;
 mod icmp;
 mod ipip;
 mod quic;
+mod services;
 mod syn_cookie;
 mod too_big;
 mod tunnel;

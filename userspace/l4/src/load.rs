@@ -15,10 +15,11 @@ use nix::{
 use weir_abi::{ABI_VERSION, Config, maps as names, programs};
 
 /// Every map that outlives a program, in the order of their declaration.
-const MAPS: [&str; 24] = [
+const MAPS: [&str; 25] = [
     names::CONFIG,
     names::VIPS,
     names::VIP_RANGES,
+    names::GENERATION,
     names::SERVICES,
     names::FILTER,
     names::HALVES,

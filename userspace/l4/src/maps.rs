@@ -36,6 +36,7 @@ pub struct Maps {
     config: Array<MapData, Config>,
     vips: HashMap<MapData, VipKey, u32>,
     ranges: HashMap<MapData, VipKey, VipRanges>,
+    generation: Array<MapData, u32>,
     services: Array<MapData, Service>,
     source_tables: LpmTrie<MapData, Source, u32>,
     access: LpmTrie<MapData, Source, AccessRule>,
@@ -67,6 +68,7 @@ impl Maps {
             config: take!(ebpf, names::CONFIG),
             vips: take!(ebpf, names::VIPS),
             ranges: take!(ebpf, names::VIP_RANGES),
+            generation: take!(ebpf, names::GENERATION),
             services: take!(ebpf, names::SERVICES),
             source_tables: take!(ebpf, names::SOURCE_TABLES),
             access: take!(ebpf, names::ACCESS),
@@ -149,7 +151,16 @@ impl Maps {
             }
             Op::DeletePeer(peer) => absent_is_fine(self.peers.remove(peer)).map_err(at(names::PEERS))?,
         }
+        if matches!(op, Op::PutVip(..) | Op::PutRanges(..) | Op::DeleteVip(_) | Op::DeleteRanges(_)) {
+            self.forget_services()?;
+        }
         if self.confirms(op)? { Ok(()) } else { Err(MapsError::NotConfirmed(op.to_string())) }
+    }
+
+    /// Lets every CPU forget which service a port of a VIP was.
+    fn forget_services(&mut self) -> Result<(), MapsError> {
+        let generation = self.generation.get(&0, 0).map_err(at(names::GENERATION))?;
+        self.generation.set(0, generation.wrapping_add(1), 0).map_err(at(names::GENERATION))
     }
 
     /// Whether the kernel shows what was written.
