@@ -2,6 +2,7 @@
 
 mod bench;
 mod ebpf;
+mod fuzz;
 mod lab;
 mod run;
 mod setup;
@@ -41,6 +42,8 @@ enum Command {
     },
     /// Measure hot paths beside a reference of the same run
     Bench(bench::Arguments),
+    /// Fuzz what comes from outside, guided by coverage, for as long as you like
+    Fuzz(fuzz::Arguments),
     /// Check formatting, lints and the rules of the house
     Tidy,
     /// What CI runs: tidy, then all tests
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         },
         Command::Test { what } => test::run_tests(what),
         Command::Bench(arguments) => bench::run_bench(&arguments),
+        Command::Fuzz(arguments) => fuzz::run_fuzz(&arguments),
         Command::Tidy => tidy::run_tidy(),
         Command::Ci => tidy::run_tidy().and_then(|()| test::run_tests(test::What::All)),
     };

@@ -41,6 +41,8 @@ const VM: &[Package] = &[
 ];
 /// rustls builds its cryptography from C.
 const BUILD: &[Package] = &[package("gcc", "/usr/bin/cc"), package("libc6-dev", "/usr/include/stdio.h")];
+/// libFuzzer is C++.
+const FUZZ: &[Package] = &[package("g++", "/usr/bin/c++")];
 
 /// Everything.
 pub(crate) fn all() -> Result<()> {
@@ -69,6 +71,12 @@ pub(crate) fn toolchain() -> Result<()> {
             })?;
     }
     Ok(())
+}
+
+/// What fuzzing takes.
+pub(crate) fn fuzz() -> Result<()> {
+    toolchain()?;
+    packages(FUZZ)
 }
 
 /// What the laboratory takes.

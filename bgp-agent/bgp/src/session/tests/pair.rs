@@ -2,6 +2,9 @@
 //!
 //! For a while connections fail, hang and break at random moments of a seeded sequence; after that the network is good.
 //! Then the two must be up within a bounded time, on the same connection, and each must know the routes of the other.
+//! The two differ from seed to seed in what they offer, and operators, BFD and full sockets meddle while all goes wrong.
+//!
+//! `WEIR_BGP_PAIRS` is how many seeds are tried of that; 400 when absent.
 
 use super::*;
 use bgpkit_parser::models::{AsnLength, AttributeValue};
@@ -44,14 +47,55 @@ struct Network {
 
 impl Network {
     fn new(seed: u64, passive: bool) -> Self {
-        let now = Instant::now();
         let a = Config { seed, ..local() };
         let b = Config {
             passive,
             seed: seed.rotate_left(17) ^ 0xb0b,
             ..Config::new(65000, Ipv4Addr::new(10, 0, 0, 1), 65001)
         };
-        let mut sides = [Session::new(a), Session::new(b)];
+        Self::between([a, b], seed)
+    }
+
+    /// Two that offer what the seed says. Roles, where both have one, go together.
+    fn of_any_kind(seed: u64) -> Self {
+        const ROLES: [[Option<PeeringRole>; 2]; 5] = [
+            [None, None],
+            [Some(PeeringRole::Customer), None],
+            [Some(PeeringRole::Customer), Some(PeeringRole::Provider)],
+            [Some(PeeringRole::RouteServer), Some(PeeringRole::RouteServerClient)],
+            [Some(PeeringRole::Peer), Some(PeeringRole::Peer)],
+        ];
+        let mut network = Self::new(seed, false);
+        let passive = network.random(4) as usize;
+        let roles = ROLES[network.random(ROLES.len() as u64) as usize];
+        let configs = [0, 1].map(|side| {
+            let hold_time_s = [0, 3, 9, 90][network.random(4) as usize];
+            let graceful_restart = [None, Some(false), Some(true)][network.random(3) as usize];
+            Config {
+                passive: passive == side,
+                hold_time_s,
+                graceful_restart: graceful_restart.map(|notification| GracefulRestart {
+                    restarting: true,
+                    notification,
+                    restart_time_s: 120,
+                    families: Families::BOTH,
+                    forwarding_preserved: true,
+                }),
+                extended_next_hop: network.random(2) == 0,
+                role: roles[side],
+                role_strict: roles.iter().all(Option::is_some) && network.random(2) == 0,
+                send_hold: [None, Some(Duration::from_secs(5))][network.random(2) as usize],
+                max_prefixes: [None, Some(1_000)][network.random(2) as usize],
+                keep_received: network.random(2) == 0,
+                ..network.sides[side].config().clone()
+            }
+        });
+        Self::between(configs, seed)
+    }
+
+    fn between(configs: [Config; 2], seed: u64) -> Self {
+        let now = Instant::now();
+        let mut sides = configs.map(Session::new);
         sides[0].set_routes(routes(20));
         Self {
             sides,
@@ -64,6 +108,40 @@ impl Network {
             count: 0,
             chaos_until: now,
         }
+    }
+
+    /// Somebody does something to one of the two.
+    fn meddle(&mut self) {
+        let (now, side) = (self.now, self.random(2) as usize);
+        let what = self.random(9);
+        let routes = routes(self.random(30) as u8);
+        let session = &mut self.sides[side];
+        let conn = session.established().map(|(conn, _)| conn);
+        match (what, conn) {
+            (0, _) => session.handle_input(Input::Stop { text: "maintenance" }, now),
+            (1 | 2, _) => session.handle_input(Input::Start, now),
+            (3, _) => session.handle_input(Input::BfdDown, now),
+            (4, _) => session.handle_input(Input::BfdUp, now),
+            (5, Some(conn)) => session.handle_input(Input::SendBlocked(conn), now),
+            (6, Some(conn)) => session.handle_input(Input::SendProgress(conn), now),
+            (7, _) => session.handle_input(Input::Restart { text: "upgrade" }, now),
+            _ => _ = self.sides[0].set_routes(routes),
+        }
+        self.drain();
+    }
+
+    /// What was taken away comes back, and this many routes are wanted.
+    fn put_right(&mut self, wanted: u8) {
+        let now = self.now;
+        for session in &mut self.sides {
+            session.handle_input(Input::BfdUp, now);
+            session.handle_input(Input::Start, now);
+            if let Some((conn, _)) = session.established() {
+                session.handle_input(Input::SendProgress(conn), now);
+            }
+        }
+        self.sides[0].set_routes(routes(wanted));
+        self.drain();
     }
 
     fn random(&mut self, below: u64) -> u64 {
@@ -300,5 +378,35 @@ fn the_peer_knows_what_is_desired_after_changes_and_resets() {
             let desired: BTreeSet<IpNet> = routes(n).into_keys().collect();
             assert_eq!(network.learnt[1], desired, "seed {seed}, {n} routes");
         }
+    }
+}
+
+#[test]
+fn two_of_any_kind_find_together_whatever_was_done_to_them() {
+    let pairs = std::env::var("WEIR_BGP_PAIRS").ok().and_then(|text| text.parse().ok());
+    for seed in 0..pairs.unwrap_or(400_u64) {
+        let mut network = Network::of_any_kind(seed);
+        let end = network.now + Duration::from_secs(120);
+        network.chaos_until = end;
+        network.start();
+        while network.now < end {
+            let pause = Duration::from_millis(1 + network.random(8_000));
+            network.run_until((network.now + pause).min(end));
+            network.meddle();
+        }
+        let wanted = network.random(30) as u8;
+        network.put_right(wanted);
+        // As above.
+        let end = network.now + Duration::from_secs(400);
+        network.run_until(end);
+        network.assert_together(&format!("seed {seed}"));
+        let desired: BTreeSet<IpNet> = routes(wanted).into_keys().collect();
+        assert_eq!(network.learnt[1], desired, "seed {seed}");
+        let came_up = network.sides.each_ref().map(|session| session.stats().established);
+        let end = network.now + Duration::from_secs(3600);
+        network.run_until(end);
+        network.assert_together(&format!("seed {seed}, an hour later"));
+        let still = network.sides.each_ref().map(|session| session.stats().established);
+        assert_eq!(still, came_up, "seed {seed}: a good network resets nothing");
     }
 }
