@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use weir_lab::netns::NetNs;
 
-const BIRD: &str = "/usr/sbin/bird";
+pub(crate) const BIRD: &str = "/usr/sbin/bird";
 
 const BASE: &str = r#"
 log stderr all;
@@ -21,7 +21,7 @@ template bgp host { local as 65000; direct; hold time 3; error wait time 1,1; co
   ipv4 { import all; export none; extended next hop on; }; ipv6 { import all; export none; }; }
 "#;
 
-fn bird(fabric: &Fabric, protocols: &str) -> Tor {
+pub(crate) fn bird(fabric: &Fabric, protocols: &str) -> Tor {
     fn command(dir: &Path) -> Command {
         let mut command = Command::new(BIRD);
         command.arg("-f").arg("-c").arg(dir.join("conf")).arg("-s").arg(dir.join("ctl"));
@@ -35,7 +35,7 @@ fn bird(fabric: &Fabric, protocols: &str) -> Tor {
     Tor::start(fabric, &format!("{BASE}{protocols}"), command, ask, "show status")
 }
 
-const BOTH: [&str; 2] = ["192.0.2.1/32", "2001:db8::1/128"];
+pub(crate) const BOTH: [&str; 2] = ["192.0.2.1/32", "2001:db8::1/128"];
 
 fn until_error(agent: &Agent, part: &str) {
     agent.until(part, |status| peer(status).last_error.contains(part) && peer(status).state != "Established");

@@ -149,7 +149,7 @@ pub(crate) fn tor(node: &str, address: &str, more: &str) -> String {
 /// A router's daemon.
 pub(crate) struct Tor {
     pub(crate) dir: TempDir,
-    _process: Process,
+    process: Process,
     ask: fn(&Path, &NetNs, &str) -> Command,
     netns: NetNs,
 }
@@ -171,9 +171,13 @@ impl Tor {
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         sys::confine(&mut command, fabric.router.netns.fd());
         let process = Process(command.spawn().unwrap());
-        let tor = Self { dir, _process: process, ask, netns: fabric.router.netns.clone() };
+        let tor = Self { dir, process, ask, netns: fabric.router.netns.clone() };
         until("the router answers", || tor.ask(ready));
         tor
+    }
+
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        self.process.signal(signal);
     }
 
     pub(crate) fn ask(&self, question: &str) -> Result<String, String> {

@@ -102,7 +102,8 @@ router bgp 65000
         })
     }
 
-    fn until_routes(&self, what: &str, expected: bool) {
+    /// Wait until bgpd has the VIP's routes of both families, or none.
+    pub(crate) fn until_routes(&self, what: &str, expected: bool) {
         for (family, prefix) in [("ipv4", "192.0.2.1/32"), ("ipv6", "2001:db8::1/128")] {
             until(what, || {
                 let text = self.ask("bgpd", &[&format!("show bgp {family} unicast")])?;

@@ -6,6 +6,7 @@
 mod bench;
 mod bfd;
 mod bfd_fabric;
+mod bfd_strangers;
 mod bird;
 mod bird_fabric;
 mod fabric;
