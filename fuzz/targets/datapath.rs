@@ -19,10 +19,12 @@ const CONFIG: &str = r#"
 zone = "a"
 address = "10.1.1.2"
 address6 = "fd00:1:1::2"
+quic_id = 1
 [node.n2]
 zone = "a"
 address = "10.1.2.2"
 tunnel = "ipip"
+quic_id = 2
 [node.n3]
 zone = "a"
 address6 = "fd00:1:3::2"
