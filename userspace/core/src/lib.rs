@@ -20,6 +20,7 @@ pub mod balance;
 pub mod capture;
 pub mod datapath;
 pub mod explain;
+pub mod h1;
 pub mod hash;
 pub mod health;
 pub mod image;

@@ -1,0 +1,155 @@
+//! Heads for the other side: what was understood, written anew. RFC 9110 §7.6.
+
+use std::io::Write as _;
+
+use super::{
+    Framing, RequestHead, ResponseHead, Version,
+    fields::{Known, known},
+};
+
+/// What is said of a client to servers; made once per connection.
+#[derive(Debug)]
+pub struct Sender {
+    /// Its address, as in X-Forwarded-For.
+    address: String,
+    /// The `for` of Forwarded. RFC 7239 §6: an IPv6 address stands in brackets and quotes.
+    by_whom: String,
+    proto: &'static str,
+}
+
+impl Sender {
+    /// A client at an address, over TLS or not.
+    pub fn new(client: std::net::IpAddr, tls: bool) -> Self {
+        let client = client.to_canonical();
+        let by_whom = match client {
+            std::net::IpAddr::V4(v4) => v4.to_string(),
+            std::net::IpAddr::V6(v6) => format!("\"[{v6}]\""),
+        };
+        Self { address: client.to_string(), by_whom, proto: if tls { "https" } else { "http" } }
+    }
+}
+
+pub(super) fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_framing(out: &mut Vec<u8>, framing: Framing) {
+    match framing {
+        Framing::Length(length) => _ = write!(out, "content-length: {length}\r\n"),
+        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::None | Framing::UntilClose => {}
+    }
+}
+
+/// Appends a list field: the elements that came, in their order, and one more. One field, because some read only the first.
+fn write_list(out: &mut Vec<u8>, name: &str, came: &RequestHead<'_, '_>, which: Known, one_more: &[&str]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    for field in came.fields.iter().filter(|field| known(field.name) == which && !field.value.is_empty()) {
+        out.extend_from_slice(field.value);
+        out.extend_from_slice(b", ");
+    }
+    for part in one_more {
+        out.extend_from_slice(part.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the head of a request as the server shall see it: in origin-form and HTTP/1.1, without what was meant for this
+/// hop, and with who asked and how.
+pub fn write_request(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, sender: &Sender) {
+    out.extend_from_slice(head.method.as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(head.target.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    write_field(out, "host", head.host.as_bytes());
+    for field in head.fields {
+        match known(field.name) {
+            Known::Other if !head.options.nominates(field.name) => write_field(out, field.name, field.value),
+            Known::Expect if head.expects_continue => write_field(out, "expect", b"100-continue"),
+            _ => {}
+        }
+    }
+    write_framing(out, head.framing);
+    // RFC 9110 §8.6: a method that expects a body says so when it has none.
+    if head.framing == Framing::None && matches!(head.method, "POST" | "PUT" | "PATCH") {
+        out.extend_from_slice(b"content-length: 0\r\n");
+    }
+    if let Some(protocol) = head.upgrade {
+        out.extend_from_slice(b"connection: upgrade\r\n");
+        write_field(out, "upgrade", protocol.as_bytes());
+    }
+    write_list(out, "x-forwarded-for", head, Known::ForwardedFor, &[&sender.address]);
+    write_field(out, "x-forwarded-proto", sender.proto.as_bytes());
+    write_field(out, "x-forwarded-host", head.host.as_bytes());
+    let host: &[&str] = if head.host.is_empty() { &["", "", ""] } else { &[";host=\"", head.host, "\""] };
+    let element = ["for=", &sender.by_whom, host[0], host[1], host[2], ";proto=", sender.proto];
+    write_list(out, "forwarded", head, Known::Forwarded, &element);
+    write_list(out, "via", head, Known::Via, &[via(head.version)]);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the head of a response as the client shall see it. `framing` is that of the body that follows, `more` further field
+/// lines, each with its line end.
+pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, framing: Framing, more: &[&[u8]]) {
+    let _infallible = write!(out, "HTTP/1.1 {} ", head.status);
+    out.extend_from_slice(head.reason.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    let mut has_via = false;
+    for field in head.fields {
+        match known(field.name) {
+            Known::Via => {
+                // The list goes on in the same field.
+                if !has_via {
+                    write_via(out, head);
+                }
+                has_via = true;
+            }
+            // Nobody behind us is told anything by these in a response; they are the server's words all the same.
+            Known::Other | Known::Forwarded | Known::ForwardedFor | Known::ForwardedHost | Known::ForwardedProto
+                if !head.options.nominates(field.name) =>
+            {
+                write_field(out, field.name, field.value);
+            }
+            _ => {}
+        }
+    }
+    if !has_via {
+        write_via(out, head);
+    }
+    match (framing, head.content_length) {
+        // RFC 9110 §8.6: said of a body that is not sent; 204 and 1xx have none to speak of.
+        (Framing::None, Some(length)) if !matches!(head.status, 100..=199 | 204) => {
+            write_framing(out, Framing::Length(length));
+        }
+        _ => write_framing(out, framing),
+    }
+    if let (101, Some(protocol)) = (head.status, head.upgrade) {
+        out.extend_from_slice(b"connection: upgrade\r\n");
+        write_field(out, "upgrade", protocol.as_bytes());
+    }
+    for line in more {
+        out.extend_from_slice(line);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_via(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>) {
+    out.extend_from_slice(b"via: ");
+    for field in head.fields.iter().filter(|field| known(field.name) == Known::Via && !field.value.is_empty()) {
+        out.extend_from_slice(field.value);
+        out.extend_from_slice(b", ");
+    }
+    out.extend_from_slice(via(head.version).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn via(version: Version) -> &'static str {
+    match version {
+        Version::Http10 => "1.0 weir",
+        Version::Http11 => "1.1 weir",
+    }
+}
