@@ -119,11 +119,6 @@ impl ResponseBody {
         Self { source, exchange: Some(exchange), stall: Stall::default() }
     }
 
-    /// Nothing at all.
-    pub(crate) fn none() -> Self {
-        Self { source: Source::Words(None), exchange: None, stall: Stall::default() }
-    }
-
     fn count(&mut self, len: usize) {
         if let Some(exchange) = &mut self.exchange {
             exchange.bytes_out += len as u64;
@@ -208,11 +203,11 @@ impl Drop for ResponseBody {
 pub(crate) struct Stall(Option<Pin<Box<Sleep>>>, Option<Instant>);
 
 impl Stall {
-    fn moved(&mut self) {
+    pub(crate) fn moved(&mut self) {
         self.1 = None;
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Self(timer, waiting_since) = self;
         let timer = timer.get_or_insert_with(|| Box::pin(sleep(STALL_MAX)));
         if waiting_since.is_none() {

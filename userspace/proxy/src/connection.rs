@@ -2,21 +2,21 @@
 
 use std::{
     convert::Infallible,
+    io,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    task::{Context, Poll},
 };
 
 use arc_swap::ArcSwap;
-use hyper::service::service_fn;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
+use hyper::{server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until, timeout},
@@ -26,10 +26,8 @@ use weir_model::{ListenerProtocol, Name};
 
 use crate::{
     exchange::{Exchange, Ledger},
-    limits::{
-        CLIENT_KEEPALIVE, HANDSHAKE_TIMEOUT, HEAD_LEN_MAX, HEAD_TIMEOUT, HEADERS_MAX, LAST_CALL,
-        PING_INTERVAL, STREAMS_MAX,
-    },
+    h1,
+    limits::{CLIENT_KEEPALIVE, HANDSHAKE_TIMEOUT, HEAD_LEN_MAX, LAST_CALL, PING_INTERVAL, STREAMS_MAX},
     listen::ListenerState,
     request,
     tables::Tables,
@@ -101,6 +99,11 @@ impl Connection {
         *self.proxy.phase.borrow() != Phase::Running || *self.listener.retired.borrow()
     }
 
+    /// Whether it must end with the request it is at.
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.proxy.phase.borrow() == Phase::Stopping || *self.listener.retired.borrow()
+    }
+
     /// The home zone of everybody who comes by this VIP.
     pub(crate) fn vip_home<'a>(&self, tables: &'a Tables) -> Option<&'a Name> {
         let vip = self.listener.spec.vip.as_ref()?;
@@ -129,8 +132,11 @@ impl Connection {
                 match timeout(HANDSHAKE_TIMEOUT, handshake).await {
                     Ok(Ok(stream)) => {
                         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                        let version = if is_http2 { HttpVersion::Two } else { HttpVersion::One };
-                        self.serve_http(stream, version).await;
+                        if is_http2 {
+                            self.serve_http2(stream).await;
+                        } else {
+                            self.serve_http1(stream).await;
+                        }
                     }
                     Ok(Err(error)) => {
                         self.listener.live.handshake_failures.add(1);
@@ -140,35 +146,33 @@ impl Connection {
                 }
             }
             (ListenerProtocol::Https | ListenerProtocol::Http, _) => {
-                self.serve_http(stream, HttpVersion::ByPreface).await;
+                self.serve_http1(stream).await;
             }
         }
     }
 
-    async fn serve_http<S>(self, stream: S, version: HttpVersion)
+    /// HTTP/1.1, unless the first bytes say that it is HTTP/2.
+    async fn serve_http1<S>(self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        if let h1::Ended::Http2(stream, came) = h1::serve(&self, stream).await {
+            self.serve_http2(Preread { came, stream }).await;
+        }
+    }
+
+    async fn serve_http2<S>(self, stream: S)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let this = Arc::new(self);
-        let mut builder = auto::Builder::new(TokioExecutor::new());
+        let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(HEAD_LEN_MAX)
-            .max_headers(HEADERS_MAX);
-        builder
-            .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(HEAD_LEN_MAX as u32)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_INTERVAL);
-        let builder = match version {
-            HttpVersion::ByPreface => builder,
-            HttpVersion::One => builder.http1_only(),
-            HttpVersion::Two => builder.http2_only(),
-        };
         let service = {
             let this = Arc::clone(&this);
             service_fn(move |request| {
@@ -176,7 +180,7 @@ impl Connection {
                 async move { Ok::<_, Infallible>(request::serve(&this, request).await) }
             })
         };
-        let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        let served = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(served);
         let began = Instant::now();
         let silent = || this.requests.load(Relaxed) == 0;
@@ -200,7 +204,7 @@ impl Connection {
                 }
                 () = &mut ending, if !asked => {
                     asked = true;
-                    // HTTP/1.1: closes after the response under way. HTTP/2: GOAWAY.
+                    // GOAWAY.
                     served.as_mut().graceful_shutdown();
                 }
                 () = sleep_until(began + HANDSHAKE_TIMEOUT), if first_due => {
@@ -214,9 +218,50 @@ impl Connection {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-enum HttpVersion {
-    ByPreface,
-    One,
-    Two,
+/// A stream of which some was read already.
+struct Preread<S> {
+    came: Vec<u8>,
+    stream: S,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Preread<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.came.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let len = self.came.len().min(buffer.remaining());
+        buffer.put_slice(&self.came[..len]);
+        self.came.drain(..len);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Preread<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
 }

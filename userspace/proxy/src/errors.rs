@@ -4,6 +4,7 @@ use std::{io::ErrorKind, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode};
+use weir_core::h1::Bad;
 
 use crate::{
     body::RequestBody,
@@ -51,8 +52,16 @@ pub(crate) enum Failure {
     NotSent(Box<Request<RequestBody>>),
     /// The connection broke after the request was (perhaps partly) sent and before a response came.
     Broken(hyper::Error),
+    /// The same, as the kernel tells it.
+    Lost(std::io::Error),
     /// No response within the pool's `response_timeout`.
     ResponseTimeout,
+    /// What came is no response.
+    BadResponse(Bad),
+    /// The body of the request is none: nobody else would take it either.
+    BadRequest,
+    /// The client went away.
+    Client,
 }
 
 impl Failure {
@@ -62,8 +71,10 @@ impl Failure {
             Self::Connect(error) if error.kind() == ErrorKind::ConnectionRefused => SUSPECT_FOR,
             Self::Connect(_) | Self::ConnectTimeout => SILENT_SUSPECT_FOR,
             // ETIMEDOUT: its host acknowledges nothing any more.
+            Self::Lost(error) if error.kind() == ErrorKind::TimedOut => SILENT_SUSPECT_FOR,
             Self::Broken(error) if is_timed_out(error) => SILENT_SUSPECT_FOR,
-            Self::NotSent(_) | Self::Broken(_) | Self::ResponseTimeout => Duration::ZERO,
+            Self::NotSent(_) | Self::Broken(_) | Self::Lost(_) | Self::ResponseTimeout => Duration::ZERO,
+            Self::BadResponse(_) | Self::BadRequest | Self::Client => Duration::ZERO,
         }
     }
 
@@ -83,7 +94,10 @@ impl Failure {
                 (StatusCode::BAD_REQUEST, "request-body")
             }
             Self::Broken(error) if error.is_parse() => (StatusCode::BAD_GATEWAY, "bad-response"),
-            Self::Broken(_) => (StatusCode::BAD_GATEWAY, "connection-broken"),
+            Self::Broken(_) | Self::Lost(_) => (StatusCode::BAD_GATEWAY, "connection-broken"),
+            Self::BadResponse(_) => (StatusCode::BAD_GATEWAY, "bad-response"),
+            Self::BadRequest => (StatusCode::BAD_REQUEST, "request-body"),
+            Self::Client => (StatusCode::BAD_REQUEST, "client-gone"),
             Self::ResponseTimeout => (StatusCode::GATEWAY_TIMEOUT, "response-timeout"),
         };
         Refusal { status, cause }
@@ -97,7 +111,11 @@ impl std::fmt::Display for Failure {
             Self::ConnectTimeout => f.write_str("connect: timed out"),
             Self::NotSent(_) => f.write_str("kept connection was closed"),
             Self::Broken(error) => write!(f, "before a response: {error}"),
+            Self::Lost(error) => write!(f, "before a response: {error}"),
             Self::ResponseTimeout => f.write_str("no response in time"),
+            Self::BadResponse(bad) => write!(f, "the response: {bad}"),
+            Self::BadRequest => f.write_str("the body of the request is broken"),
+            Self::Client => f.write_str("the client went away"),
         }
     }
 }

@@ -155,6 +155,17 @@ impl Exchange {
     }
 }
 
+impl Exchange {
+    /// What is asked of whom; only the log wants to know.
+    pub(crate) fn note_request(&mut self, method: &str, host: &str, target: &str) {
+        if self.ledger.log.is_on() {
+            method.clone_into(&mut self.method);
+            cut(host).clone_into(&mut self.host);
+            cut(target).clone_into(&mut self.target);
+        }
+    }
+}
+
 impl Drop for Exchange {
     fn drop(&mut self) {
         if self.status == 0 && self.cause.is_empty() && self.protocol != "tcp" {

@@ -72,9 +72,12 @@ pub(crate) fn to_client(headers: &mut HeaderMap, version: Version) {
 }
 
 /// The values of a cookie, in the order sent.
-pub(crate) fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
-    let fields = headers.get_all(header::COOKIE).iter().take(COOKIE_FIELDS_MAX);
-    let pairs = fields.filter_map(|field| field.to_str().ok()).flat_map(|field| field.split(';'));
+pub(crate) fn cookies<'a>(
+    fields: impl Iterator<Item = &'a [u8]>,
+    name: &'a str,
+) -> impl Iterator<Item = &'a str> {
+    let fields = fields.take(COOKIE_FIELDS_MAX).filter_map(|field| std::str::from_utf8(field).ok());
+    let pairs = fields.flat_map(|field| field.split(';'));
     pairs.filter_map(move |pair| pair.trim_start().strip_prefix(name)?.strip_prefix('=').map(str::trim_end))
 }
 
@@ -212,6 +215,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append("cookie", HeaderValue::from_static("a=1; zone=x:1;zone2=no"));
         headers.append("cookie", HeaderValue::from_static("zone=y"));
-        assert_eq!(cookies(&headers, "zone").collect::<Vec<_>>(), ["x:1", "y"]);
+        let fields = headers.get_all("cookie").iter().map(HeaderValue::as_bytes);
+        assert_eq!(cookies(fields, "zone").collect::<Vec<_>>(), ["x:1", "y"]);
     }
 }

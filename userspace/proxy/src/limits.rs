@@ -44,5 +44,9 @@ pub(crate) const HEALTH_QUEUE_MAX: usize = 1024;
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// On a stop, a connection that has not sent its first request yet may still do so for this long.
 pub(crate) const LAST_CALL: Duration = Duration::from_millis(250);
+/// After the last response on a connection, a client may still send for so long, and so much, before the connection is cut:
+/// unread bytes would make the kernel throw the response away.
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
+pub(crate) const LINGER_LEN_MAX: usize = 1 << 20;
 /// Cookie fields looked at; more are passed on unread.
 pub(crate) const COOKIE_FIELDS_MAX: usize = 16;

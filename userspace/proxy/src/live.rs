@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use weir_core::{balance::Balancer, hash};
 use weir_model::{Balance, Name, Snapshot};
 
-use crate::body::RequestBody;
+use crate::{body::RequestBody, h1::Kept};
 
 /// One server in one pool.
 #[derive(Debug)]
@@ -34,6 +34,7 @@ pub(crate) struct ServerLive {
     /// Tells the check of this server that a live request failed.
     pub(crate) failed: Notify,
     idle: Mutex<VecDeque<Idle>>,
+    kept: Mutex<Vec<Kept>>,
 }
 
 #[derive(Debug)]
@@ -87,6 +88,7 @@ impl ServerLive {
             suspect_until_ms: AtomicU64::new(0),
             failed: Notify::new(),
             idle: Mutex::default(),
+            kept: Mutex::default(),
         }
     }
 
@@ -116,6 +118,17 @@ impl ServerLive {
         self.suspect_until_ms.store(0, Relaxed);
     }
 
+    /// The same of those that HTTP/1.1 clients are served by.
+    pub(crate) fn take_kept(&self, idle_timeout: Duration) -> Option<Kept> {
+        let mut kept = self.lock_kept();
+        std::iter::from_fn(|| kept.pop()).find(|kept| kept.is_usable(idle_timeout))
+    }
+
+    /// Keeps a connection whose exchange is complete.
+    pub(crate) fn keep(&self, kept: Kept) {
+        self.lock_kept().push(kept);
+    }
+
     /// The connection used last, which is the least likely to have been closed.
     pub(crate) fn take_idle(&self, idle_timeout: Duration) -> Option<SendRequest<RequestBody>> {
         let mut idle = self.lock_idle();
@@ -128,7 +141,7 @@ impl ServerLive {
     }
 
     /// Keeps a connection whose exchange is complete.
-    pub(crate) fn keep(&self, sender: SendRequest<RequestBody>) {
+    pub(crate) fn keep_sender(&self, sender: SendRequest<RequestBody>) {
         if !sender.is_closed() {
             self.lock_idle().push_back(Idle { sender, since: Instant::now() });
         }
@@ -137,11 +150,17 @@ impl ServerLive {
     /// Closes connections that were not used for `idle_timeout`, or that the server closed.
     pub(crate) fn sweep(&self, idle_timeout: Duration) {
         self.lock_idle().retain(|kept| !kept.sender.is_closed() && kept.since.elapsed() < idle_timeout);
+        self.lock_kept().retain(|kept| kept.is_usable(idle_timeout));
     }
 
     /// Closes every kept connection.
     pub(crate) fn close_idle(&self) {
         self.lock_idle().clear();
+        self.lock_kept().clear();
+    }
+
+    fn lock_kept(&self) -> std::sync::MutexGuard<'_, Vec<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_idle(&self) -> std::sync::MutexGuard<'_, VecDeque<Idle>> {

@@ -9,12 +9,14 @@
 //! Every decision is `weir_core`'s; here are sockets, timers and bytes.
 
 mod access_log;
+mod attempts;
 mod body;
 mod checks;
 mod connection;
 mod control;
 mod errors;
 mod exchange;
+mod h1;
 mod headers;
 mod limits;
 mod listen;
@@ -25,7 +27,6 @@ mod request;
 mod tables;
 mod tcp;
 mod tls;
-mod upgrade;
 mod upstream;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};

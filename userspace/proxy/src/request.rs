@@ -5,13 +5,14 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{HeaderValue, Method, Request, Response, Version, header, request::Parts};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
-use weir_core::{ClientKey, l7::normal_host, routing::HomeReason, sticky};
+use weir_core::{l7::normal_host, routing::HomeReason, sticky};
 use weir_model::{Name, Pool};
 
 use crate::{
+    attempts::Attempts,
     body::{Progress, RequestBody, ResponseBody},
     connection::Connection,
     errors::{CAUSE_HEADER, Failure, Refusal},
@@ -20,25 +21,16 @@ use crate::{
     limits::QUEUE_RECHECK,
     live::Slot,
     tables::{Asking, Choice, PoolTable, Tables},
-    upgrade,
     upstream::Upstream,
 };
 
 /// Answers one request, by a server or with the reason why not.
 pub(crate) async fn serve(
     connection: &Arc<Connection>,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Response<ResponseBody> {
-    let wish = upgrade::Wish::of(&mut request);
-    let protocol = wish.as_ref().map(|wish| wish.protocol.clone());
     let mut exchange = connection.begin(version_name(request.version()));
-    let is_http1 = request.version() < Version::HTTP_2;
-    let mut response = match relay(connection, request, protocol, &mut exchange).await {
-        Ok((response, upstream)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            exchange.status = response.status().as_u16();
-            // RFC 9110 §7.8: a server may not switch to what was not asked for; then there is nobody to tunnel to.
-            return upgrade::tunnel(wish, response, upstream, exchange, connection);
-        }
+    match relay(connection, request, &mut exchange).await {
         Ok((response, upstream)) => {
             exchange.status = response.status().as_u16();
             response.map(|incoming| ResponseBody::server(incoming, upstream, exchange))
@@ -51,18 +43,12 @@ pub(crate) async fn serve(
             response.headers_mut().insert(CAUSE_HEADER, refusal.cause_value());
             response
         }
-    };
-    if is_http1 && connection.is_ending() {
-        // RFC 9112 §9.6: tells the client not to send another request into a connection about to be closed.
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response
 }
 
 async fn relay(
     connection: &Connection,
     request: Request<Incoming>,
-    upgrade_to: Option<HeaderValue>,
     exchange: &mut Exchange,
 ) -> Result<(Response<Incoming>, Upstream), Refusal> {
     let (mut parts, body) = request.into_parts();
@@ -82,29 +68,23 @@ async fn relay(
     let pool = tables.pools.get(pool_name).ok_or(Refusal::NO_ROUTE)?;
 
     // Which zone is the client's home, and must it be told to remember?
-    let cookie = zone_cookie(&parts, &pool.spec);
+    let cookies = parts.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
+    let cookie = zone_cookie(cookies, &pool.spec);
     let vip_home = connection.vip_home(&tables);
     let home = tables.homes.home(cookie.as_ref(), vip_home, connection.client.ip(), tables.zone.as_ref());
     exchange.home = home.map(|(zone, _)| zone.clone());
     let set_cookie = home.and_then(|(zone, why)| new_cookie(&pool.spec, zone, why, connection.tls));
 
     headers::to_server(&mut parts, &host, connection.client, connection.tls)?;
-    if let Some(protocol) = upgrade_to {
-        upgrade::announce(&mut parts.headers, protocol);
-    }
     let progress = Arc::new(Progress::default());
     let message = Message::new(parts, RequestBody::new(body, &progress));
     let (mut response, upstream) =
         ask_servers(pool, &tables, message, &progress, connection, exchange).await?;
 
     let version = response.version();
-    let switched_to = response.headers_mut().remove(header::UPGRADE);
     headers::to_client(response.headers_mut(), version);
     *response.version_mut() = Version::HTTP_11;
-    if let (StatusCode::SWITCHING_PROTOCOLS, Some(protocol)) = (response.status(), switched_to) {
-        upgrade::announce(response.headers_mut(), protocol);
-    }
-    if let Some(cookie) = set_cookie {
+    if let Some(cookie) = set_cookie.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     Ok((response, upstream))
@@ -119,41 +99,19 @@ async fn ask_servers(
     connection: &Connection,
     exchange: &mut Exchange,
 ) -> Result<(Response<Incoming>, Upstream), Refusal> {
-    let client = ClientKey::of_address(connection.client.ip());
-    let home = exchange.home.clone();
-    let mut tried: Vec<Name> = Vec::new();
-    let mut avoid: Option<Name> = None;
-    let mut last: Option<Refusal> = None;
-    for attempt in 0..=pool.spec.retries {
-        let asking = Asking { home: home.as_ref(), client, tried: &tried, avoid: avoid.as_ref() };
-        let slot = match wait_for_slot(pool, asking).await {
-            Ok(slot) => slot,
-            // What the servers that were tried had is more telling than that none is left.
-            Err(refusal) => return Err(last.unwrap_or(refusal)),
-        };
+    let mut attempts = Attempts::new(pool, tables, connection, exchange.home.clone());
+    loop {
+        let slot = attempts.next(exchange).await?;
         let server = Arc::clone(&slot.server);
-        exchange.server = Some(server.name.clone());
-        exchange.zone = Some(server.zone.clone());
-        exchange.retries = attempt;
-        server.requests.fetch_add(1, Relaxed);
         let failure = match ask(slot, &pool.spec, &mut message, progress).await {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
-        tracing::debug!(pool = ?exchange.pool, server = %server.name, "attempt {attempt}: {failure}");
-        server.note_failure(failure.avoid_for());
-        last = Some(failure.refusal());
-        let silence = failure.is_silence();
+        attempts.failed(&server, &failure);
         if !message.may_be_sent_again(failure) {
-            break;
-        }
-        tried.push(server.name.clone());
-        // The last attempt goes elsewhere: servers of one zone tend to fail together.
-        if (silence || attempt + 1 == pool.spec.retries) && tables.snapshot.zones.len() > 1 {
-            avoid = Some(server.zone.clone());
+            return Err(attempts.refusal());
         }
     }
-    Err(last.unwrap_or(Refusal::NO_SERVER))
 }
 
 /// Asks one server. A kept connection that turns out to be closed is no failure of the server: it is asked on another.
@@ -254,7 +212,8 @@ impl Message {
                 self.take_back(*request);
                 true
             }
-            Failure::Broken(_) => self.is_empty && self.parts.method.is_idempotent(),
+            Failure::Broken(_) | Failure::Lost(_) => self.is_empty && self.parts.method.is_idempotent(),
+            Failure::BadResponse(_) | Failure::BadRequest | Failure::Client => false,
             // It may be working on it still; a second one would make matters worse.
             Failure::ResponseTimeout => false,
         }
@@ -267,28 +226,26 @@ impl Message {
             // Its host is silent: no other connection to it will do better.
             failure if failure.is_silence() => false,
             Failure::Broken(_) => self.is_empty && self.parts.method.is_idempotent(),
-            Failure::Connect(_) | Failure::ConnectTimeout | Failure::ResponseTimeout => false,
+            _ => false,
         }
     }
 }
 
 /// The home zone a browser brings along, when the signature is ours.
-fn zone_cookie(parts: &Parts, pool: &Pool) -> Option<Name> {
+pub(crate) fn zone_cookie<'a>(cookies: impl Iterator<Item = &'a [u8]>, pool: &'a Pool) -> Option<Name> {
     let sticky = pool.sticky.as_ref()?;
     let now = unix_now();
-    headers::cookies(&parts.headers, &sticky.cookie)
+    headers::cookies(cookies, &sticky.cookie)
         .find_map(|value| sticky::decode(value, now, sticky.key.as_bytes()))
 }
 
 /// The cookie that makes a browser remember its home zone, unless it already does.
-fn new_cookie(pool: &Pool, home: &Name, why: HomeReason, tls: bool) -> Option<HeaderValue> {
+pub(crate) fn new_cookie(pool: &Pool, home: &Name, why: HomeReason, tls: bool) -> Option<String> {
     let sticky = pool.sticky.as_ref().filter(|_| why != HomeReason::Cookie)?;
     let lifetime = sticky.lifetime.as_secs();
     let value = sticky::encode(home, unix_now() + lifetime, sticky.key.as_bytes());
     let secure = if tls { "; Secure" } else { "" };
-    let cookie =
-        format!("{}={value}; Path=/; Max-Age={lifetime}; HttpOnly; SameSite=Lax{secure}", sticky.cookie);
-    HeaderValue::try_from(cookie).ok()
+    Some(format!("{}={value}; Path=/; Max-Age={lifetime}; HttpOnly; SameSite=Lax{secure}", sticky.cookie))
 }
 
 fn unix_now() -> u64 {

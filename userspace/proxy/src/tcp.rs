@@ -1,18 +1,14 @@
 //! `protocol = "tcp"`: bytes, relayed as they come; the same choice of zone and server as for a request.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use tokio::{io::copy_bidirectional, net::TcpStream};
-use weir_core::ClientKey;
-use weir_model::Name;
 
 use crate::{
+    attempts::Attempts,
     connection::Connection,
     errors::Refusal,
     exchange::Exchange,
     live::Slot,
-    request::wait_for_slot,
-    tables::{Asking, PoolTable, Tables},
+    tables::{PoolTable, Tables},
     upstream::connect,
 };
 
@@ -50,34 +46,12 @@ async fn find_server(
     tables: &Tables,
     exchange: &mut Exchange,
 ) -> Result<(Slot, TcpStream), Refusal> {
-    let client = ClientKey::of_address(connection.client.ip());
-    let home = exchange.home.clone();
-    let mut tried: Vec<Name> = Vec::new();
-    let mut avoid: Option<Name> = None;
-    let mut last = Refusal::NO_SERVER;
-    for attempt in 0..=pool.spec.retries {
-        let asking = Asking { home: home.as_ref(), client, tried: &tried, avoid: avoid.as_ref() };
-        let slot = wait_for_slot(pool, asking).await?;
-        let server = &slot.server;
-        exchange.server = Some(server.name.clone());
-        exchange.zone = Some(server.zone.clone());
-        exchange.retries = attempt;
-        server.requests.fetch_add(1, Relaxed);
+    let mut attempts = Attempts::new(pool, tables, connection, exchange.home.clone());
+    loop {
+        let slot = attempts.next(exchange).await?;
         match connect(&slot, pool.spec.connect_timeout).await {
             Ok(stream) => return Ok((slot, stream)),
-            Err(failure) => {
-                tracing::debug!(server = %server.name, "attempt {attempt}: {failure}");
-                server.note_failure(failure.avoid_for());
-                last = failure.refusal();
-                tried.push(server.name.clone());
-                // The last attempt goes elsewhere: servers of one zone tend to fail together.
-                if (failure.is_silence() || attempt + 1 == pool.spec.retries)
-                    && tables.snapshot.zones.len() > 1
-                {
-                    avoid = Some(server.zone.clone());
-                }
-            }
+            Err(failure) => attempts.failed(&slot.server, &failure),
         }
     }
-    Err(last)
 }

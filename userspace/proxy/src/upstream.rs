@@ -54,7 +54,7 @@ impl Upstream {
         match handshake {
             Ok((sender, connection)) => {
                 // Ends when the sender is dropped or the server closes; errors reach whoever waits for a response.
-                tokio::spawn(async move { connection.with_upgrades().await });
+                tokio::spawn(async move { connection.await });
                 Ok(Self { sender, reused: false, slot, progress })
             }
             Err(error) => Err((slot, Failure::Broken(error))),
@@ -91,16 +91,11 @@ impl Upstream {
         }
     }
 
-    /// The connection speaks another protocol now: only the right to it remains.
-    pub(crate) fn into_slot(self) -> Slot {
-        self.slot
-    }
-
     /// The response is complete: keeps the connection, unless the request is still on its way.
     pub(crate) fn keep(self) {
         let Self { sender, slot, progress, .. } = self;
         if progress.done.load(Relaxed) {
-            slot.server.keep(sender);
+            slot.server.keep_sender(sender);
         }
     }
 }

@@ -111,7 +111,9 @@ impl Chunked {
     /// Takes bytes up to the empty line behind the trailer fields.
     fn take_trailers(&mut self, bytes: &[u8]) -> Result<usize, Bad> {
         for (at, byte) in bytes.iter().enumerate() {
-            if *byte == b'\n' && self.trailers.last() != Some(&b'\r') || self.trailers.len() >= TRAILERS_LEN_MAX {
+            if *byte == b'\n' && self.trailers.last() != Some(&b'\r')
+                || self.trailers.len() >= TRAILERS_LEN_MAX
+            {
                 return Err(Bad::Chunk);
             }
             self.trailers.push(*byte);

@@ -79,7 +79,11 @@ impl<'b> Options<'b> {
         match known(name) {
             // A sender has no right to remove what the message cannot do without, nor what is said of it on the way.
             Known::Host | Known::ContentLength | Known::TransferEncoding => return Ok(()),
-            Known::Forwarded | Known::ForwardedFor | Known::ForwardedHost | Known::ForwardedProto | Known::Via => {
+            Known::Forwarded
+            | Known::ForwardedFor
+            | Known::ForwardedHost
+            | Known::ForwardedProto
+            | Known::Via => {
                 return Ok(());
             }
             // Goes in any case.

@@ -44,10 +44,13 @@ impl Lengths {
         }
         let text = std::str::from_utf8(value).map_err(|_| Bad::TwoLengths)?;
         let mut codings = text.split(',').map(|coding| coding.trim_matches([' ', '\t']));
-        let known = |coding: &str| ["gzip", "x-gzip", "deflate", "compress", "x-compress", "chunked"].contains(&coding);
+        let known = |coding: &str| {
+            ["gzip", "x-gzip", "deflate", "compress", "x-compress", "chunked"].contains(&coding)
+        };
         // Codings that exist and are not spoken here, with chunked last and once. Anything else hides something.
         let last = codings.next_back().unwrap_or_default().to_ascii_lowercase();
-        let others_are_known = codings.all(|coding| coding != "chunked" && known(&coding.to_ascii_lowercase()));
+        let others_are_known =
+            codings.all(|coding| coding != "chunked" && known(&coding.to_ascii_lowercase()));
         Err(if others_are_known && last == "chunked" { Bad::Coding } else { Bad::TwoLengths })
     }
 

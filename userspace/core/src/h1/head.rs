@@ -93,7 +93,8 @@ pub fn parse_request<'h, 'b>(
     room: &'h mut FieldRoom<'b>,
 ) -> Result<Option<RequestHead<'h, 'b>>, Bad> {
     let mut request = httparse::Request::new(&mut []);
-    let parsed = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, bytes, room);
+    let parsed =
+        httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, bytes, room);
     let Some(len) = complete(parsed, bytes)? else { return Ok(None) };
     let version = version(request.version);
     let (method, target) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
@@ -136,7 +137,8 @@ pub fn parse_response<'h, 'b>(
     to_head: bool,
 ) -> Result<Option<ResponseHead<'h, 'b>>, Bad> {
     let mut response = httparse::Response::new(&mut []);
-    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, room);
+    let parsed =
+        httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, room);
     let Some(len) = complete(parsed, bytes)? else { return Ok(None) };
     let version = version(response.version);
     let status = response.code.unwrap_or_default();
@@ -224,7 +226,8 @@ fn split_target<'b>(method: &str, target: &'b str) -> Result<(Option<&'b str>, &
         return Err(Bad::Connect);
     }
     // httparse has refused white space and controls. No URI has these (RFC 3986 §2), and servers differ in what they make of them.
-    let is_strange = |byte: u8| !byte.is_ascii() || matches!(byte, b'#' | b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | 0x7f);
+    let is_strange =
+        |byte: u8| !byte.is_ascii() || matches!(byte, b'#' | b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | 0x7f);
     if target.bytes().any(is_strange) {
         return Err(Bad::Target);
     }

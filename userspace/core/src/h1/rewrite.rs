@@ -109,7 +109,11 @@ pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, framing: F
                 has_via = true;
             }
             // Nobody behind us is told anything by these in a response; they are the server's words all the same.
-            Known::Other | Known::Forwarded | Known::ForwardedFor | Known::ForwardedHost | Known::ForwardedProto
+            Known::Other
+            | Known::Forwarded
+            | Known::ForwardedFor
+            | Known::ForwardedHost
+            | Known::ForwardedProto
                 if !head.options.nominates(field.name) =>
             {
                 write_field(out, field.name, field.value);
@@ -139,7 +143,8 @@ pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, framing: F
 
 fn write_via(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>) {
     out.extend_from_slice(b"via: ");
-    for field in head.fields.iter().filter(|field| known(field.name) == Known::Via && !field.value.is_empty()) {
+    for field in head.fields.iter().filter(|field| known(field.name) == Known::Via && !field.value.is_empty())
+    {
         out.extend_from_slice(field.value);
         out.extend_from_slice(b", ");
     }

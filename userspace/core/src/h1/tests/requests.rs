@@ -139,7 +139,8 @@ const TABLE: &[Row] = &[
 fn requests_are_taken_or_refused_as_the_table_says() {
     let seen = |bytes| request(bytes).map(|seen| seen.expect("whole").1);
     let wrong: Vec<_> = TABLE.iter().filter(|(_, bytes, wanted)| seen(bytes) != *wanted).collect();
-    let told = wrong.iter().map(|(name, bytes, wanted)| format!("{name}: {:?} and not {wanted:?}\n", seen(bytes)));
+    let told =
+        wrong.iter().map(|(name, bytes, wanted)| format!("{name}: {:?} and not {wanted:?}\n", seen(bytes)));
     assert!(wrong.is_empty(), "{}", told.collect::<String>());
 }
 
@@ -163,7 +164,11 @@ fn heads_are_bounded() {
     let with = |field: &str| format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n");
     let long = "x".repeat(HEAD_LEN_MAX);
     assert_eq!(request(with(&format!("x: {long}")).as_bytes()), Err(Bad::HeadLen));
-    assert_eq!(request(format!("GET /{long}").as_bytes()), Err(Bad::HeadLen), "not yet whole, and never small enough");
+    assert_eq!(
+        request(format!("GET /{long}").as_bytes()),
+        Err(Bad::HeadLen),
+        "not yet whole, and never small enough"
+    );
     let many = "x: 1\r\n".repeat(FIELDS_MAX);
     assert_eq!(request(with(many.trim_end()).as_bytes()), Err(Bad::HeadLen));
     let target = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(TARGET_LEN_MAX));

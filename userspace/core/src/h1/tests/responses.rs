@@ -56,7 +56,8 @@ fn responses_are_taken_or_refused_as_the_table_says() {
 
 #[test]
 fn a_response_is_written_anew_with_the_framing_of_what_follows() {
-    let bytes = b"HTTP/1.1 200 Fine\r\nVia: 1.0 q\r\nConnection: close, X-Secret\r\nX-Secret: 1\r\nKeep-Alive: 5\r\n\
+    let bytes =
+        b"HTTP/1.1 200 Fine\r\nVia: 1.0 q\r\nConnection: close, X-Secret\r\nX-Secret: 1\r\nKeep-Alive: 5\r\n\
                   Set-Cookie: a=1\r\nSet-Cookie: b=2\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut room = field_room();
     let head = parse_response(bytes, &mut room, false).unwrap().unwrap();
@@ -71,7 +72,8 @@ fn a_response_is_written_anew_with_the_framing_of_what_follows() {
 #[test]
 fn an_answer_to_head_still_says_how_long_the_body_would_be() {
     let mut room = field_room();
-    let head = parse_response(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", &mut room, true).unwrap().unwrap();
+    let head =
+        parse_response(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", &mut room, true).unwrap().unwrap();
     let mut out = Vec::new();
     write_response(&mut out, &head, Framing::None, &[]);
     assert!(String::from_utf8(out).unwrap().contains("content-length: 3\r\n"));

@@ -1,0 +1,90 @@
+//! One server after the other, until one answers, the retries are used up, or asking again could do harm.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use weir_core::ClientKey;
+use weir_model::Name;
+
+use crate::{
+    connection::Connection,
+    errors::{Failure, Refusal},
+    exchange::Exchange,
+    live::{ServerLive, Slot},
+    request::wait_for_slot,
+    tables::{Asking, PoolTable, Tables},
+};
+
+/// The attempts of one request, or of one connection that is relayed.
+pub(crate) struct Attempts<'a> {
+    pool: &'a PoolTable,
+    /// Whether there is another zone to go to.
+    has_zones: bool,
+    client: ClientKey,
+    home: Option<Name>,
+    tried: Vec<Name>,
+    avoid: Option<Name>,
+    made: u32,
+    last: Option<Refusal>,
+}
+
+impl<'a> Attempts<'a> {
+    /// None was made yet.
+    pub(crate) fn new(
+        pool: &'a PoolTable,
+        tables: &Tables,
+        connection: &Connection,
+        home: Option<Name>,
+    ) -> Self {
+        Self {
+            pool,
+            has_zones: tables.snapshot.zones.len() > 1,
+            client: ClientKey::of_address(connection.client.ip()),
+            home,
+            tried: Vec::new(),
+            avoid: None,
+            made: 0,
+            last: None,
+        }
+    }
+
+    /// A slot at the next server to ask; or why nobody is asked any more.
+    pub(crate) async fn next(&mut self, exchange: &mut Exchange) -> Result<Slot, Refusal> {
+        if self.made > self.pool.spec.retries {
+            return Err(self.refusal());
+        }
+        let asking = Asking {
+            home: self.home.as_ref(),
+            client: self.client,
+            tried: &self.tried,
+            avoid: self.avoid.as_ref(),
+        };
+        let slot = match wait_for_slot(self.pool, asking).await {
+            Ok(slot) => slot,
+            // What the servers that were tried had is more telling than that none is left.
+            Err(refusal) => return Err(self.last.take().unwrap_or(refusal)),
+        };
+        exchange.server = Some(slot.server.name.clone());
+        exchange.zone = Some(slot.server.zone.clone());
+        exchange.retries = self.made;
+        slot.server.requests.fetch_add(1, Relaxed);
+        self.made += 1;
+        Ok(slot)
+    }
+
+    /// The attempt at this server came to nothing.
+    pub(crate) fn failed(&mut self, server: &Arc<ServerLive>, failure: &Failure) {
+        tracing::debug!(server = %server.name, "attempt {}: {failure}", self.made - 1);
+        server.note_failure(failure.avoid_for());
+        self.last = Some(failure.refusal());
+        self.tried.push(server.name.clone());
+        // The last attempt goes elsewhere: servers of one zone tend to fail together.
+        if (failure.is_silence() || self.made == self.pool.spec.retries) && self.has_zones {
+            self.avoid = Some(server.zone.clone());
+        }
+    }
+
+    /// What the client is told when nobody else is asked.
+    pub(crate) fn refusal(&mut self) -> Refusal {
+        self.last.take().unwrap_or(Refusal::NO_SERVER)
+    }
+}

@@ -1,0 +1,123 @@
+//! Bytes that came and were not used yet. An empty buffer holds no memory: whoever waits for bytes, waits without.
+
+use std::{
+    cell::RefCell,
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+/// Bytes of a buffer; a head that is longer makes it grow.
+pub(crate) const BUFFER_LEN: usize = 16 << 10;
+/// Buffers a thread keeps for the next connections that have something to say.
+const SPARE_MAX: usize = 64;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Room for bytes: one of the thread's.
+pub(crate) fn take() -> Vec<u8> {
+    SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(BUFFER_LEN))
+}
+
+/// Gives it back.
+pub(crate) fn give(mut bytes: Vec<u8>) {
+    if bytes.capacity() == BUFFER_LEN {
+        bytes.clear();
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < SPARE_MAX {
+                spare.push(bytes);
+            }
+        });
+    }
+}
+
+/// Room for what is written, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Scratch(pub(crate) Vec<u8>);
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Self(take())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        give(std::mem::take(&mut self.0));
+    }
+}
+
+/// What came from one side.
+#[derive(Debug, Default)]
+pub(crate) struct Buffer {
+    bytes: Vec<u8>,
+    begin: usize,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        give(std::mem::take(&mut self.bytes));
+    }
+}
+
+impl Buffer {
+    /// What came and was not used yet.
+    pub(crate) fn data(&self) -> &[u8] {
+        &self.bytes[self.begin..]
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.data().is_empty()
+    }
+
+    /// So many bytes are used.
+    pub(crate) fn consume(&mut self, len: usize) {
+        self.begin += len;
+        debug_assert!(self.begin <= self.bytes.len());
+        if self.begin == self.bytes.len() {
+            self.bytes.clear();
+            self.begin = 0;
+        }
+    }
+
+    /// Reads more bytes: how many, 0 at the end of the stream. Holds memory only while there are bytes.
+    pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut S,
+    ) -> Poll<io::Result<usize>> {
+        if self.bytes.capacity() == 0 {
+            self.bytes = take();
+        }
+        if self.bytes.len() == self.bytes.capacity() {
+            if self.begin > 0 {
+                self.bytes.drain(..self.begin);
+                self.begin = 0;
+            } else {
+                self.bytes.reserve(self.bytes.len());
+            }
+        }
+        let before = self.bytes.len();
+        let mut room = ReadBuf::uninit(self.bytes.spare_capacity_mut());
+        let polled = Pin::new(stream).poll_read(cx, &mut room);
+        let len = room.filled().len();
+        // Written above by whoever reads; a slice of bytes would have to be zeroed each time.
+        if let Poll::Ready(Ok(())) = polled {
+            set_len(&mut self.bytes, before + len);
+        }
+        if self.bytes.is_empty() {
+            give(std::mem::take(&mut self.bytes));
+        }
+        polled.map_ok(|()| len)
+    }
+}
+
+#[allow(unsafe_code)]
+fn set_len(bytes: &mut Vec<u8>, len: usize) {
+    // SAFETY: `ReadBuf` has seen bytes written up to here: within the capacity, and initialised.
+    unsafe { bytes.set_len(len) };
+}

@@ -1,0 +1,16 @@
+//! HTTP/1.1 with clients and servers: both sides of a connection in one task, and of an idle one nothing but the task.
+//!
+//! ```text
+//!  client ─► Buffer ─► head (weir_core::h1) ─► relay: route → pool → home → zone → server
+//!                └► Pump ─────────────────────────────────────────────────────────► server
+//!  client ◄───────────────────────────────────────── Pump ◄─ head ◄─ Buffer ◄─────── server
+//! ```
+
+mod buffer;
+mod client;
+mod pump;
+mod relay;
+mod server;
+
+pub(crate) use client::{Ended, serve};
+pub(crate) use server::Kept;

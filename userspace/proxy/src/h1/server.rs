@@ -1,0 +1,54 @@
+//! Connections to servers, kept and used again.
+
+use std::{io, time::Duration};
+
+use tokio::{net::TcpStream, time::Instant};
+
+use crate::{errors::Failure, live::Slot, upstream::connect};
+
+/// A connection in use.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) stream: TcpStream,
+    /// Whether it carried a request before: then the server may close it at any moment, which says nothing about the server.
+    pub(crate) reused: bool,
+    pub(crate) slot: Slot,
+}
+
+/// One that nobody uses.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    stream: TcpStream,
+    since: Instant,
+}
+
+impl Kept {
+    /// Whether it can still be used: not closed, nothing said unasked, and not too old.
+    pub(crate) fn is_usable(&self, idle_timeout: Duration) -> bool {
+        let is_silent =
+            matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        is_silent && self.since.elapsed() < idle_timeout
+    }
+}
+
+impl Server {
+    /// A kept connection, or a new one.
+    pub(crate) async fn obtain(
+        slot: Slot,
+        idle_timeout: Duration,
+        connect_timeout: Duration,
+    ) -> Result<Self, (Slot, Failure)> {
+        if let Some(Kept { stream, .. }) = slot.server.take_kept(idle_timeout) {
+            return Ok(Self { stream, reused: true, slot });
+        }
+        match connect(&slot, connect_timeout).await {
+            Ok(stream) => Ok(Self { stream, reused: false, slot }),
+            Err(failure) => Err((slot, failure)),
+        }
+    }
+
+    /// The exchange is complete and both sides go on.
+    pub(crate) fn keep(self) {
+        self.slot.server.keep(Kept { stream: self.stream, since: Instant::now() });
+    }
+}
