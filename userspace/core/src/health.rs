@@ -267,6 +267,16 @@ impl HealthMachine {
         }
     }
 
+    /// Probe `id` could not be made, which says nothing about the target: what is known stays, and the next is due in time.
+    pub fn handle_unmade(&mut self, id: u64, now: Instant) {
+        if let Schedule::Running { id: running, started, .. } = self.schedule
+            && running == id
+        {
+            self.suspect = false;
+            self.wait(started, now);
+        }
+    }
+
     /// A live request could not be served: look again at once, and keep looking quickly until it is clear.
     pub fn report_failure(&mut self, now: Instant) {
         if self.health() != Health::Down {
@@ -289,6 +299,11 @@ impl HealthMachine {
 
     fn finish(&mut self, outcome: Outcome, started: Instant, now: Instant) {
         self.judge(outcome);
+        self.wait(started, now);
+    }
+
+    /// For the probe after one that started then.
+    fn wait(&mut self, started: Instant, now: Instant) {
         let due = if self.suspect {
             self.earliest(now)
         } else {

@@ -10,13 +10,14 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use hyper::service::service_fn;
+use http::{Request, Response, StatusCode};
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::TcpStream,
     sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until, timeout},
@@ -25,13 +26,15 @@ use tokio_rustls::TlsAcceptor;
 use weir_model::{ListenerProtocol, Name};
 
 use crate::{
+    body::ResponseBody,
     exchange::{Exchange, Ledger},
     limits::{
         CLIENT_KEEPALIVE, HANDSHAKE_TIMEOUT, HEAD_LEN_MAX, HEAD_TIMEOUT, HEADERS_MAX, LAST_CALL,
-        PING_INTERVAL, STREAMS_MAX,
+        PING_INTERVAL, SELF_CHECK_LINGER, STREAMS_MAX,
     },
     listen::ListenerState,
     request,
+    self_check::Knocks,
     tables::Tables,
     tcp,
     upstream::keep_alive,
@@ -43,6 +46,8 @@ pub(crate) struct Proxy {
     pub(crate) tables: ArcSwap<Tables>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) phase: watch::Receiver<Phase>,
+    /// Checks of the listeners that the proxy itself has under way.
+    pub(crate) knocks: Arc<Knocks>,
 }
 
 /// How far the process is on its way out.
@@ -65,6 +70,8 @@ pub(crate) struct Connection {
     pub(crate) client: SocketAddr,
     pub(crate) local: SocketAddr,
     pub(crate) tls: bool,
+    /// The proxy itself is the client, to see whether it answers.
+    is_own: bool,
     requests: AtomicU64,
     /// Held while the connection is open; the one who stops the process waits for all of them.
     _alive: mpsc::Sender<Infallible>,
@@ -86,7 +93,8 @@ impl Connection {
         alive: mpsc::Sender<Infallible>,
     ) -> Self {
         let tls = listener.spec.protocol == ListenerProtocol::Https;
-        Self { proxy, listener, client, local, tls, requests: AtomicU64::new(0), _alive: alive }
+        let is_own = listener.spec.vip.is_some() && proxy.knocks.knows(client);
+        Self { proxy, listener, client, local, tls, is_own, requests: AtomicU64::new(0), _alive: alive }
     }
 
     /// Begins to account for a request.
@@ -118,11 +126,30 @@ impl Connection {
         }
     }
 
+    /// Answers a check of our own by telling it that it has arrived; it then ends the connection.
+    async fn let_go(&self, mut stream: TcpStream) {
+        self.proxy.knocks.arrived(self.client);
+        // Whichever way it ends.
+        let _ = timeout(SELF_CHECK_LINGER, stream.read(&mut [0])).await;
+    }
+
+    /// Answers one request: of a client, or of a check of our own.
+    async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
+        if !self.is_own {
+            return request::serve(self, request).await;
+        }
+        self.proxy.knocks.arrived(self.client);
+        let mut response = Response::new(ResponseBody::none());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        response
+    }
+
     /// Serves until the end.
     pub(crate) async fn run(self, stream: TcpStream) {
         let _best_effort = stream.set_nodelay(true);
         let _best_effort = keep_alive(&stream, CLIENT_KEEPALIVE);
         match (self.listener.spec.protocol, &self.listener.tls) {
+            (ListenerProtocol::Tcp, _) if self.is_own => self.let_go(stream).await,
             (ListenerProtocol::Tcp, _) => tcp::relay(&self, stream).await,
             (ListenerProtocol::Https, Some(config)) => {
                 let handshake = TlsAcceptor::from(Arc::clone(config)).accept(stream);
@@ -173,7 +200,7 @@ impl Connection {
             let this = Arc::clone(&this);
             service_fn(move |request| {
                 let this = Arc::clone(&this);
-                async move { Ok::<_, Infallible>(request::serve(&this, request).await) }
+                async move { Ok::<_, Infallible>(this.answer(request).await) }
             })
         };
         let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
