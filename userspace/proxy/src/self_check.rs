@@ -1,7 +1,7 @@
 //! Whether the listeners answer at their VIPs: the proxy asks itself, as a client would that is on this host.
 //!
-//! A connection from the node's own address to the VIP goes by the loopback interface through the route of the VIP, the steering
-//! to the listener's socket, its accept loop, for `https` a handshake, and for HTTP a request. It is known by its source: it
+//! A connection from the node's own address to the VIP goes by the route of the VIP to the loopback interface, the steering to the
+//! listener's socket, its accept loop, for `https` a handshake, and for HTTP a request. It is known by its source: it
 //! reaches no server, and is in no log and no count of requests. What is found goes into the status; `weir-bgp` decides.
 //!
 //! A listener at its limit of connections is not asked: it is busy, and taking its VIP off the network would make others so.
@@ -301,8 +301,11 @@ impl Check {
     fn socket(&self) -> io::Result<(TcpSocket, SocketAddr)> {
         let domain = Domain::for_address(self.at);
         let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
-        // Where the route of the VIP is gone the check must not find another host that has it.
-        socket.bind_device(Some(b"lo"))?;
+        // Where the route of the VIP is gone a check bothers nobody behind the first router.
+        match self.at {
+            SocketAddr::V4(_) => socket.set_ttl_v4(1)?,
+            SocketAddr::V6(_) => socket.set_unicast_hops_v6(1)?,
+        }
         // Ends by RST on both sides: nothing stays in TIME_WAIT.
         socket.set_linger(Some(Duration::ZERO))?;
         socket.bind(&SocketAddr::new(self.from, 0).into())?;
