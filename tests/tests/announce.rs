@@ -1,6 +1,7 @@
 //! A VIP is announced while its services answer: `weir-l4`, `weir-proxy`, `weir-bgp` on a host, BIRD as its router.
 
 use std::{
+    io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     os::fd::AsRawFd,
     process::Command,
@@ -285,4 +286,38 @@ async fn a_proxy_that_hangs_or_whose_critical_pool_is_dead_takes_its_vips_along(
     site.mend();
     site.rig.configure("rig.toml", &config("")).expect("configure");
     site.until_route(VIP4.into(), true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_full_listener_is_busy_and_stays_announced() {
+    let site = Site::build().await;
+    let text = config("").replace("[listener.dns-http]\n", "[listener.dns-http]\nmax_connections = 1\n");
+    site.rig.configure("rig.toml", &text).expect("configure");
+    let deadline = Instant::now() + SOON;
+    let mut client = loop {
+        let client = site.rig.connect((VIP4, 80).into()).expect("connect");
+        let listener = site.proxy().await.listeners["dns-http"].clone();
+        if listener.connections == 1
+            && site.proxy().await.config.generation != weir_model::Generation::default()
+        {
+            break client;
+        }
+        assert!(Instant::now() < deadline, "{listener:?}");
+    };
+    // Another that waits shows that nobody is accepted any more.
+    let mut waiting = site.rig.connect((VIP4, 80).into()).expect("the kernel accepts");
+    waiting.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").expect("ask");
+    waiting.set_read_timeout(Some(NEVER)).expect("timeout");
+    let mut answer = [0; 12];
+    let silence = waiting.read_exact(&mut answer).expect_err("nobody answers");
+    assert_eq!(silence.kind(), std::io::ErrorKind::WouldBlock, "{silence}");
+    let verdict = site.until_verdict("dns", |_| true).await;
+    assert!(verdict.announced && !verdict.reason.contains("tcp"), "{verdict:?}");
+    site.until_route(VIP4.into(), true).await;
+    // Who has the connection is served, and then the next.
+    client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("ask");
+    client.read_exact(&mut answer).expect("an answer");
+    drop(client);
+    waiting.set_read_timeout(Some(SOON)).expect("timeout");
+    waiting.read_exact(&mut answer).expect("an answer");
 }
