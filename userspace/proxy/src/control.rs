@@ -453,16 +453,12 @@ impl Control {
             zone: tables.zone.as_ref(),
             draining: *self.phase.borrow() != Phase::Running,
         };
-        let status = report::status(
-            place,
-            config,
-            &tables,
-            &self.listeners,
-            &self.registered,
-            &self.health,
-            &self.reasons,
-            &self.self_checks,
-        );
+        let doors = report::Doors {
+            listeners: &self.listeners,
+            registered: &self.registered,
+            self_checks: &self.self_checks,
+        };
+        let status = report::status(place, config, &tables, doors, &self.health, &self.reasons);
         self.publisher.publish(&status);
         self.latest.store(Arc::new(status));
     }

@@ -25,16 +25,22 @@ pub(crate) struct Place<'a> {
     pub(crate) draining: bool,
 }
 
+/// Where connections come in, and what is known of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Doors<'a> {
+    pub(crate) listeners: &'a Listeners,
+    pub(crate) registered: &'a Registered,
+    pub(crate) self_checks: &'a SelfChecks,
+}
+
 /// The status now.
 pub(crate) fn status(
     place: Place<'_>,
     config: ConfigStatus,
     tables: &Tables,
-    listeners: &Listeners,
-    registered: &Registered,
+    doors: Doors<'_>,
     health: &HealthView,
     reasons: &BTreeMap<(Name, Name), String>,
-    self_checks: &SelfChecks,
 ) -> ProxyStatus {
     let text = |name: Option<&Name>| name.map_or(String::new(), Name::to_string);
     let vips = place.node.into_iter().flat_map(|node| tables.snapshot.vips_served_by(node));
@@ -52,11 +58,11 @@ pub(crate) fn status(
         vips: vips
             .filter(|(_, vip)| vip.pool.is_none())
             .map(|(name, _)| {
-                let services = services(name, place.node, tables, listeners, registered, self_checks);
+                let services = services(name, place.node, tables, doors);
                 (name.clone(), VipDelivery { services, ..delivery(name, place.zone, tables) })
             })
             .collect(),
-        listeners: listener_status(listeners, registered),
+        listeners: listener_status(doors.listeners, doors.registered),
         pools: pools.collect(),
     }
 }
@@ -66,9 +72,7 @@ fn services(
     vip: &Name,
     node: Option<&Name>,
     tables: &Tables,
-    listeners: &Listeners,
-    registered: &Registered,
-    self_checks: &SelfChecks,
+    Doors { listeners, registered, self_checks }: Doors<'_>,
 ) -> BTreeMap<String, ServiceStatus> {
     let Some(node) = node.and_then(|node| tables.snapshot.nodes.get(node)) else { return BTreeMap::new() };
     let of_vip = listeners.of_vips().filter(|(_, _, state)| state.load().spec.vip.as_ref() == Some(vip));
