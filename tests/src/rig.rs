@@ -2,6 +2,7 @@
 //! by itself. The router is the client too.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -66,6 +67,7 @@ pub struct Rig {
     pub objects: Vec<PathBuf>,
     daemons: Vec<Option<Child>>,
     proxies: Vec<Option<Child>>,
+    announcers: Vec<Option<Child>>,
     _ports: Vec<OwnedFd>,
     dir: tempfile::TempDir,
     stop: Arc<AtomicBool>,
@@ -128,6 +130,7 @@ impl Rig {
             objects: roles.iter().map(|_| object_path()).collect(),
             daemons: roles.iter().map(|_| None).collect(),
             proxies: roles.iter().map(|_| None).collect(),
+            announcers: roles.iter().map(|_| None).collect(),
             _ports: ports,
             dir,
             stop,
@@ -193,16 +196,35 @@ impl Rig {
         Ok(())
     }
 
-    /// Starts a `weir-proxy` on a host.
+    /// Starts a `weir-proxy` on a host, whose access log is `access.log` in its run directory.
     pub fn start_proxy(&mut self, host: usize) -> Result<()> {
-        let mut command = Command::new(programs::path("weir-proxy"));
-        command.arg(self.dir.path().join("config")).args(["--node", &format!("h{}", host + 1)]);
-        command.arg("--run-dir").arg(self.run_dir(host)).args(["--access-log", "off"]);
-        sys::confine(&mut command, self.hosts[host].netns.fd());
-        let log = fs::File::options().create(true).append(true).open(self.run_dir(host).join("proxy.log"))?;
-        let child = command.stdout(Stdio::null()).stderr(log).spawn().context("start weir-proxy")?;
-        self.proxies[host] = Some(child);
+        let log = self.run_dir(host).join("access.log");
+        self.proxies[host] =
+            Some(self.beside(host, "weir-proxy", &[OsStr::new("--access-log"), log.as_os_str()])?);
         Ok(())
+    }
+
+    /// Starts a `weir-bgp` on a host.
+    pub fn start_announcer(&mut self, host: usize) -> Result<()> {
+        self.announcers[host] = Some(self.beside(host, "weir-bgp", &[])?);
+        Ok(())
+    }
+
+    /// Starts another program of ours on a host.
+    fn beside(&self, host: usize, program: &str, options: &[&OsStr]) -> Result<Child> {
+        let mut command = Command::new(programs::path(program));
+        command.arg(self.dir.path().join("config")).args(["--node", &format!("h{}", host + 1)]);
+        command.arg("--run-dir").arg(self.run_dir(host)).args(options);
+        sys::confine(&mut command, self.hosts[host].netns.fd());
+        let log = self.run_dir(host).join(format!("{program}.log"));
+        let log = fs::File::options().create(true).append(true).open(log)?;
+        command.stdout(Stdio::null()).stderr(log).spawn().with_context(|| format!("start {program}"))
+    }
+
+    /// Sends a signal to the `weir-proxy` of a host.
+    pub fn signal_proxy(&self, host: usize, signal: Signal) -> Result<()> {
+        let proxy = self.proxies[host].as_ref().context("no proxy runs")?;
+        Ok(kill(Pid::from_raw(proxy.id() as i32), signal)?)
     }
 
     /// Takes the balancer off the interfaces of a host by force, behind the back of its `weir-l4`.
@@ -396,9 +418,10 @@ impl Drop for Rig {
         for host in 0..self.hosts.len() {
             // Nobody to tell: what is left is removed below in any case.
             let _ = self.kill(host);
-            if let Some(mut proxy) = self.proxies[host].take() {
-                let _ = proxy.kill();
-                let _ = proxy.wait();
+            let others = [self.announcers[host].take(), self.proxies[host].take()];
+            for mut child in others.into_iter().flatten() {
+                let _ = child.kill();
+                let _ = child.wait();
             }
             let _ = fs::remove_dir_all(self.pin_dir(host));
         }

@@ -1,9 +1,10 @@
 //! Which VIPs this node announces, and why. Pure: configuration, what the daemons beside us say, and `now` go in.
 //!
 //! A VIP with `announce.mode = "gated"` is announced when this node's datapath has confirmed it *and* has a healthy proxy to
-//! send to *and* the local proxy does not say that no zone can answer; one that points straight at a pool when the datapath has
-//! confirmed it and has a healthy server. A good verdict must last for `rise`, a bad one for
-//! `fall`. What an operator says (drain, `never`, `always`, a VIP removed) takes effect at once.
+//! send to *and* enough of its services answer (`services`) *and* the local proxy does not say that no zone can answer; one that
+//! points straight at a pool when the datapath has confirmed it, has a healthy server, and enough of its services answer. A good
+//! verdict must last for `rise`, a bad one for `fall`, and so between better and worse. What an operator says (drain, `never`,
+//! `always`, a VIP removed) takes effect at once.
 //!
 //! What must not happen, whatever the checks say (`others`): that everything looks dead at once and is believed, and
 //! that the last announcer of a VIP leaves.
@@ -14,15 +15,17 @@
 //! Not here: sessions and attributes; those are `weir-bgp` and [`crate::routes`].
 
 mod others;
+mod services;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
 use weir_model::status::{Health, L4Status, L4VipStatus, ProxyStatus, Tier, VipDelivery};
-use weir_model::{Admin, AnnounceMode, LastAnnouncer, Name, RemoteAnnounce, Snapshot, Vip};
+use weir_model::{Admin, AnnounceMode, LastAnnouncer, Name, RemoteAnnounce, Snapshot, UnservedAnnounce, Vip};
 
 pub(crate) use others::{Others, Stance};
+use services::{Answering, answering};
 pub(crate) use verdict::Verdict;
 use verdict::{Fault, Look};
 
@@ -190,34 +193,51 @@ fn gated(view: View<'_>, name: &Name, vip: &Vip) -> Look {
         return Look::Bad(fault, format!("no healthy {one}"));
     }
     // No proxy sees the packets of a VIP that points straight at servers: what it says of its own does not matter.
-    if vip.pool.is_some() {
-        return Look::Good(Tier::Normal, describe(vip, in_datapath));
+    let delivery = delivery(view, name).filter(|_| vip.pool.is_none());
+    let answering =
+        answering(vip.announce.services, &in_datapath.services, delivery.map(|delivery| &delivery.services));
+    if let Answering::TooFew(reason) = answering {
+        // What the proxy alone finds may be its way of asking.
+        let is_seen = in_datapath.services.values().any(|service| service.health == Health::Down);
+        let fault = if vip.pool.is_none() && is_seen { Fault::Own } else { Fault::Beyond };
+        return unserved(vip, fault, reason);
     }
-    if let Some(reason) = undeliverable(view, name) {
-        return Look::Bad(Fault::Beyond, reason);
+    if let Some(reason) = delivery.and_then(undeliverable) {
+        return unserved(vip, Fault::Beyond, reason);
     }
-    let is_remote = delivery(view, name).is_some_and(|delivery| delivery.is_remote);
-    match vip.announce.remote {
-        RemoteAnnounce::Worse if is_remote => {
-            Look::Good(Tier::Worse, format!("{}, its servers in other zones", describe(vip, in_datapath)))
-        }
-        RemoteAnnounce::Withdraw if is_remote => {
-            Look::Bad(Fault::Beyond, "only servers of other zones can answer".into())
-        }
-        _ => Look::Good(Tier::Normal, describe(vip, in_datapath)),
+    let is_remote = delivery.is_some_and(|delivery| delivery.is_remote);
+    if is_remote && vip.announce.remote == RemoteAnnounce::Withdraw {
+        return Look::Bad(Fault::Beyond, "only servers of other zones can answer".into());
+    }
+    let but = match answering {
+        Answering::Unknown(what) => return Look::Hold(format!("{what}: as before")),
+        Answering::Enough(but) if !but.is_empty() => format!("; but {but}"),
+        Answering::Enough(_) | Answering::TooFew(_) => String::new(),
+    };
+    let described = describe(vip, in_datapath);
+    if is_remote && vip.announce.remote == RemoteAnnounce::Worse {
+        return Look::Good(Tier::Worse, format!("{described}, its servers in other zones{but}"));
+    }
+    Look::Good(Tier::Normal, described + &but)
+}
+
+/// What a VIP that is not served from here is worth.
+fn unserved(vip: &Vip, fault: Fault, reason: String) -> Look {
+    match vip.announce.unserved {
+        UnservedAnnounce::Withdraw => Look::Bad(fault, reason),
+        UnservedAnnounce::Worse => Look::Good(Tier::Worse, reason),
     }
 }
 
-/// A silent or unknowing proxy is no reason: the datapath's own probes stand for it.
-fn undeliverable(view: View<'_>, name: &Name) -> Option<String> {
-    let delivery = delivery(view, name)?;
+/// Why no zone can answer, if none can.
+fn undeliverable(delivery: &VipDelivery) -> Option<String> {
     (!delivery.deliverable).then(|| match delivery.reason.as_str() {
         "" => "no zone can answer".into(),
         reason => format!("no zone can answer: {reason}"),
     })
 }
 
-/// What the proxy says of a VIP, where it knows.
+/// What the proxy says of a VIP, where it knows. A silent or unknowing one is no reason: the datapath's own probes stand for it.
 fn delivery<'a>(view: View<'a>, name: &Name) -> Option<&'a VipDelivery> {
     view.proxy.filter(|proxy| proxy.config.applied_at.is_some())?.vips.get(name)
 }

@@ -40,8 +40,8 @@ const STATUS_RETRY: Duration = Duration::from_millis(100);
 /// Announce the VIPs of this node to its routers by BGP, as long as they can be delivered.
 ///
 /// Reads the objects in CONFIG_DIR (*.toml) and reloads them when they change; a bad change is refused and the last good one stays.
-/// A VIP is announced when weir-l4 on this host has confirmed it and has a healthy proxy, and weir-proxy does not say
-/// that no zone can answer; both are heard on the sockets in RUN_DIR. Losing them keeps the last announcement.
+/// A VIP is announced when weir-l4 on this host has confirmed it and has a healthy proxy, its services answer both of them,
+/// and weir-proxy does not say that no zone can answer; both are heard on the sockets in RUN_DIR. Losing them keeps the last announcement.
 ///
 /// Runs alone as well: a VIP with announce.mode = "always" asks nobody, and peers may have any address and port,
 /// so neither weir-l4 nor root is needed.

@@ -111,6 +111,7 @@ fn tables(nodes: &[Node]) -> String {
         listeners(nodes),
         pools(nodes),
         probes(nodes),
+        services(nodes),
         troubles(nodes),
     ];
     let texts: Vec<String> = sections.iter().map(Table::render).filter(|text| !text.is_empty()).collect();
@@ -329,6 +330,25 @@ fn probes(nodes: &[Node]) -> Table {
                 ProbeVia::Tunnel => "tunnel",
             };
             table.row([of, node.name(), via.into(), word(probe.health).into(), probe.reason.clone()]);
+        }
+    }
+    table
+}
+
+/// Services of VIPs that do not answer, or of which nobody knows, by whoever asked.
+fn services(nodes: &[Node]) -> Table {
+    let mut table = Table::new(["SERVICE NOT UP", "VIP", "NODE", "ASKED BY", "HEALTH", "REASON"]);
+    for node in nodes {
+        let l4 = node.l4.status().into_iter().flat_map(|status| &status.vips);
+        let l4 = l4.map(|(vip, status)| (vip, "weir-l4", &status.services));
+        let proxy = node.proxy.status().into_iter().flat_map(|status| &status.vips);
+        let proxy = proxy.map(|(vip, status)| (vip, "weir-proxy", &status.services));
+        for (vip, daemon, services) in l4.chain(proxy) {
+            for (service, status) in services.iter().filter(|(_, status)| status.health != Health::Up) {
+                let health = word(status.health).into();
+                let reason = status.reason.clone();
+                table.row([service.clone(), vip.to_string(), node.name(), daemon.into(), health, reason]);
+            }
         }
     }
     table

@@ -100,15 +100,80 @@ pub struct Transition {
     pub reason: String,
 }
 
+/// What results in a row mean: the machine above without a schedule.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    health: Health,
+    reason: String,
+    /// Results in a row that contradict `health`.
+    streak: u32,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self { health: Health::Unknown, reason: "not checked yet".into(), streak: 0 }
+    }
+}
+
+impl Standing {
+    /// What is known now.
+    pub fn health(&self) -> Health {
+        self.health
+    }
+
+    /// Why; the last failure while a target that is up has failed less than `fall` times.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Notes a result; returns the health before, if it is another one now.
+    pub fn note(&mut self, outcome: Outcome, rise: u32, fall: u32) -> Option<Health> {
+        let (seen, reason) = match outcome {
+            Outcome::Pass => (Health::Up, "check passed".to_owned()),
+            Outcome::Drain => (Health::Draining, "server asks for no new flows".to_owned()),
+            Outcome::Fail(reason) => (Health::Down, reason),
+        };
+        let needed = match (self.health, seen) {
+            // The first result decides: a fresh proxy must not wait `rise` intervals before it serves.
+            (Health::Unknown, _) => 1,
+            // A wish to drain costs nothing to obey, and obeying late loses requests.
+            (Health::Up | Health::Down, Health::Draining) => 1,
+            (Health::Up | Health::Draining, Health::Down) => fall,
+            (Health::Down | Health::Draining, Health::Up) => rise,
+            (Health::Up, Health::Up)
+            | (Health::Down, Health::Down)
+            | (Health::Draining, Health::Draining)
+            | (_, Health::Unknown) => {
+                self.streak = 0;
+                self.reason = reason;
+                return None;
+            }
+        };
+        self.streak += 1;
+        if self.streak < needed {
+            self.reason = match seen {
+                Health::Down => format!("{reason} ({} of {needed} failures)", self.streak),
+                _ => format!("{reason} ({} of {needed})", self.streak),
+            };
+            return None;
+        }
+        self.streak = 0;
+        self.reason = reason;
+        Some(std::mem::replace(&mut self.health, seen))
+    }
+
+    /// Whether the last results contradict what is known, though not for long enough.
+    fn is_turning(&self) -> bool {
+        self.streak > 0
+    }
+}
+
 /// The machine of one check target.
 #[derive(Debug)]
 pub struct HealthMachine {
     timing: Timing,
     random: u64,
-    health: Health,
-    reason: String,
-    /// Results in a row that contradict `health`.
-    streak: u32,
+    standing: Standing,
     /// A live request failed since the last successful probe: probes follow quickly until it is clear why.
     suspect: bool,
     schedule: Schedule,
@@ -133,9 +198,7 @@ impl HealthMachine {
         Self {
             timing,
             random,
-            health: Health::Unknown,
-            reason: "not checked yet".into(),
-            streak: 0,
+            standing: Standing::default(),
             suspect: false,
             schedule: Schedule::Waiting { due },
             last_start: None,
@@ -146,12 +209,12 @@ impl HealthMachine {
 
     /// What is known now.
     pub fn health(&self) -> Health {
-        self.health
+        self.standing.health()
     }
 
     /// Why; the last failure while a target that is up has failed less than `fall` times.
     pub fn reason(&self) -> &str {
-        &self.reason
+        self.standing.reason()
     }
 
     /// Other timing from the next probe on; what is known stays.
@@ -204,13 +267,28 @@ impl HealthMachine {
         }
     }
 
+    /// Probe `id` could not be made, which says nothing about the target: what is known stays, and the next is due in time.
+    pub fn handle_unmade(&mut self, id: u64, now: Instant) {
+        if let Schedule::Running { id: running, started, .. } = self.schedule
+            && running == id
+        {
+            self.suspect = false;
+            self.wait(started, now);
+        }
+    }
+
     /// A live request could not be served: look again at once, and keep looking quickly until it is clear.
     pub fn report_failure(&mut self, now: Instant) {
-        if self.health != Health::Down {
+        if self.health() != Health::Down {
             self.suspect = true;
-            if let Schedule::Waiting { due } = self.schedule {
-                self.schedule = Schedule::Waiting { due: due.min(self.earliest(now)) };
-            }
+            self.look_now(now);
+        }
+    }
+
+    /// Something about the target changed: look again at once, whatever is known of it.
+    pub fn look_now(&mut self, now: Instant) {
+        if let Schedule::Waiting { due } = self.schedule {
+            self.schedule = Schedule::Waiting { due: due.min(self.earliest(now)) };
         }
     }
 
@@ -221,6 +299,11 @@ impl HealthMachine {
 
     fn finish(&mut self, outcome: Outcome, started: Instant, now: Instant) {
         self.judge(outcome);
+        self.wait(started, now);
+    }
+
+    /// For the probe after one that started then.
+    fn wait(&mut self, started: Instant, now: Instant) {
         let due = if self.suspect {
             self.earliest(now)
         } else {
@@ -231,44 +314,14 @@ impl HealthMachine {
     }
 
     fn judge(&mut self, outcome: Outcome) {
-        let (seen, reason) = match outcome {
-            Outcome::Pass => (Health::Up, "check passed".to_owned()),
-            Outcome::Drain => (Health::Draining, "server asks for no new flows".to_owned()),
-            Outcome::Fail(reason) => (Health::Down, reason),
-        };
-        let needed = match (self.health, seen) {
-            // The first result decides: a fresh proxy must not wait `rise` intervals before it serves.
-            (Health::Unknown, _) => 1,
-            // A wish to drain costs nothing to obey, and obeying late loses requests.
-            (Health::Up | Health::Down, Health::Draining) => 1,
-            (Health::Up | Health::Draining, Health::Down) => self.timing.fall,
-            (Health::Down | Health::Draining, Health::Up) => self.timing.rise,
-            (Health::Up, Health::Up)
-            | (Health::Down, Health::Down)
-            | (Health::Draining, Health::Draining)
-            | (_, Health::Unknown) => {
-                self.streak = 0;
-                self.suspect = false;
-                self.reason = reason;
-                return;
-            }
-        };
-        self.streak += 1;
-        self.suspect &= seen == Health::Down;
-        if self.streak < needed {
-            self.reason = match seen {
-                Health::Down => format!("{reason} ({} of {needed} failures)", self.streak),
-                _ => format!("{reason} ({} of {needed})", self.streak),
-            };
-            return;
-        }
+        let is_failure = matches!(outcome, Outcome::Fail(_));
+        let before = self.standing.note(outcome, self.timing.rise, self.timing.fall);
+        self.suspect &= is_failure && self.standing.is_turning();
+        let Some(before) = before else { return };
         // Two changes that nobody polled in between are told as one, from where the listener last stood.
-        let from = self.transition.take().map_or(self.health, |earlier| earlier.from);
-        self.health = seen;
-        self.streak = 0;
-        self.suspect = false;
-        self.transition = (from != seen).then(|| Transition { from, to: seen, reason: reason.clone() });
-        self.reason = reason;
+        let from = self.transition.take().map_or(before, |earlier| earlier.from);
+        let to = self.health();
+        self.transition = (from != to).then(|| Transition { from, to, reason: self.reason().to_owned() });
     }
 
     fn earliest(&self, now: Instant) -> Instant {

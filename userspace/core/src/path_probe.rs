@@ -12,13 +12,15 @@
 //!
 //! A round asks a host for a few of its services, in turn, those that failed last time among them. A service that answers at no
 //! host says nothing about hosts: a round fails for a service that another host answers for, or when nothing on the host
-//! answers. So a VIP whose listener is broken everywhere takes no host away from the other VIPs.
+//! answers. So a VIP whose listener is broken everywhere takes no host away from the other VIPs. What is known of each service by
+//! itself, for whoever announces the VIP, is in `services`.
 //!
 //! This host is probed through its own datapath: the tunnel runs through the loaded program (the shell does that, by
 //! [`Transmit::own_tunnel`]), and the SYN enters by the loopback interface, where the route of the VIP and the steering are.
 //!
 //! [`health::both`]: crate::health::both
 
+mod services;
 mod targets;
 mod wire;
 
@@ -41,6 +43,7 @@ use crate::{
     hash,
     health::{HealthMachine, Outcome, Transition},
 };
+use services::Seen;
 use wire::Answer;
 
 pub use targets::{Path, Paths, Whom, paths};
@@ -78,14 +81,15 @@ pub struct PathProbes {
     next_port: u16,
     random: u64,
     transmits: VecDeque<Transmit>,
+    services_changed: bool,
 }
 
 #[derive(Debug)]
 struct Host {
     path: Path,
     machine: HealthMachine,
-    /// Whether each service answered when it was last asked for, else why not.
-    last: BTreeMap<SocketAddr, Result<(), String>>,
+    /// What is known of each service that was asked for.
+    seen: BTreeMap<SocketAddr, Seen>,
     /// The service asked for last in turn.
     turn: Option<SocketAddr>,
     /// The round under way, and how many of its services are still open.
@@ -115,6 +119,7 @@ impl PathProbes {
             next_port: PORT_FIRST | random as u16,
             random,
             transmits: VecDeque::new(),
+            services_changed: false,
         }
     }
 
@@ -128,13 +133,13 @@ impl PathProbes {
             let host = match kept {
                 Some(mut host) => {
                     host.machine.set_timing(path.timing, now);
-                    host.last.retain(|service, _| path.services.contains_key(service));
+                    host.seen.retain(|service, _| path.services.contains_key(service));
                     Host { path, ..host }
                 }
                 None => {
                     let seed = self.random ^ hash::bytes(whom.to_string().as_bytes());
                     let machine = HealthMachine::new(path.timing, seed, now);
-                    Host { path, machine, last: BTreeMap::new(), turn: None, round: None }
+                    Host { path, machine, seen: BTreeMap::new(), turn: None, round: None }
                 }
             };
             self.hosts.insert(whom, host);
@@ -158,7 +163,7 @@ impl PathProbes {
             let mut reason = host.machine.reason().to_owned();
             // A host is not to blame for what answers nowhere, but somebody should know.
             if host.machine.health() == Health::Up
-                && let Some(Err(why)) = host.last.values().find(|last| last.is_err())
+                && let Some(why) = host.seen.values().find_map(Seen::failure)
             {
                 reason += &format!("; but {why}");
             }
@@ -303,8 +308,9 @@ impl PathProbes {
         let Some((id, left)) = host.round.filter(|(id, _)| *id == open.round) else { return };
         if let Some(vip) = host.path.services.get(&open.service) {
             let way = host.path.way();
-            let result = result.map_err(|why| format!("tcp {} (vip {vip}) by {way}: {why}", open.service));
-            host.last.insert(open.service, result);
+            let what = format!("tcp {} (vip {vip}) by {way}", open.service);
+            let seen = host.seen.entry(open.service).or_default();
+            self.services_changed |= seen.note(result, &what, &way, host.path.timing);
         }
         host.round = (left > 1).then_some((id, left - 1));
         if host.round.is_none() {
@@ -320,12 +326,12 @@ impl PathProbes {
         let Some(host) = self.hosts.get(whom) else { return Outcome::Pass };
         let elsewhere = |service: &SocketAddr| {
             let mut others = self.hosts.iter().filter(|(other, _)| *other != whom);
-            others.any(|(_, other)| matches!(other.last.get(service), Some(Ok(()))))
+            others.any(|(_, other)| other.seen.get(service).is_some_and(|seen| seen.failure().is_none()))
         };
-        let mut failed = host.last.iter().filter_map(|(service, last)| Some((service, last.as_ref().err()?)));
-        let is_mute = !host.last.values().any(Result::is_ok);
+        let mut failed = host.seen.iter().filter_map(|(service, seen)| Some((service, seen.failure()?)));
+        let is_mute = host.seen.values().all(|seen| seen.failure().is_some());
         match failed.find(|(service, _)| is_mute || elsewhere(service)) {
-            Some((_, why)) => Outcome::Fail(why.clone()),
+            Some((_, why)) => Outcome::Fail(why.to_owned()),
             None => Outcome::Pass,
         }
     }
@@ -342,7 +348,7 @@ impl Host {
             self.turn = Some(*service);
             asked.insert(*service);
         }
-        let failed = self.last.iter().filter(|(_, last)| last.is_err());
+        let failed = self.seen.iter().filter(|(_, seen)| seen.failure().is_some());
         for (service, _) in failed {
             if asked.len() < ROUND_MAX {
                 asked.insert(*service);

@@ -18,7 +18,7 @@ use weir_core::{
 };
 use weir_model::{
     Name, ProbeVia, Snapshot,
-    status::{Health, ProbeStatus},
+    status::{Health, ProbeStatus, ServiceStatus},
 };
 use weir_runtime::{
     metrics::Text,
@@ -128,7 +128,16 @@ impl Prober {
         pools
     }
 
-    /// Runs probes until the health of a proxy changes. Cancel safe.
+    /// What is known of the services of a VIP, as the proxies or servers that are up answer for them.
+    pub(crate) fn services(&self, vip: &Name) -> BTreeMap<String, ServiceStatus> {
+        let is_up = |whom: &Whom| {
+            let direct = self.machines.get(whom);
+            direct.is_some_and(|(_, machine)| self.health(whom, machine) == Health::Up)
+        };
+        self.paths.services(vip, is_up)
+    }
+
+    /// Runs probes until the health of a proxy, server or service changes. Cancel safe.
     pub(crate) async fn changed(&mut self) {
         loop {
             let now = Instant::now();
@@ -159,7 +168,7 @@ impl Prober {
                 tracing::info!("the path to {whom} was {from:?}, is {to:?}: {}", change.reason);
                 changed = true;
             }
-            if changed {
+            if self.paths.poll_services_changed() || changed {
                 return;
             }
             let next = self.machines.values().filter_map(|(_, machine)| machine.poll_timeout()).min();

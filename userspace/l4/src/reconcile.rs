@@ -521,6 +521,7 @@ impl Daemon {
                 addresses: addresses.clone(),
                 pool: self.snapshot.vips.get(name).and_then(|vip| vip.pool.clone()),
                 healthy_proxies: healthy as u32,
+                services: self.prober.services(name),
                 packets: traffic.packets,
                 bytes: traffic.bytes,
             };

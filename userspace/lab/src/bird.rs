@@ -30,7 +30,7 @@ use crate::{
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// One router's BIRD.
-pub(crate) struct Router {
+pub struct Router {
     name: String,
     netns: NetNs,
     dir: PathBuf,
@@ -53,6 +53,11 @@ impl Router {
             Some(zone) => tor_config(topology, zone, dir),
             None => core_config(topology, dir),
         };
+        Self::with(name, &text, netns, dir)
+    }
+
+    /// The same with this configuration.
+    pub fn with(name: &str, text: &str, netns: NetNs, dir: &Path) -> Result<Self> {
         let path = dir.join(format!("{name}.conf"));
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
         let mut router = Self { name: name.into(), netns, dir: dir.into(), child: None };
@@ -83,7 +88,7 @@ impl Router {
     }
 
     /// Asks BIRD to stop, which takes its routes out of the kernel, and waits until it has.
-    pub(crate) async fn stop(&mut self) -> Result<()> {
+    pub async fn stop(&mut self) -> Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
         if let Some(pid) = child.id() {
             let _ = kill(nix::unistd::Pid::from_raw(pid as i32), Signal::SIGTERM);
@@ -108,21 +113,21 @@ impl Router {
     }
 
     /// Somebody to ask, detached from the process.
-    pub(crate) fn console(&self) -> Console {
+    pub fn console(&self) -> Console {
         Console { name: self.name.clone(), socket: self.socket() }
     }
 }
 
 /// BIRD's control socket.
 #[derive(Clone, Debug)]
-pub(crate) struct Console {
+pub struct Console {
     name: String,
     socket: PathBuf,
 }
 
 impl Console {
     /// Says one command and returns the lines of the answer.
-    pub(crate) async fn ask(&self, command: &str) -> Result<Vec<String>> {
+    pub async fn ask(&self, command: &str) -> Result<Vec<String>> {
         let conversation = async {
             let stream = UnixStream::connect(&self.socket).await?;
             let (read, mut write) = stream.into_split();
@@ -159,7 +164,7 @@ impl Console {
     }
 
     /// From which neighbours it has a route to `address`, the best ones first.
-    pub(crate) async fn announcers(&self, address: std::net::IpAddr) -> Result<Vec<String>> {
+    pub async fn announcers(&self, address: std::net::IpAddr) -> Result<Vec<String>> {
         let length = if address.is_ipv4() { 32 } else { 128 };
         match self.ask(&format!("show route {address}/{length}")).await {
             Ok(lines) => Ok(parse_announcers(&lines)),

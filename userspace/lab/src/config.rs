@@ -241,6 +241,7 @@ fn peer(node: Name, host: Host) -> Peer {
 fn pool() -> Pool {
     Pool {
         balance: Balance::RoundRobin,
+        critical: true,
         check: Some(Check {
             kind: CheckKind::Http,
             path: "/healthz".into(),

@@ -11,7 +11,7 @@
 //! process, with their sockets in namespaces of their own. Needs root, and leaves nothing behind.
 
 mod backend;
-mod bird;
+pub mod bird;
 pub mod cli;
 mod client;
 mod config;

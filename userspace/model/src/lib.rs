@@ -49,6 +49,6 @@ pub use problem::{Problem, Problems};
 pub use snapshot::{Generation, Snapshot};
 pub use units::{Percent, Rate, Timestamp};
 pub use vip::{
-    Announce, AnnounceMode, LastAnnouncer, PortRange, Protocol, RemoteAnnounce, Service, SourceLimit,
-    SourceRoute, Spread, SynProtection, Vip,
+    Announce, AnnounceMode, LastAnnouncer, NeededServices, PortRange, Protocol, RemoteAnnounce, Service,
+    SourceLimit, SourceRoute, Spread, SynProtection, UnservedAnnounce, Vip,
 };

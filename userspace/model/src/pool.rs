@@ -19,6 +19,10 @@ pub struct Pool {
     /// A zone can carry its own traffic as long as healthy weight × this ≥ total weight: with `140%`, five of seven servers suffice.
     #[serde(default = "default_overprovision")]
     pub overprovision: Percent,
+    /// Whether VIPs whose requests go to it are announced only while some zone has a server of it. (A VIP that points straight at a
+    /// pool always needs one.)
+    #[serde(default = "yes")]
+    pub critical: bool,
     /// Weights for spilled traffic per zone, in place of the zones' own `spill_weight`; 0 keeps spill away while another zone can take it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub spill_weights: BTreeMap<Name, u32>,
@@ -146,6 +150,9 @@ pub struct Server {
     pub admin: Admin,
 }
 
+fn yes() -> bool {
+    true
+}
 fn default_overprovision() -> Percent {
     Percent::whole(140)
 }

@@ -1,6 +1,10 @@
 //! What each daemon says of itself: the JSON on its status socket, read by the other daemons and by `weir status`.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -125,10 +129,27 @@ pub struct L4VipStatus {
     pub pool: Option<Name>,
     /// Healthy proxies, or servers, its flows are spread over.
     pub healthy_proxies: u32,
+    /// What SYNs in the tunnels found of its services, by [`service_name`]; a healthy host that answers suffices.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub services: BTreeMap<String, ServiceStatus>,
     /// Packets and bytes forwarded, all services and CPUs.
     pub packets: u64,
     /// Bytes.
     pub bytes: u64,
+}
+
+/// What asking for one service of a VIP found, rise and fall counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Whether it answers; `Unknown` while nobody has asked.
+    pub health: Health,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a TCP service at an address of a VIP is called in status documents.
+pub fn service_name(at: SocketAddr) -> String {
+    format!("tcp {at}")
 }
 
 /// What `weir-proxy` says.
@@ -155,13 +176,16 @@ pub struct ProxyStatus {
 /// Whether a VIP can be delivered.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VipDelivery {
-    /// Every pool behind it has a server in some zone.
+    /// Every critical pool behind it has a server in some zone.
     pub deliverable: bool,
     /// The first pool without one.
     pub reason: String,
-    /// Some pool behind it has its servers in other zones only.
+    /// Some critical pool behind it has its servers in other zones only.
     #[serde(default)]
     pub is_remote: bool,
+    /// What the proxy found when it asked its own listeners at the VIP, by [`service_name`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub services: BTreeMap<String, ServiceStatus>,
 }
 
 /// One listener.

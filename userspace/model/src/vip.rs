@@ -131,6 +131,12 @@ pub struct Announce {
     /// `rise` doubles with each withdrawal, up to this, and halves with each minute announced; equal to `rise` for no damping.
     #[serde(with = "units::duration", default = "default_rise_max")]
     pub rise_max: Duration,
+    /// Which of the services that are asked for must answer. A VIP of which nothing is asked needs none.
+    #[serde(default)]
+    pub services: NeededServices,
+    /// What it is worth while they do not, or while a critical pool behind it has no server in any zone.
+    #[serde(default)]
+    pub unserved: UnservedAnnounce,
     /// What it is worth where only servers of other zones can answer.
     #[serde(default)]
     pub remote: RemoteAnnounce,
@@ -150,11 +156,35 @@ impl Default for Announce {
             rise: default_rise(),
             fall: default_fall(),
             rise_max: default_rise_max(),
+            services: NeededServices::default(),
+            unserved: UnservedAnnounce::default(),
             remote: RemoteAnnounce::default(),
             graceful_shutdown: Duration::ZERO,
             last: LastAnnouncer::default(),
         }
     }
+}
+
+/// Which services of a VIP must answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NeededServices {
+    /// Every one, at every address of the VIP.
+    #[default]
+    All,
+    /// One of them, at one address.
+    Any,
+}
+
+/// What a VIP is worth while its services do not answer, or a critical pool has no server in any zone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnservedAnnounce {
+    /// Nothing.
+    #[default]
+    Withdraw,
+    /// Less than another node's, as with [`RemoteAnnounce::Worse`].
+    Worse,
 }
 
 /// What a VIP is worth where only servers of other zones can answer.

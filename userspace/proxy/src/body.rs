@@ -119,6 +119,11 @@ impl ResponseBody {
         Self { source, exchange: Some(exchange), stall: Stall::default() }
     }
 
+    /// Nothing at all.
+    pub(crate) fn none() -> Self {
+        Self { source: Source::Words(None), exchange: None, stall: Stall::default() }
+    }
+
     fn count(&mut self, len: usize) {
         if let Some(exchange) = &mut self.exchange {
             exchange.bytes_out += len as u64;

@@ -1,11 +1,15 @@
-//! Active health checks: one task per server and pool drives `weir_core`'s machine with real probes.
+//! Active health checks: one task per server and pool drives `weir_core`'s machine with real probes. `self_check` drives it too.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep_until};
 use weir_core::{
     hash,
-    health::{HealthMachine, Outcome, Timing},
+    health::{HealthMachine, Outcome, Timing, Transition},
 };
 use weir_model::{Name, Snapshot, status::Health};
 use weir_runtime::probe::{self, ProbeTarget};
@@ -63,7 +67,8 @@ impl Checks {
                     target: target.clone(),
                     events: self.events.clone(),
                 };
-                let task = tokio::spawn(checking.run(timing));
+                let seed = random() ^ hash::bytes(live.name.as_str().as_bytes());
+                let task = tokio::spawn(drive(checking, timing, seed));
                 Running { target, timing, live: Arc::clone(live), task }
             });
             self.running.insert(key.clone(), running);
@@ -89,37 +94,68 @@ struct Checking {
     events: mpsc::Sender<HealthEvent>,
 }
 
-impl Checking {
-    async fn run(self, timing: Timing) {
-        let seed = random() ^ hash::bytes(self.live.name.as_str().as_bytes());
-        let mut machine = HealthMachine::new(timing, seed, Instant::now());
-        loop {
-            let now = Instant::now();
-            machine.handle_timeout(now);
-            if let Some(due) = machine.poll_probe(now) {
-                let outcome = Outcome::from(probe::run(&self.target, due.timeout).await);
-                if outcome == Outcome::Pass {
-                    self.live.clear_suspicion();
-                }
-                machine.handle_result(due.id, outcome, Instant::now());
+impl Subject for Checking {
+    async fn look(&self, limit: Duration) -> Option<Outcome> {
+        let outcome = Outcome::from(probe::run(&self.target, limit).await);
+        if outcome == Outcome::Pass {
+            self.live.clear_suspicion();
+        }
+        Some(outcome)
+    }
+
+    async fn tell(&self, change: Transition) -> bool {
+        let event = HealthEvent {
+            pool: self.pool.clone(),
+            server: self.live.name.clone(),
+            target: self.target.clone(),
+            health: change.to,
+            reason: change.reason,
+        };
+        self.events.send(event).await.is_ok()
+    }
+
+    async fn wake(&self) {
+        self.live.failed.notified().await;
+    }
+
+    fn woken(&self, machine: &mut HealthMachine) {
+        machine.report_failure(Instant::now());
+    }
+}
+
+/// What a check looks at, and who wants to know of it.
+pub(crate) trait Subject: Send + Sync {
+    /// Looks once; `None` when that cannot be done.
+    fn look(&self, limit: Duration) -> impl Future<Output = Option<Outcome>> + Send;
+    /// Tells of a change; `false` when nobody wants to know any more.
+    fn tell(&self, change: Transition) -> impl Future<Output = bool> + Send;
+    /// Waits for a reason to look before it is time. Cancel safe.
+    fn wake(&self) -> impl Future<Output = ()> + Send;
+    /// There was one.
+    fn woken(&self, machine: &mut HealthMachine);
+}
+
+/// Drives a machine with real looks at its subject, as long as somebody wants to know.
+pub(crate) async fn drive(subject: impl Subject, timing: Timing, seed: u64) {
+    let mut machine = HealthMachine::new(timing, seed, Instant::now());
+    loop {
+        let now = Instant::now();
+        machine.handle_timeout(now);
+        if let Some(due) = machine.poll_probe(now) {
+            match subject.look(due.timeout).await {
+                Some(outcome) => machine.handle_result(due.id, outcome, Instant::now()),
+                None => machine.handle_unmade(due.id, Instant::now()),
             }
-            if let Some(change) = machine.poll_event() {
-                let event = HealthEvent {
-                    pool: self.pool.clone(),
-                    server: self.live.name.clone(),
-                    target: self.target.clone(),
-                    health: change.to,
-                    reason: change.reason,
-                };
-                if self.events.send(event).await.is_err() {
-                    return;
-                }
-            }
-            let Some(next) = machine.poll_timeout() else { continue };
-            tokio::select! {
-                () = sleep_until(next.into()) => {}
-                () = self.live.failed.notified() => machine.report_failure(Instant::now()),
-            }
+        }
+        if let Some(change) = machine.poll_event()
+            && !subject.tell(change).await
+        {
+            return;
+        }
+        let Some(next) = machine.poll_timeout() else { continue };
+        tokio::select! {
+            () = sleep_until(next.into()) => {}
+            () = subject.wake() => subject.woken(&mut machine),
         }
     }
 }

@@ -13,10 +13,11 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use hyper::{server::conn::http2, service::service_fn};
+use http::{Request, Response, StatusCode};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until, timeout},
@@ -25,11 +26,16 @@ use tokio_rustls::TlsAcceptor;
 use weir_model::{ListenerProtocol, Name};
 
 use crate::{
+    body::ResponseBody,
     exchange::{Exchange, Ledger},
     h1,
-    limits::{CLIENT_KEEPALIVE, HANDSHAKE_TIMEOUT, HEAD_LEN_MAX, LAST_CALL, PING_INTERVAL, STREAMS_MAX},
+    limits::{
+        CLIENT_KEEPALIVE, HANDSHAKE_TIMEOUT, HEAD_LEN_MAX, LAST_CALL, PING_INTERVAL, SELF_CHECK_LINGER,
+        STREAMS_MAX,
+    },
     listen::ListenerState,
     request,
+    self_check::Knocks,
     tables::Tables,
     tcp,
     upstream::keep_alive,
@@ -41,6 +47,8 @@ pub(crate) struct Proxy {
     pub(crate) tables: ArcSwap<Tables>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) phase: watch::Receiver<Phase>,
+    /// Checks of the listeners that the proxy itself has under way.
+    pub(crate) knocks: Arc<Knocks>,
 }
 
 /// How far the process is on its way out.
@@ -63,6 +71,8 @@ pub(crate) struct Connection {
     pub(crate) client: SocketAddr,
     pub(crate) local: SocketAddr,
     pub(crate) tls: bool,
+    /// The proxy itself is the client, to see whether it answers.
+    is_own: bool,
     requests: AtomicU64,
     /// Held while the connection is open; the one who stops the process waits for all of them.
     _alive: mpsc::Sender<Infallible>,
@@ -84,7 +94,8 @@ impl Connection {
         alive: mpsc::Sender<Infallible>,
     ) -> Self {
         let tls = listener.spec.protocol == ListenerProtocol::Https;
-        Self { proxy, listener, client, local, tls, requests: AtomicU64::new(0), _alive: alive }
+        let is_own = listener.spec.vip.is_some() && proxy.knocks.knows(client);
+        Self { proxy, listener, client, local, tls, is_own, requests: AtomicU64::new(0), _alive: alive }
     }
 
     /// Begins to account for a request.
@@ -121,11 +132,37 @@ impl Connection {
         }
     }
 
+    /// Answers a check of our own by telling it that it has arrived; it then ends the connection.
+    async fn let_go(&self, mut stream: TcpStream) {
+        self.proxy.knocks.arrived(self.client);
+        // Whichever way it ends.
+        let _ = timeout(SELF_CHECK_LINGER, stream.read(&mut [0])).await;
+    }
+
+    /// Whether the client is a check of our own, which is told that it has arrived.
+    pub(crate) fn answers_itself(&self) -> bool {
+        if self.is_own {
+            self.proxy.knocks.arrived(self.client);
+        }
+        self.is_own
+    }
+
+    /// Answers one request of HTTP/2: of a client, or of a check of our own.
+    async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
+        if !self.answers_itself() {
+            return request::serve(self, request).await;
+        }
+        let mut response = Response::new(ResponseBody::none());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        response
+    }
+
     /// Serves until the end.
     pub(crate) async fn run(self, stream: TcpStream) {
         let _best_effort = stream.set_nodelay(true);
         let _best_effort = keep_alive(&stream, CLIENT_KEEPALIVE);
         match (self.listener.spec.protocol, &self.listener.tls) {
+            (ListenerProtocol::Tcp, _) if self.is_own => self.let_go(stream).await,
             (ListenerProtocol::Tcp, _) => tcp::relay(&self, stream).await,
             (ListenerProtocol::Https, Some(config)) => {
                 let handshake = TlsAcceptor::from(Arc::clone(config)).accept(stream);
@@ -177,7 +214,7 @@ impl Connection {
             let this = Arc::clone(&this);
             service_fn(move |request| {
                 let this = Arc::clone(&this);
-                async move { Ok::<_, Infallible>(request::serve(&this, request).await) }
+                async move { Ok::<_, Infallible>(this.answer(request).await) }
             })
         };
         let served = builder.serve_connection(TokioIo::new(stream), service);

@@ -38,6 +38,7 @@ use crate::{
     live::Live,
     options::Options,
     report,
+    self_check::{Knocks, SelfChecks, ServiceEvent},
     tables::Tables,
     tls,
 };
@@ -62,6 +63,8 @@ pub(crate) struct Control {
     checks: Checks,
     events: mpsc::Receiver<HealthEvent>,
     listeners: Listeners,
+    self_checks: SelfChecks,
+    service_events: mpsc::Receiver<ServiceEvent>,
     /// Closed when the last connection is.
     connections: mpsc::Receiver<Infallible>,
     steering: Option<steer::Client>,
@@ -118,9 +121,16 @@ impl Control {
         registry: &Registry,
     ) -> Result<(Self, Feed), Problems> {
         let (phase, phase_seen) = watch::channel(Phase::Running);
-        let proxy = Arc::new(Proxy { tables: ArcSwap::default(), ledger, phase: phase_seen });
+        let knocks = Arc::new(Knocks::default());
+        let proxy = Arc::new(Proxy {
+            tables: ArcSwap::default(),
+            ledger,
+            phase: phase_seen,
+            knocks: Arc::clone(&knocks),
+        });
         let (alive, connections) = mpsc::channel(1);
         let (health_events, events) = mpsc::channel(HEALTH_QUEUE_MAX);
+        let (found, service_events) = mpsc::channel(HEALTH_QUEUE_MAX);
         let steering = match (&options.node, &options.run_dir) {
             (Some(_), Some(run_dir)) => Some(steer::Client::start(&run_dir.join(steer::SOCKET))),
             _ => None,
@@ -142,6 +152,8 @@ impl Control {
             reasons: BTreeMap::new(),
             checks: Checks::new(health_events),
             events,
+            self_checks: SelfChecks::new(knocks, found),
+            service_events,
             connections,
             steering,
             registered: Registered::new(),
@@ -182,9 +194,11 @@ impl Control {
                 // A refusal, or its end, is news without being a candidate.
                 Ok(()) = config.changed() => {}
                 Some(event) = self.events.recv() => self.note_health(event),
+                Some(event) = self.service_events.recv() => self.self_checks.note(event),
                 registered = changed(&mut steered) => {
-                    self.registered = registered;
+                    let before = std::mem::replace(&mut self.registered, registered);
                     self.check_ready();
+                    self.look_at_steering(&before);
                 }
                 () = at(expiry) => {
                     tracing::info!("a failover has ended");
@@ -256,6 +270,7 @@ impl Control {
         }
         self.open_probe_ports();
         self.check_ready();
+        self.look_at_steering(&self.registered.clone());
         Ok(())
     }
 
@@ -382,6 +397,19 @@ impl Control {
         }
     }
 
+    /// Listeners that are steered answer at their VIPs, as far as anybody knows: it is checked from then on, and at once whenever
+    /// the steering has changed.
+    fn look_at_steering(&mut self, before: &Registered) {
+        let node = self.options.node.as_ref().and_then(|node| self.snapshot.nodes.get(node));
+        let steered =
+            self.listeners.of_vips().filter(|(_, registration, _)| self.steered.contains(registration));
+        self.self_checks.update(node, steered.map(|(at, _, state)| (at, state)));
+        let is_news = |(at, registration, _)| {
+            (before.get(&registration) != self.registered.get(&registration)).then_some(at)
+        };
+        self.self_checks.look_now(&self.listeners.of_vips().filter_map(is_news).collect());
+    }
+
     /// `/healthz` on the node's own addresses.
     fn open_probe_ports(&mut self) {
         let node = self.options.node.as_ref().and_then(|node| self.snapshot.nodes.get(node));
@@ -425,15 +453,12 @@ impl Control {
             zone: tables.zone.as_ref(),
             draining: *self.phase.borrow() != Phase::Running,
         };
-        let status = report::status(
-            place,
-            config,
-            &tables,
-            &self.listeners,
-            &self.registered,
-            &self.health,
-            &self.reasons,
-        );
+        let doors = report::Doors {
+            listeners: &self.listeners,
+            registered: &self.registered,
+            self_checks: &self.self_checks,
+        };
+        let status = report::status(place, config, &tables, doors, &self.health, &self.reasons);
         self.publisher.publish(&status);
         self.latest.store(Arc::new(status));
     }

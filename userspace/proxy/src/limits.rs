@@ -40,6 +40,10 @@ pub(crate) const READY_TIMEOUT: Duration = Duration::from_millis(50);
 pub(crate) const QUEUE_RECHECK: Duration = Duration::from_millis(100);
 /// Health changes that wait for the controller; the checks then wait too.
 pub(crate) const HEALTH_QUEUE_MAX: usize = 1024;
+/// Checks of the proxy's own listeners a second, all together; with more sockets each is checked less often.
+pub(crate) const SELF_CHECKS_RATE_MAX: u32 = 100;
+/// A check of a `tcp` listener that has arrived is kept open for so long at most, for the other side to end it.
+pub(crate) const SELF_CHECK_LINGER: Duration = Duration::from_secs(1);
 /// Pause after a failed accept (no descriptors left).
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// On a stop, a connection that has not sent its first request yet may still do so for this long.

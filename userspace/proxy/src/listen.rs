@@ -71,6 +71,11 @@ pub(crate) struct ListenerLive {
 }
 
 impl ListenerState {
+    /// Whether it has as many connections as it may; then no more are accepted.
+    pub(crate) fn is_full(&self) -> bool {
+        self.live.connections.load(Relaxed) >= u64::from(self.spec.max_connections)
+    }
+
     /// The tables now, or the last that knew this listener.
     pub(crate) fn tables(&self, proxy: &Proxy) -> Arc<Tables> {
         let now = proxy.tables.load_full();
@@ -249,6 +254,18 @@ impl Listeners {
         self.sockets.iter().filter(|(_, socket)| socket.lingers_until.is_none()).filter_map(entry).collect()
     }
 
+    /// The sockets of VIPs, by the address of the VIP.
+    pub(crate) fn of_vips(
+        &self,
+    ) -> impl Iterator<Item = (SocketAddr, Registration, Arc<ArcSwap<ListenerState>>)> + '_ {
+        self.sockets.iter().filter(|(_, socket)| socket.lingers_until.is_none()).filter_map(
+            |(place, socket)| {
+                let Place::Vip(address, port) = *place else { return None };
+                Some((SocketAddr::new(address, port), place.registration()?, Arc::clone(&socket.state)))
+            },
+        )
+    }
+
     /// Listeners by name.
     pub(crate) fn states(&self) -> &BTreeMap<Name, Arc<ListenerState>> {
         &self.states
@@ -347,7 +364,7 @@ impl Accepting {
     async fn room(&self) {
         loop {
             let state = self.state.load_full();
-            if state.live.connections.load(Relaxed) < u64::from(state.spec.max_connections) {
+            if !state.is_full() {
                 return;
             }
             // Looks again after a while, since the limit may have been raised.

@@ -24,6 +24,7 @@ mod live;
 mod options;
 mod report;
 mod request;
+mod self_check;
 mod tables;
 mod tcp;
 mod tls;

@@ -5,12 +5,16 @@ use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
 use weir_core::health::HealthView;
 use weir_model::{
     Name,
-    status::{ConfigStatus, Health, ListenerStatus, PoolStatus, ProxyStatus, ServerStatus, VipDelivery},
+    status::{
+        ConfigStatus, Health, ListenerStatus, PoolStatus, ProxyStatus, ServerStatus, ServiceStatus,
+        VipDelivery, service_name,
+    },
 };
 use weir_runtime::{metrics::Text, steer::Registered};
 
 use crate::{
     listen::Listeners,
+    self_check::{SelfChecks, own_address},
     tables::{PoolTable, Tables},
 };
 
@@ -21,13 +25,20 @@ pub(crate) struct Place<'a> {
     pub(crate) draining: bool,
 }
 
+/// Where connections come in, and what is known of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Doors<'a> {
+    pub(crate) listeners: &'a Listeners,
+    pub(crate) registered: &'a Registered,
+    pub(crate) self_checks: &'a SelfChecks,
+}
+
 /// The status now.
 pub(crate) fn status(
     place: Place<'_>,
     config: ConfigStatus,
     tables: &Tables,
-    listeners: &Listeners,
-    registered: &Registered,
+    doors: Doors<'_>,
     health: &HealthView,
     reasons: &BTreeMap<(Name, Name), String>,
 ) -> ProxyStatus {
@@ -46,11 +57,38 @@ pub(crate) fn status(
         // What points straight at servers is none of the proxy's.
         vips: vips
             .filter(|(_, vip)| vip.pool.is_none())
-            .map(|(name, _)| (name.clone(), delivery(name, place.zone, tables)))
+            .map(|(name, _)| {
+                let services = services(name, place.node, tables, doors);
+                (name.clone(), VipDelivery { services, ..delivery(name, place.zone, tables) })
+            })
             .collect(),
-        listeners: listener_status(listeners, registered),
+        listeners: listener_status(doors.listeners, doors.registered),
         pools: pools.collect(),
     }
+}
+
+/// What the proxy found at the VIP where its listeners should be.
+fn services(
+    vip: &Name,
+    node: Option<&Name>,
+    tables: &Tables,
+    Doors { listeners, registered, self_checks }: Doors<'_>,
+) -> BTreeMap<String, ServiceStatus> {
+    let Some(node) = node.and_then(|node| tables.snapshot.nodes.get(node)) else { return BTreeMap::new() };
+    let of_vip = listeners.of_vips().filter(|(_, _, state)| state.load().spec.vip.as_ref() == Some(vip));
+    let asked = of_vip.filter(|(at, ..)| own_address(node, *at).is_some());
+    let status = asked.map(|(at, registration, _)| {
+        let unknown = || {
+            let reason = match registered.get(&registration) {
+                Some(Ok(())) => "not asked yet".into(),
+                Some(Err(what)) => format!("not steered: {what}"),
+                None => "not steered yet".into(),
+            };
+            ServiceStatus { health: Health::Unknown, reason }
+        };
+        (service_name(at), self_checks.known(at).cloned().unwrap_or_else(unknown))
+    });
+    status.collect()
 }
 
 fn delivery(vip: &Name, zone: Option<&Name>, tables: &Tables) -> VipDelivery {
@@ -61,14 +99,18 @@ fn delivery(vip: &Name, zone: Option<&Name>, tables: &Tables) -> VipDelivery {
     }
     let mut is_remote = false;
     for pool in pools {
-        let assessment = tables.pools.get(pool).map(|pool| &pool.assessment);
+        let table = tables.pools.get(pool);
+        if table.is_some_and(|table| !table.spec.critical) {
+            continue;
+        }
+        let assessment = table.map(|table| &table.assessment);
         let Some(assessment) = assessment.filter(|assessment| assessment.is_deliverable()) else {
             return undeliverable(format!("pool {pool} has no server in any zone"));
         };
         is_remote |=
             zone.is_some_and(|zone| assessment.zone(zone).is_none_or(|zone| zone.candidates.is_empty()));
     }
-    VipDelivery { deliverable: true, reason: String::new(), is_remote }
+    VipDelivery { deliverable: true, is_remote, ..VipDelivery::default() }
 }
 
 fn listener_status(listeners: &Listeners, registered: &Registered) -> BTreeMap<Name, ListenerStatus> {
@@ -136,6 +178,19 @@ pub(crate) fn metrics(text: &mut Text, status: &ProxyStatus) {
     text.family(name, "gauge", "Connections of clients that are open.");
     for (listener, state) in &status.listeners {
         text.value(name, &[("listener", listener.as_str())], state.connections as f64);
+    }
+    let name = "weir_proxy_service_up";
+    text.family(
+        name,
+        "gauge",
+        "Whether the proxy finds its own listener answering at an address of the VIP.",
+    );
+    for (vip, delivery) in &status.vips {
+        for (service, state) in delivery.services.iter().filter(|(_, state)| state.health != Health::Unknown)
+        {
+            let labels = [("vip", vip.as_str()), ("service", service.as_str())];
+            text.value(name, &labels, f64::from(u8::from(state.health == Health::Up)));
+        }
     }
     type Value = fn(&ServerStatus) -> f64;
     let families: [(&str, &str, &str, Value); 4] = [

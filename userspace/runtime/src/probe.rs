@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
@@ -95,14 +95,30 @@ pub async fn run(target: &ProbeTarget, limit: Duration) -> ProbeResult {
 }
 
 async fn attempt(target: &ProbeTarget) -> std::io::Result<ProbeResult> {
-    let mut stream = TcpStream::connect(target.address).await?;
-    let ProbeKind::Http { path, host, expect } = &target.kind else {
-        return Ok(ProbeResult::Up);
-    };
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: weir-probe\r\naccept: */*\r\nconnection: close\r\n\r\n"
+    let stream = TcpStream::connect(target.address).await?;
+    match &target.kind {
+        ProbeKind::Tcp => Ok(ProbeResult::Up),
+        ProbeKind::Http { path, host, expect } => ask(stream, &format!("GET {path}"), host, *expect).await,
+    }
+}
+
+/// Sends one HTTP/1.1 request, a method and a target, and reads as much of the answer as says what it is. Takes as long as the other
+/// side does.
+///
+/// # Errors
+///
+/// When the connection breaks.
+pub async fn ask(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: &str,
+    host: &str,
+    expect: (u16, u16),
+) -> std::io::Result<ProbeResult> {
+    let head = format!(
+        "{request} HTTP/1.1\r\nhost: {host}\r\nuser-agent: weir-probe\r\naccept: */*\r\nconnection: close\r\n\r\n"
     );
-    stream.write_all(request.as_bytes()).await?;
+    stream.write_all(head.as_bytes()).await?;
+    stream.flush().await?;
     let mut answer = Vec::with_capacity(1024);
     let mut limited = stream.take(ANSWER_LEN_MAX as u64);
     loop {

@@ -1,5 +1,7 @@
 //! The announcer on a virtual clock.
 
+mod answers;
+
 use super::*;
 use std::time::{Duration, SystemTime};
 use weir_model::status::{ConfigStatus, VipDelivery};
@@ -282,6 +284,10 @@ struct Pair {
     web: [bool; 2],
     mail: [bool; 2],
     proxies: [u32; 2],
+    /// Services of the VIPs as each node's proxy finds them, and whether its datapath finds the same.
+    web_answers: [&'static str; 2],
+    mail_answers: [&'static str; 2],
+    datapath_agrees: bool,
     hears: bool,
     on_the_way: Vec<(u64, usize, BTreeMap<Name, Stance>)>,
 }
@@ -296,6 +302,9 @@ impl Pair {
             web: [true; 2],
             mail: [true; 2],
             proxies: [2; 2],
+            web_answers: ["+"; 2],
+            mail_answers: ["+"; 2],
+            datapath_agrees: false,
             hears: true,
             on_the_way: Vec::new(),
         };
@@ -321,17 +330,25 @@ impl Pair {
                 {
                     self.announcers[node].hear(&self.snapshot, &names[other], said, now);
                 }
-                let vip = |address: &str| L4VipStatus {
+                let found = [self.web_answers[node], self.mail_answers[node]].map(answers::services);
+                let vip = |address: &str, services: &BTreeMap<_, _>| L4VipStatus {
                     healthy_proxies: self.proxies[node],
                     addresses: vec![address.parse().unwrap()],
+                    services: if self.datapath_agrees { services.clone() } else { BTreeMap::new() },
                     ..L4VipStatus::default()
                 };
-                let vips = [(name("web"), vip("192.0.2.1")), (name("mail"), vip("192.0.2.2"))];
-                let l4 = L4Status { vips: vips.into(), ..l4(self.proxies[node]) };
-                let delivery =
-                    |deliverable| VipDelivery { deliverable, reason: "gone".into(), is_remote: false };
                 let vips =
-                    [(name("web"), delivery(self.web[node])), (name("mail"), delivery(self.mail[node]))];
+                    [(name("web"), vip("192.0.2.1", &found[0])), (name("mail"), vip("192.0.2.2", &found[1]))];
+                let l4 = L4Status { vips: vips.into(), ..l4(self.proxies[node]) };
+                let delivery = |deliverable| VipDelivery {
+                    deliverable,
+                    reason: "gone".into(),
+                    ..VipDelivery::default()
+                };
+                let [web, mail] = found;
+                let web = VipDelivery { services: web, ..delivery(self.web[node]) };
+                let mail = VipDelivery { services: mail, ..delivery(self.mail[node]) };
+                let vips = [(name("web"), web), (name("mail"), mail)];
                 let proxy = ProxyStatus { vips: vips.into(), ..proxy(true) };
                 let view =
                     View { snapshot: &self.snapshot, node: &names[node], l4: Some(&l4), proxy: Some(&proxy) };

@@ -25,7 +25,11 @@ pub(crate) struct Verdict {
     pub(super) turning_since: Option<Instant>,
     /// It leaves since then, and says so to the routers.
     leaving_since: Option<Instant>,
-    /// Withdrawals that are not forgiven yet.
+    /// Since then another tier is due, and waits for rise or fall.
+    shifting_since: Option<Instant>,
+    /// When it was last announced, withdrawn, or announced otherwise.
+    changed_at: Option<Instant>,
+    /// Withdrawals, and changes for the worse, that are not forgiven yet.
     flaps: u32,
 }
 
@@ -55,9 +59,10 @@ impl Verdict {
     /// Returns when to look again, if something is about to happen by itself.
     pub(super) fn take(&mut self, look: Look, spec: &Announce, now: Instant) -> Option<Instant> {
         let is_checked = matches!(look, Look::Bad(..));
+        let is_said = matches!(look, Look::Say(..));
         let (good, tier, reason, wait) = match look {
             Look::Hold(reason) => {
-                self.turning_since = None;
+                (self.turning_since, self.shifting_since) = (None, None);
                 self.reason = reason;
                 return None;
             }
@@ -67,9 +72,10 @@ impl Verdict {
         };
         if good == self.announced {
             (self.turning_since, self.leaving_since) = (None, None);
-            (self.tier, self.reason) = (tier, reason);
-            return None;
+            let wait = if tier > self.tier && !is_said { spec.fall } else { wait };
+            return self.shift(tier, reason, wait, now);
         }
+        self.shifting_since = None;
         let since = *self.turning_since.get_or_insert(now);
         let due = since + wait;
         if due > now {
@@ -90,9 +96,32 @@ impl Verdict {
             self.flaps = self.unforgiven(now).saturating_add(1);
         }
         self.announced = good;
-        self.since = Some(now);
+        (self.since, self.changed_at) = (Some(now), Some(now));
         (self.turning_since, self.leaving_since) = (None, None);
         (self.tier, self.reason) = (tier, reason);
+        None
+    }
+
+    /// Stays announced, or withdrawn, perhaps better or worse than before: after `wait`, as every change. One that was about to leave
+    /// comes back at once.
+    fn shift(&mut self, tier: Tier, reason: String, wait: Duration, now: Instant) -> Option<Instant> {
+        self.reason = reason;
+        if !self.announced || tier == self.tier || self.tier == Tier::GracefulShutdown {
+            self.tier = tier;
+            self.shifting_since = None;
+            return None;
+        }
+        let due = *self.shifting_since.get_or_insert(now) + wait;
+        if due > now {
+            let word = if tier > self.tier { "worse" } else { "as good as any" };
+            self.reason += &format!("; {word} if it stays so for {wait:?}");
+            return Some(due);
+        }
+        if tier > self.tier {
+            self.flaps = self.unforgiven(now).saturating_add(1);
+        }
+        self.tier = tier;
+        (self.shifting_since, self.changed_at) = (None, Some(now));
         None
     }
 
@@ -104,9 +133,9 @@ impl Verdict {
         self.reason = reason;
     }
 
-    /// Withdrawals not forgiven by now.
+    /// Those not forgiven by now.
     fn unforgiven(&self, now: Instant) -> u32 {
-        let stood = self.since.filter(|_| self.announced).map_or(Duration::ZERO, |since| now - since);
+        let stood = self.changed_at.filter(|_| self.announced).map_or(Duration::ZERO, |since| now - since);
         let forgiven = stood.as_secs() / FORGIVEN_AFTER.as_secs();
         self.flaps.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX))
     }

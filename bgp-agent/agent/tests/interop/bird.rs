@@ -299,7 +299,7 @@ fn a_gated_vip_follows_the_datapath_and_outlives_its_silence() {
         config: applied.clone(),
         vips: [(
             "web".parse().unwrap(),
-            VipDelivery { deliverable, reason: "pool app is empty".into(), is_remote: false },
+            VipDelivery { deliverable, reason: "pool app is empty".into(), ..VipDelivery::default() },
         )]
         .into(),
         ..ProxyStatus::default()

@@ -207,3 +207,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_probe_that_could_not_be_made_says_nothing_and_the_next_is_due_in_time() {
+    let mut b = Bench::new();
+    let first = b.probe();
+    b.machine.handle_unmade(first.id, b.now);
+    assert_eq!((b.machine.health(), b.machine.poll_event()), (Health::Unknown, None));
+    assert_eq!(b.result(Outcome::Pass), Some((Health::Unknown, Health::Up)));
+    // As often as it likes: no failure is counted.
+    for _ in 0..10 {
+        let (before, probe) = (b.now, b.probe());
+        assert!(b.now - before >= TIMING.interval.mul_f64(0.9));
+        b.machine.handle_unmade(probe.id, b.now);
+    }
+    assert_eq!(b.machine.health(), Health::Up);
+    // That of an abandoned probe is ignored.
+    b.machine.handle_unmade(first.id, b.now);
+}
+
+#[test]
+fn a_target_that_changed_is_looked_at_at_once_even_if_it_is_down() {
+    for outcome in [Outcome::Pass, fail()] {
+        let mut b = Bench::new();
+        b.result(outcome);
+        b.now += PROBE_GAP_MIN;
+        let before = b.now;
+        b.machine.look_now(before);
+        b.probe();
+        assert_eq!(b.now, before);
+    }
+}

@@ -290,3 +290,34 @@ fn probes_a_second_are_bounded_and_each_service_gets_its_turn() {
     assert!(asked.values().all(|count| *count >= 500), "{asked:?}");
     assert!(world.probes.open.len() <= OPEN_MAX);
 }
+
+#[test]
+fn a_service_is_up_while_one_host_that_gets_flows_answers_and_down_when_none_does() {
+    let mut world = World::new(&snapshot(V4));
+    let services = |world: &World, hosts: &[&str]| {
+        world.probes.services(&name("web"), |whom| hosts.iter().any(|h| *whom == proxy(h)))
+    };
+    let all = ["n0", "n1", "n2"];
+    let of = |world: &World, hosts: &[&str]| services(world, hosts)["tcp 198.51.100.10:443"].clone();
+    assert_eq!(of(&world, &all).health, Health::Unknown, "nobody has asked");
+    world.run(SECOND, |_, _| Some(SYN_ACK));
+    assert!(world.probes.poll_services_changed() && !world.probes.poll_services_changed());
+    assert_eq!(of(&world, &all).health, Health::Up);
+    assert_eq!(services(&world, &all).len(), 1, "no IPv6 here, and tcp/8443 has no listener");
+
+    // One host answers: the service is up for whoever sends flows there.
+    world.run(SECOND, |whom, at| (*whom == proxy("n2") || at != WEB).then_some(SYN_ACK));
+    assert_eq!((of(&world, &all).health, of(&world, &["n0", "n1"]).health), (Health::Up, Health::Down));
+    assert_eq!(services(&world, &[]), BTreeMap::new(), "no host gets flows: nothing is said");
+
+    // None does: the hosts are up for their other VIP, the service is not.
+    world.run(SECOND, |_, at| Some(if at == WEB { RST_ACK } else { SYN_ACK }));
+    assert!(world.probes.poll_services_changed());
+    assert_eq!(all.map(|node| world.health(node)), [Health::Up; 3]);
+    let web = of(&world, &all);
+    assert_eq!(web.health, Health::Down);
+    assert_eq!(web.reason, "by this host's own datapath: refused: nothing is steered to a listener");
+    assert_eq!(world.probes.services(&name("api"), |_| true)["tcp 198.51.100.11:80"].health, Health::Up);
+    world.run(SECOND, |_, _| Some(SYN_ACK));
+    assert_eq!(of(&world, &all).health, Health::Up);
+}

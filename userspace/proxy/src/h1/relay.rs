@@ -72,6 +72,12 @@ where
     let tables = connection.listener.tables(&connection.proxy);
     let mut room = h1::field_room();
     let (mut exchange, len, asked) = match h1::parse_request(client.came.data(), &mut room) {
+        Ok(Some(_)) if connection.answers_itself() => {
+            let mut out = Scratch::new();
+            out.0.extend_from_slice(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n");
+            let _either_way = write(&mut client.stream, &out).await;
+            return After::Cut;
+        }
         Ok(Some(head)) => {
             let mut exchange = connection.begin(name(head.version));
             let asked = ask(&head, connection, &tables, &client.sender, &mut exchange);
