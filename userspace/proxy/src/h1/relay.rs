@@ -371,8 +371,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
         }
         let mut response = Pump::new(answer.framing, answer.in_chunks);
         response.begin_with(answer.head);
-        if response.take_along(&mut self.came).is_err() {
-            return lost(exchange, &server.slot.server, "response-broken");
+        if let Err(bad) = response.take_along(&mut self.came) {
+            // Nothing was said yet.
+            let failure = Failure::BadResponse(bad);
+            server.slot.server.note_failure(failure.avoid_for());
+            return self.refuse(exchange, failure.refusal()).await;
         }
         let mut stall = Stall::default();
         let mut moved = 0;

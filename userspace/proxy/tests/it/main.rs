@@ -1,6 +1,7 @@
 //! The real binary between real clients and real servers, on the loopback interface, unprivileged.
 
 mod clients;
+mod raw;
 mod servers;
 mod subject;
 
