@@ -8,10 +8,12 @@ use crate::peer::{Farewell, STOP_MAX};
 use crate::report::{Report, Shared};
 use crate::sessions::{Apply, Sessions};
 use crate::teller::Teller;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::yield_now;
 use tokio::time::sleep_until;
 use tracing::{info, warn};
 use weir_model::status::{BgpStatus, ConfigStatus, L4Status, ProxyStatus};
@@ -102,11 +104,15 @@ impl Agent {
             let l4 = inputs.l4.borrow_and_update().clone();
             let proxy = inputs.proxy.borrow_and_update().clone();
             let now = Instant::now();
+            let before = self.announcer.verdicts().clone();
             self.announce(&snapshot, &l4, &proxy, now);
             self.apply(&snapshot, now);
+            // The routers and the other nodes first: who reads the log and the status has time.
+            yield_now().await;
+            let tell = self.teller.tell(&snapshot, self.announcer.stances(), now);
+            self.log(&before);
             self.publish(&snapshot, config, now);
 
-            let tell = self.teller.tell(&snapshot, self.announcer.stances(), now);
             let deferral = (!self.settled).then_some(self.started + DEFERRAL);
             let due = self.announcer.poll_timeout().into_iter().chain(deferral);
             let next = due.chain([now + FULL_PASS, tell]).min();
@@ -126,6 +132,15 @@ impl Agent {
                 }
                 () = sleep_until(next.unwrap_or(now).into()) => {}
             }
+            // What else waits is heard before the next turn, which looks at everything: a turn each would fall behind a large
+            // group of which all nodes speak at once. Both queues are bounded.
+            while let Some(said) = self.teller.waiting(&snapshot) {
+                self.announcer.hear(&snapshot, &said.node, said.vips, Instant::now());
+            }
+            while let Ok(caller) = self.callers.try_recv() {
+                let snapshot = Arc::clone(&inputs.snapshots.borrow());
+                self.sessions.call(&snapshot, caller);
+            }
         }
         let may_return = inputs.shutdown.cause() == Some(Cause::Terminate);
         if !may_return {
@@ -141,7 +156,6 @@ impl Agent {
         proxy: &Seen<ProxyStatus>,
         now: Instant,
     ) {
-        let before = self.announcer.verdicts().clone();
         let view = View {
             snapshot,
             node: &self.node,
@@ -149,6 +163,10 @@ impl Agent {
             proxy: proxy.value.as_deref().filter(|_| proxy.live),
         };
         self.announcer.handle(view, now);
+    }
+
+    /// What has changed since.
+    fn log(&self, before: &BTreeMap<Name, Verdict>) {
         for (vip, verdict) in self.announcer.verdicts() {
             let was = before.get(vip).is_some_and(|verdict| verdict.announced);
             match (was, verdict.announced) {
