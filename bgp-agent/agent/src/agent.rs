@@ -33,6 +33,10 @@ const DEFERRAL: Duration = Duration::from_secs(10);
 /// Callers from ranges that wait for a turn; more are refused, and the router tries again.
 const CALLERS_MAX: usize = 64;
 
+/// VIPs of which one turn writes a line each, announced and withdrawn ones counted apart: beyond that nobody reads them, and fifty
+/// thousand lines take longer than the UPDATEs.
+const LINES_MAX: usize = 100;
+
 /// What the agent reads.
 pub(crate) struct Inputs {
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -165,18 +169,35 @@ impl Agent {
         self.announcer.handle(view, now);
     }
 
-    /// What has changed since.
+    /// What has changed since, VIP by VIP; of a great change the first [`LINES_MAX`], and how many there were.
     fn log(&self, before: &BTreeMap<Name, Verdict>) {
-        for (vip, verdict) in self.announcer.verdicts() {
-            let was = before.get(vip).is_some_and(|verdict| verdict.announced);
-            match (was, verdict.announced) {
-                (false, true) => info!(%vip, reason = %verdict.reason, "announced"),
-                (true, false) => warn!(%vip, reason = %verdict.reason, "withdrawn"),
+        let verdicts = self.announcer.verdicts();
+        let (mut announced, mut withdrawn) = (0, 0);
+        for (vip, verdict) in verdicts {
+            match (before.get(vip).is_some_and(|verdict| verdict.announced), verdict.announced) {
+                (false, true) => {
+                    announced += 1;
+                    if announced <= LINES_MAX {
+                        info!(%vip, reason = %verdict.reason, "announced");
+                    }
+                }
+                (true, false) => {
+                    withdrawn += 1;
+                    if withdrawn <= LINES_MAX {
+                        warn!(%vip, reason = %verdict.reason, "withdrawn");
+                    }
+                }
                 _ => {}
             }
         }
-        for vip in before.keys().filter(|vip| !self.announcer.verdicts().contains_key(*vip)) {
-            info!(%vip, "withdrawn: no longer a vip of this node");
+        for vip in before.keys().filter(|vip| !verdicts.contains_key(*vip)) {
+            withdrawn += 1;
+            if withdrawn <= LINES_MAX {
+                info!(%vip, "withdrawn: no longer a vip of this node");
+            }
+        }
+        if announced.max(withdrawn) > LINES_MAX {
+            warn!(announced, withdrawn, "many vips at once: the status names them all");
         }
     }
 

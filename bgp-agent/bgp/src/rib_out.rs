@@ -229,9 +229,10 @@ impl RibOut {
         let first = self.announce_due.first()?;
         let route = self.desired.get(first)?;
         let family = Family::of(first.addr());
-        let same = self.announce_due.iter().filter(|prefix| {
-            Family::of(prefix.addr()) == family && self.desired.get(prefix) == Some(route)
-        });
+        let same = self
+            .announce_due
+            .iter()
+            .filter(|prefix| Family::of(prefix.addr()) == family && self.desired.get(prefix) == Some(route));
         Some((route.clone(), pack(context, same)))
     }
 }

@@ -68,7 +68,8 @@ pub fn median(values: &mut [f64]) -> f64 {
 }
 
 fn table(cases: &[Case]) -> String {
-    let mut text = format!("{:<24} {:>6} {:>12} {:>12} {:>8}\n", "case", "unit", "ours", "reference", "ratio");
+    let mut text =
+        format!("{:<24} {:>6} {:>12} {:>12} {:>8}\n", "case", "unit", "ours", "reference", "ratio");
     for case in cases {
         let Case { case: name, unit, ours, reference } = case;
         text += &format!("{name:<24} {unit:>6} {ours:>12.3} {reference:>12.3} {:>8.2}\n", case.ratio());

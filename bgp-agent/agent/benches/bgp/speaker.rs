@@ -5,18 +5,19 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use weir_bgp::{
-    Capabilities, Families, Family, MessageType, Open, Reader, ReceiveContext, Route, UpdateContext, decode_update,
-    encode_announce, encode_keepalive, encode_withdraw,
+    Capabilities, Families, Family, MessageType, Open, Reader, ReceiveContext, Route, UpdateContext,
+    decode_update, encode_announce, encode_keepalive, encode_withdraw,
 };
 use weir_lab::netns::NetNs;
 
-use crate::bfd_fabric::{HOST4, ROUTER4};
 use crate::bench::until;
+use crate::bfd_fabric::{HOST4, ROUTER4};
 
 /// A message that has not come by then does not come.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -91,24 +92,6 @@ impl Speaker {
         self.stream.write_all(&messages.concat()).context("write")
     }
 
-    /// The moment at which so many prefixes have been announced (or withdrawn) since the call.
-    pub(crate) fn until(&mut self, announced: bool, count: usize) -> Instant {
-        let mut seen = 0;
-        loop {
-            let (at, messages) = self.receive().unwrap();
-            for (kind, body) in messages {
-                if kind == MessageType::Update {
-                    let report = decode_update(&body, ReceiveContext::default(), |_, _| ()).unwrap();
-                    seen += if announced { report.announced } else { report.withdrawn };
-                }
-            }
-            if seen >= count {
-                assert_eq!(seen, count, "more than there is to say");
-                return at;
-            }
-        }
-    }
-
     /// What one read brings, and when it did.
     fn receive(&mut self) -> Result<(Instant, Vec<(MessageType, Bytes)>)> {
         let mut buffer = [0; 64 << 10];
@@ -121,6 +104,50 @@ impl Speaker {
             messages.push((frame.message_type, frame.body));
         }
         Ok((at, messages))
+    }
+}
+
+/// The router's end, which a thread reads: one that waits for nothing else, as a router's does.
+pub(crate) struct Listening(Receiver<Heard>);
+
+/// What one read brought.
+struct Heard {
+    at: Instant,
+    announced: usize,
+    withdrawn: usize,
+}
+
+impl Listening {
+    /// Until the session ends, or this is dropped.
+    pub(crate) fn to(mut speaker: Speaker) -> Self {
+        let (said, heard) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            while let Ok((at, messages)) = speaker.receive() {
+                let mut heard = Heard { at, announced: 0, withdrawn: 0 };
+                for (_, body) in messages.iter().filter(|(kind, _)| *kind == MessageType::Update) {
+                    let report = decode_update(body, ReceiveContext::default(), |_, _| ()).unwrap();
+                    heard.announced += report.announced;
+                    heard.withdrawn += report.withdrawn;
+                }
+                if said.send(heard).is_err() {
+                    break;
+                }
+            }
+        });
+        Self(heard)
+    }
+
+    /// The moment at which so many prefixes more had been announced (or withdrawn), and not one of the contrary.
+    pub(crate) fn until(&self, announced: bool, count: usize) -> Instant {
+        let mut seen = (0, 0);
+        loop {
+            let heard = self.0.recv_timeout(LIMIT).expect("the session is up and something comes");
+            seen = (seen.0 + heard.announced, seen.1 + heard.withdrawn);
+            if seen == (if announced { (count, 0) } else { (0, count) }) {
+                return heard.at;
+            }
+            assert!(if announced { seen.1 == 0 } else { seen.0 == 0 }, "{seen:?}");
+        }
     }
 }
 

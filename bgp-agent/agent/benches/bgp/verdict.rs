@@ -8,12 +8,14 @@ use crate::Router;
 use crate::bench::{Agent, Daemon, datapath_of};
 use crate::bfd_fabric::{self as fabric, Fabric, RouteMonitor, VIP4};
 use crate::bird::Bird;
-use crate::speaker::{Door, Speaker, announcement, withdrawal};
+use crate::speaker::{Door, Listening, Speaker, announcement, withdrawal};
 use bytes::Bytes;
 use std::any::Any;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 use weir_lab::figures::{Asked, Case, median, quantile};
 use weir_model::Name;
 use weir_model::status::L4Status;
@@ -28,8 +30,10 @@ const ROUTES: usize = 101;
 const ROUNDS: usize = 15;
 const ROUNDS_50000: usize = 3;
 
-/// Verdicts do not come one upon the other: the agent has long finished with the last.
+/// Verdicts do not come one upon the other: the agent has long finished with the last, its status and log included.
 const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE_1000: Duration = Duration::from_millis(200);
+const PAUSE_50000: Duration = Duration::from_secs(5);
 
 /// A route that is not there by then never will be.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -45,14 +49,18 @@ pub(crate) fn measure(asked: &Asked) -> Option<Vec<Case>> {
             cases.push(to_kernel(case, router)?);
         }
     }
-    let many = |count, rounds, names: [&'static str; 3]| {
+    let many = |count, pace, names: [&'static str; 3]| {
         let asked_for = names.iter().any(|name| asked.wants(name));
-        if asked_for { many_to_wire(count, rounds, names) } else { Some(Vec::new()) }
+        if asked_for { many_to_wire(count, pace, names) } else { Some(Vec::new()) }
     };
-    cases.extend(many(1_000, ROUNDS, ["announce_1000_to_wire", "withdraw_1000_to_wire", "memory_1000"])?);
+    cases.extend(many(
+        1_000,
+        (ROUNDS, PAUSE_1000),
+        ["announce_1000_to_wire", "withdraw_1000_to_wire", "memory_1000"],
+    )?);
     cases.extend(many(
         50_000,
-        ROUNDS_50000,
+        (ROUNDS_50000, PAUSE_50000),
         ["announce_50000_to_wire", "withdraw_50000_to_wire", "memory_50000"],
     )?);
     Some(cases)
@@ -61,10 +69,10 @@ pub(crate) fn measure(asked: &Asked) -> Option<Vec<Case>> {
 /// A weir-l4 that says what is wanted, beside a weir-bgp that hears it.
 struct Host {
     agent: Agent,
-    daemon: Daemon<L4Status>,
-    good: L4Status,
-    bad: L4Status,
-    _runtime: Runtime,
+    daemon: Arc<Daemon<L4Status>>,
+    good: Arc<L4Status>,
+    bad: Arc<L4Status>,
+    runtime: Runtime,
 }
 
 impl Host {
@@ -80,14 +88,27 @@ impl Host {
         let (good, bad) = (datapath_of(vips(), 1), datapath_of(vips(), 0));
         let agent = fabric.quiet_agent(&fabric::gated_config(addresses.iter().copied()));
         let daemon = runtime.block_on(Daemon::start(&agent, "l4.sock", &bad));
-        Self { agent, daemon, good, bad, _runtime: runtime }
+        Self { agent, daemon: Arc::new(daemon), good: Arc::new(good), bad: Arc::new(bad), runtime }
     }
 
-    /// What weir-l4 does when its probes have turned; returns the moment before.
-    fn verdict(&self, good: bool) -> Instant {
-        let begun = Instant::now();
-        self.daemon.publisher.publish(if good { &self.good } else { &self.bad });
-        begun
+    /// What weir-l4 does when its probes have turned, on the thread that serves its socket; returns the moment before.
+    fn verdict(&self, good: bool) -> JoinHandle<Instant> {
+        let (daemon, status) =
+            (Arc::clone(&self.daemon), Arc::clone(if good { &self.good } else { &self.bad }));
+        self.runtime.spawn(async move {
+            let begun = Instant::now();
+            daemon.publisher.publish(&status);
+            begun
+        })
+    }
+
+    /// The same, and when `until` has come; in ms.
+    fn times(&self, pace: Pace, mut until: impl FnMut(bool) -> Instant) -> Times {
+        turns(pace, |good| {
+            let begun = self.verdict(good);
+            let end = until(good);
+            (self.runtime.block_on(begun).unwrap(), end)
+        })
     }
 
     /// Wait until weir-bgp has heard weir-l4, and has taken the status of so many VIPs for bad.
@@ -99,35 +120,55 @@ impl Host {
     }
 }
 
-/// Sends prepared messages; returns the moment before.
-fn send(speaker: &mut Speaker, messages: &[Bytes]) -> Instant {
-    let begun = Instant::now();
-    speaker.send(messages).unwrap();
-    begun
+/// The smallest speaker on the host, with what it says.
+struct Floor {
+    speaker: Speaker,
+    good: Vec<Bytes>,
+    bad: Vec<Bytes>,
 }
 
-/// Time from each of `count` turns, good and bad, to what `until` says.
-fn turns(
-    count: usize,
-    mut turn: impl FnMut(bool) -> Instant,
-    mut until: impl FnMut(bool) -> Instant,
-) -> (Vec<f64>, Vec<f64>) {
-    let (mut good, mut bad) = (Vec::new(), Vec::new());
-    for _ in 0..count {
-        for (is_good, took) in [(true, &mut good), (false, &mut bad)] {
-            std::thread::sleep(PAUSE);
-            let begun = turn(is_good);
-            took.push((until(is_good) - begun).as_secs_f64() * 1e3);
+impl Floor {
+    fn new(speaker: Speaker, addresses: &[Ipv4Addr]) -> Self {
+        Self { speaker, good: announcement(addresses), bad: withdrawal(addresses) }
+    }
+
+    /// From before it speaks to what `until` says, in ms.
+    fn times(&mut self, pace: Pace, mut until: impl FnMut(bool) -> Instant) -> Times {
+        turns(pace, |good| {
+            let begun = Instant::now();
+            self.speaker.send(if good { &self.good } else { &self.bad }).unwrap();
+            (begun, until(good))
+        })
+    }
+}
+
+/// How many good turns and bad ones, and the pause before each.
+type Pace = (usize, Duration);
+
+/// How long good turns took, and bad ones, in ms.
+struct Times {
+    good: Vec<f64>,
+    bad: Vec<f64>,
+}
+
+/// So many of each, in turn; `turn` returns its beginning and its end.
+fn turns((rounds, pause): Pace, mut turn: impl FnMut(bool) -> (Instant, Instant)) -> Times {
+    let mut times = Times { good: Vec::new(), bad: Vec::new() };
+    for _ in 0..rounds {
+        for (is_good, took) in [(true, &mut times.good), (false, &mut times.bad)] {
+            std::thread::sleep(pause);
+            let (begun, end) = turn(is_good);
+            took.push((end - begun).as_secs_f64() * 1e3);
         }
     }
-    (good, bad)
+    times
 }
 
 fn to_wire() -> Option<Vec<Case>> {
     let addresses = [VIP4.parse().unwrap()];
-    let (mut ours, mut reference) = both_to_wire(VERDICTS / 2, &addresses, |_| ())?;
-    ours.0.append(&mut ours.1);
-    reference.0.append(&mut reference.1);
+    let (mut ours, mut reference) = both_to_wire((VERDICTS / 2, PAUSE), &addresses, |_| ())?;
+    ours.good.append(&mut ours.bad);
+    reference.good.append(&mut reference.bad);
     let case = |case, q, ours: &mut [f64], reference: &mut [f64]| Case {
         case,
         unit: "ms",
@@ -135,39 +176,33 @@ fn to_wire() -> Option<Vec<Case>> {
         reference: quantile(reference, q),
     };
     Some(vec![
-        case("verdict_to_wire", 0.5, &mut ours.0, &mut reference.0),
-        case("verdict_to_wire_p99", 0.99, &mut ours.0, &mut reference.0),
+        case("verdict_to_wire", 0.5, &mut ours.good, &mut reference.good),
+        case("verdict_to_wire_p99", 0.99, &mut ours.good, &mut reference.good),
     ])
 }
 
-/// Times of announcements and of withdrawals, of weir-bgp and of the smallest speaker.
-type Times = ((Vec<f64>, Vec<f64>), (Vec<f64>, Vec<f64>));
-
-fn both_to_wire(rounds: usize, addresses: &[Ipv4Addr], look: impl FnOnce(&Agent)) -> Option<Times> {
+/// Of weir-bgp, at which `look` is then had with all VIPs announced, and of the smallest speaker.
+fn both_to_wire(pace: Pace, addresses: &[Ipv4Addr], look: impl FnOnce(&Agent)) -> Option<(Times, Times)> {
     let fabric = Fabric::build("to wire")?;
     let door = Door::open(&fabric.router.netns);
     let count = addresses.len();
     let ours = {
         let host = Host::start(&fabric, addresses);
-        let mut router = door.session();
+        let router = Listening::to(door.session());
         host.until_ready(count);
-        let times = turns(rounds, |good| host.verdict(good), |good| router.until(good, count));
-        host.verdict(true);
+        let times = host.times(pace, |good| router.until(good, count));
+        host.runtime.block_on(host.verdict(true)).unwrap();
         router.until(true, count);
+        std::thread::sleep(pace.1);
         look(&host.agent);
         times
     };
-    let (mut router, mut host) = std::thread::scope(|scope| {
+    let (router, host) = std::thread::scope(|scope| {
         let router = scope.spawn(|| door.session());
         let host = Speaker::call(&fabric.host.netns);
-        (router.join().unwrap(), host)
+        (Listening::to(router.join().unwrap()), host)
     });
-    let (announcement, withdrawal) = (announcement(addresses), withdrawal(addresses));
-    let reference = turns(
-        rounds,
-        |good| send(&mut host, if good { &announcement } else { &withdrawal }),
-        |good| router.until(good, count),
-    );
+    let reference = Floor::new(host, addresses).times(pace, |good| router.until(good, count));
     Some((ours, reference))
 }
 
@@ -190,29 +225,26 @@ fn to_kernel(case: &'static str, router: Router) -> Option<Case> {
             status.peers.get("tor").is_some_and(|peer| peer.state == "Established")
         });
         host.until_ready(1);
-        turns(ROUTES, |good| host.verdict(good), seen).0
+        host.times((ROUTES, PAUSE), seen).good
     };
-    let mut host = Speaker::call(&fabric.host.netns);
-    let (announcement, withdrawal) = (announcement(&addresses), withdrawal(&addresses));
-    let mut reference =
-        turns(ROUTES, |good| send(&mut host, if good { &announcement } else { &withdrawal }), seen).0;
+    let mut host = Floor::new(Speaker::call(&fabric.host.netns), &addresses);
+    let mut reference = host.times((ROUTES, PAUSE), seen).good;
     Some(Case { case, unit: "ms", ours: median(&mut ours), reference: median(&mut reference) })
 }
 
 /// All VIPs come and go at once. The memory is that of weir-bgp with all of them announced, after they have come and gone; the
 /// reference that of one with a single VIP.
-fn many_to_wire(count: u32, rounds: usize, names: [&'static str; 3]) -> Option<Vec<Case>> {
+fn many_to_wire(count: u32, pace: Pace, names: [&'static str; 3]) -> Option<Vec<Case>> {
     let resident = |agent: &Agent| agent.resident_kib() as f64 / 1024.0;
     let first = u32::from(Ipv4Addr::new(198, 18, 0, 0));
     let addresses: Vec<Ipv4Addr> = (0..count).map(|number| Ipv4Addr::from(first + number)).collect();
     let mut memory = (0.0, 0.0);
-    let (mut ours, mut reference) =
-        both_to_wire(rounds, &addresses, |agent| memory.0 = resident(agent))?;
-    both_to_wire(rounds, &addresses[..1], |agent| memory.1 = resident(agent))?;
+    let (mut ours, mut reference) = both_to_wire(pace, &addresses, |agent| memory.0 = resident(agent))?;
+    both_to_wire((1, PAUSE), &addresses[..1], |agent| memory.1 = resident(agent))?;
     let case = |case, unit, ours, reference| Case { case, unit, ours, reference };
     Some(vec![
-        case(names[0], "ms", median(&mut ours.0), median(&mut reference.0)),
-        case(names[1], "ms", median(&mut ours.1), median(&mut reference.1)),
+        case(names[0], "ms", median(&mut ours.good), median(&mut reference.good)),
+        case(names[1], "ms", median(&mut ours.bad), median(&mut reference.bad)),
         case(names[2], "MiB", memory.0, memory.1),
     ])
 }
