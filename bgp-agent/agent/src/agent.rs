@@ -8,7 +8,6 @@ use crate::peer::{Farewell, STOP_MAX};
 use crate::report::{Report, Shared};
 use crate::sessions::{Apply, Sessions};
 use crate::teller::Teller;
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,8 +32,7 @@ const DEFERRAL: Duration = Duration::from_secs(10);
 /// Callers from ranges that wait for a turn; more are refused, and the router tries again.
 const CALLERS_MAX: usize = 64;
 
-/// VIPs of which one turn writes a line each, announced and withdrawn ones counted apart: beyond that nobody reads them, and fifty
-/// thousand lines take longer than the UPDATEs.
+/// VIPs of which one turn writes a line each: beyond that nobody reads them, and fifty thousand lines take longer than the UPDATEs.
 const LINES_MAX: usize = 100;
 
 /// What the agent reads.
@@ -108,18 +106,21 @@ impl Agent {
             let l4 = inputs.l4.borrow_and_update().clone();
             let proxy = inputs.proxy.borrow_and_update().clone();
             let now = Instant::now();
-            let before = self.announcer.verdicts().clone();
-            self.announce(&snapshot, &l4, &proxy, now);
+            let turned = self.announce(&snapshot, &l4, &proxy, now);
             self.apply(&snapshot, now);
             // The routers and the other nodes first: who reads the log and the status has time.
             yield_now().await;
             let tell = self.teller.tell(&snapshot, self.announcer.stances(), now);
-            self.log(&before);
+            self.log(&turned);
             self.publish(&snapshot, config, now);
 
             let deferral = (!self.settled).then_some(self.started + DEFERRAL);
             let due = self.announcer.poll_timeout().into_iter().chain(deferral);
-            let next = due.chain([now + FULL_PASS, tell]).min();
+            // With so many VIPs that a turn takes long, what nobody asked for leaves as long to everything else: the daemons' sockets
+            // are read between turns.
+            let end = Instant::now();
+            let routine = (end + FULL_PASS).min(tell).max(end + (end - now));
+            let next = due.chain([routine]).min();
             tokio::select! {
                 () = inputs.shutdown.wait() => break,
                 _ = inputs.snapshots.changed() => {}
@@ -159,45 +160,28 @@ impl Agent {
         l4: &Seen<L4Status>,
         proxy: &Seen<ProxyStatus>,
         now: Instant,
-    ) {
+    ) -> Vec<Name> {
         let view = View {
             snapshot,
             node: &self.node,
             l4: l4.value.as_deref().filter(|_| l4.live),
             proxy: proxy.value.as_deref().filter(|_| proxy.live),
         };
-        self.announcer.handle(view, now);
+        self.announcer.handle(view, now)
     }
 
-    /// What has changed since, VIP by VIP; of a great change the first [`LINES_MAX`], and how many there were.
-    fn log(&self, before: &BTreeMap<Name, Verdict>) {
-        let verdicts = self.announcer.verdicts();
-        let (mut announced, mut withdrawn) = (0, 0);
-        for (vip, verdict) in verdicts {
-            match (before.get(vip).is_some_and(|verdict| verdict.announced), verdict.announced) {
-                (false, true) => {
-                    announced += 1;
-                    if announced <= LINES_MAX {
-                        info!(%vip, reason = %verdict.reason, "announced");
-                    }
-                }
-                (true, false) => {
-                    withdrawn += 1;
-                    if withdrawn <= LINES_MAX {
-                        warn!(%vip, reason = %verdict.reason, "withdrawn");
-                    }
-                }
-                _ => {}
+    /// What has turned, VIP by VIP; of a great change the first [`LINES_MAX`], and how many there were.
+    fn log(&self, turned: &[Name]) {
+        for vip in turned.iter().take(LINES_MAX) {
+            match self.announcer.verdicts().get(vip) {
+                Some(verdict) if verdict.announced => info!(%vip, reason = %verdict.reason, "announced"),
+                Some(verdict) => warn!(%vip, reason = %verdict.reason, "withdrawn"),
+                None => info!(%vip, "withdrawn: no longer a vip of this node"),
             }
         }
-        for vip in before.keys().filter(|vip| !verdicts.contains_key(*vip)) {
-            withdrawn += 1;
-            if withdrawn <= LINES_MAX {
-                info!(%vip, "withdrawn: no longer a vip of this node");
-            }
-        }
-        if announced.max(withdrawn) > LINES_MAX {
-            warn!(announced, withdrawn, "many vips at once: the status names them all");
+        let more = turned.len().saturating_sub(LINES_MAX);
+        if more > 0 {
+            warn!(more, "further vips turned at once: the status names them all");
         }
     }
 

@@ -317,6 +317,24 @@ mod tests {
     }
 
     #[test]
+    fn fifty_thousand_routes_come_and_go_in_full_messages() {
+        let many = |med| -> RouteSet {
+            let prefix = |n: u32| IpNet::from(IpAddr::from((0xc612_0000 + n).to_be_bytes()));
+            (0..50_000).map(|n| (prefix(n), route(med))).collect()
+        };
+        let mut rib = RibOut::default();
+        rib.session_up(Families::IPV4, false);
+        rib.set_routes(many(1));
+        // Five bytes each beside a header and the room that attributes may take.
+        let messages = 50_000_usize.div_ceil((MESSAGE_MAX - HEADER_LEN - ATTRIBUTES_ROOM) / 5);
+        assert_eq!(drain(&mut rib), (messages + 1, 50_000, 0, 1));
+        rib.set_routes(many(2));
+        assert_eq!(drain(&mut rib), (messages, 50_000, 0, 0));
+        rib.set_routes(RouteSet::new());
+        assert_eq!(drain(&mut rib), (messages, 0, 50_000, 0));
+    }
+
+    #[test]
     fn routes_of_a_family_without_agreement_are_not_sent() {
         let mut rib = RibOut::default();
         let v6 = Route::new("2001:db8:1::2".parse().unwrap());

@@ -1,11 +1,11 @@
 //! How long a router's kernel sends packets to a dead host: from the death, with the router's link up, to the route being gone.
 //! The reference is BIRD in the place of weir-bgp.
 
-use crate::Router;
 use crate::bench::until;
 use crate::bfd_fabric::{self as fabric, Fabric, HOST4, ROUTER4, RouteMonitor, Timers, VIP4};
 use crate::bird::Bird;
 use crate::frr::Frr;
+use crate::{Router, quiet_agent};
 use serde_json::Value;
 use std::time::Duration;
 use weir_lab::figures::{Asked, Case, median};
@@ -31,7 +31,7 @@ pub(crate) fn measure(asked: &Asked) -> Option<Vec<Case>> {
         let ours = {
             let fabric = Fabric::build(case)?;
             let router = Tor::start(router, &fabric, timers);
-            let agent = fabric.quiet_agent(&fabric::config_with(timers));
+            let agent = quiet_agent(&fabric, &fabric::config_with(timers));
             let detection = Duration::from_millis((3 * interval_ms).into());
             deaths(&fabric, &router, || {
                 agent.until("BFD up", |status| {

@@ -18,8 +18,11 @@ mod frr;
 mod speaker;
 mod verdict;
 
+use bench::Agent;
+use bfd_fabric::Fabric;
 use std::process::ExitCode;
 use weir_lab::figures::Asked;
+use weir_lab::sys;
 
 /// What the router runs.
 #[derive(Clone, Copy)]
@@ -41,4 +44,13 @@ fn main() -> ExitCode {
     };
     print!("{}", asked.render(&cases));
     ExitCode::SUCCESS
+}
+
+/// weir-bgp on the host, logging as it does by default: what it writes for people takes time too.
+fn quiet_agent(fabric: &Fabric, config: &str) -> Agent {
+    let netns = fabric.host.netns.fd();
+    Agent::start_with(config, "n1", |command| {
+        command.env_remove("RUST_LOG");
+        sys::confine(command, netns);
+    })
 }

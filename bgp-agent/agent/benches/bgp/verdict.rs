@@ -4,20 +4,19 @@
 //! The wire is reached when the smallest speaker, in the router's place, has read the UPDATE; a router's kernel when it says so by
 //! netlink. The reference is the smallest speaker in the place of weir-l4 and weir-bgp: it writes UPDATEs that it made beforehand.
 
-use crate::Router;
-use crate::bench::{Agent, Daemon, datapath_of};
-use crate::bfd_fabric::{self as fabric, Fabric, RouteMonitor, VIP4};
+use crate::bench::{Agent, Daemon, datapath_of_many, gated_vips, many_addresses};
+use crate::bfd_fabric::{self as fabric, Fabric, HOST4, ROUTER4, RouteMonitor, VIP4};
 use crate::bird::Bird;
 use crate::speaker::{Door, Listening, Speaker, announcement, withdrawal};
+use crate::{Router, quiet_agent};
 use bytes::Bytes;
 use std::any::Any;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use weir_lab::figures::{Asked, Case, median, quantile};
-use weir_model::Name;
 use weir_model::status::L4Status;
 
 /// Verdicts for the wire, half of them good: the 99th percentile is the tenth worst.
@@ -79,14 +78,8 @@ impl Host {
     fn start(fabric: &Fabric, addresses: &[Ipv4Addr]) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let vips = || {
-            let vip = |(number, address): (usize, &Ipv4Addr)| -> (Name, Vec<IpAddr>) {
-                (format!("v{number}").parse().unwrap(), vec![(*address).into()])
-            };
-            addresses.iter().enumerate().map(vip)
-        };
-        let (good, bad) = (datapath_of(vips(), 1), datapath_of(vips(), 0));
-        let agent = fabric.quiet_agent(&fabric::gated_config(addresses.iter().copied()));
+        let (good, bad) = (datapath_of_many(addresses, 1), datapath_of_many(addresses, 0));
+        let agent = quiet_agent(fabric, &gated_config(addresses));
         let daemon = runtime.block_on(Daemon::start(&agent, "l4.sock", &bad));
         Self { agent, daemon: Arc::new(daemon), good: Arc::new(good), bad: Arc::new(bad), runtime }
     }
@@ -118,6 +111,15 @@ impl Host {
                 && status.vips.values().all(|vip| !vip.announced && vip.reason.contains("no healthy proxy"))
         });
     }
+}
+
+/// Objects of the host with one peer and these VIPs, each of which follows the datapath at once.
+fn gated_config(vips: &[Ipv4Addr]) -> String {
+    format!(
+        "[zone.z1]\n[node.n1]\nzone = \"z1\"\naddress = \"{HOST4}\"\n[group.g]\nnodes = [\"n1\"]\n\
+         [peer.tor]\nnode = \"n1\"\naddress = \"{ROUTER4}\"\nasn = 65000\nlocal_asn = 65001\nconnect_retry = \"200ms\"\n{}",
+        gated_vips(vips)
+    )
 }
 
 /// The smallest speaker on the host, with what it says.
@@ -236,8 +238,7 @@ fn to_kernel(case: &'static str, router: Router) -> Option<Case> {
 /// reference that of one with a single VIP.
 fn many_to_wire(count: u32, pace: Pace, names: [&'static str; 3]) -> Option<Vec<Case>> {
     let resident = |agent: &Agent| agent.resident_kib() as f64 / 1024.0;
-    let first = u32::from(Ipv4Addr::new(198, 18, 0, 0));
-    let addresses: Vec<Ipv4Addr> = (0..count).map(|number| Ipv4Addr::from(first + number)).collect();
+    let addresses = many_addresses(count);
     let mut memory = (0.0, 0.0);
     let (mut ours, mut reference) = both_to_wire(pace, &addresses, |agent| memory.0 = resident(agent))?;
     both_to_wire((1, PAUSE), &addresses[..1], |agent| memory.1 = resident(agent))?;

@@ -1,6 +1,6 @@
 //! Processes under test, each ended by its own pid when it goes out of scope, and waiting with a deadline.
 
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -284,4 +284,29 @@ pub(crate) fn datapath_of(
             .into(),
         ..L4Status::default()
     }
+}
+
+/// So many addresses of VIPs, out of 198.18.0.0/15.
+pub(crate) fn many_addresses(count: u32) -> Vec<Ipv4Addr> {
+    let first = u32::from(Ipv4Addr::new(198, 18, 0, 0));
+    (0..count).map(|number| Ipv4Addr::from(first + number)).collect()
+}
+
+/// Objects `vip.v0`, `vip.v1`, … with an address each, that follow the datapath at once.
+pub(crate) fn gated_vips(addresses: &[Ipv4Addr]) -> String {
+    let vip = |(number, address): (usize, &Ipv4Addr)| {
+        format!(
+            "[vip.v{number}]\naddresses = [\"{address}\"]\ngroup = \"g\"\nservices = [\"tcp/80\"]\n\
+             announce = {{ rise = \"0s\", fall = \"0s\" }}\n"
+        )
+    };
+    addresses.iter().enumerate().map(vip).collect()
+}
+
+/// What weir-l4 says of them, with so many healthy proxies.
+pub(crate) fn datapath_of_many(addresses: &[Ipv4Addr], healthy_proxies: u32) -> L4Status {
+    let vip = |(number, address): (usize, &Ipv4Addr)| {
+        (format!("v{number}").parse().unwrap(), vec![IpAddr::V4(*address)])
+    };
+    datapath_of(addresses.iter().enumerate().map(vip), healthy_proxies)
 }

@@ -106,15 +106,6 @@ impl Fabric {
         Agent::start_with(config, "n1", |command| sys::confine(command, netns))
     }
 
-    /// The same, logging as it does by default: what it writes for people takes time too.
-    pub(crate) fn quiet_agent(&self, config: &str) -> Agent {
-        let netns = self.host.netns.fd();
-        Agent::start_with(config, "n1", |command| {
-            command.env_remove("RUST_LOG");
-            sys::confine(command, netns);
-        })
-    }
-
     /// Whether the router's kernel routes the VIPs to the host.
     pub(crate) fn routed(&self) -> (bool, bool) {
         let route = |family: &str, vip: &str| {
@@ -293,21 +284,6 @@ announce = {{ mode = "always" }}
         peer_object("tor", ROUTER4),
         peer_object("tor6", ROUTER6)
     )
-}
-
-/// Objects of the host with one peer: a VIP `v<number>` per address, each of which follows the datapath at once.
-pub(crate) fn gated_config(vips: impl Iterator<Item = Ipv4Addr>) -> String {
-    let mut text = format!(
-        "[zone.z1]\n[node.n1]\nzone = \"z1\"\naddress = \"{HOST4}\"\n[group.g]\nnodes = [\"n1\"]\n\
-         [peer.tor]\nnode = \"n1\"\naddress = \"{ROUTER4}\"\nasn = 65000\nlocal_asn = 65001\nconnect_retry = \"200ms\"\n"
-    );
-    for (number, address) in vips.enumerate() {
-        text += &format!(
-            "[vip.v{number}]\naddresses = [\"{address}\"]\ngroup = \"g\"\nservices = [\"tcp/80\"]\n\
-             announce = {{ rise = \"0s\", fall = \"0s\" }}\n"
-        );
-    }
-    text
 }
 
 /// As [`config`], with BFD of these timers.

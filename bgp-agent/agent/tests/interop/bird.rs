@@ -1,7 +1,8 @@
 //! weir-bgp and BIRD.
 
 use crate::bench::{
-    AGENT, Agent, Daemon, Process, ROUTER, Site, applied, available, datapath_of, output, peer, router, until,
+    AGENT, Agent, Daemon, Process, ROUTER, Site, applied, available, datapath_of, datapath_of_many,
+    gated_vips, many_addresses, output, peer, router, until,
 };
 use nix::sys::signal::Signal;
 use std::process::{Command, Stdio};
@@ -293,6 +294,41 @@ fn a_gated_vip_follows_the_datapath_and_outlives_its_silence() {
     let status = agent.status().unwrap();
     assert!(verdict(&status).announced, "{status:?}");
     assert_eq!(bird.routes().unwrap(), BOTH);
+}
+
+#[test]
+fn fifty_thousand_vips_come_and_go() {
+    if !available(BIRD, "fifty_thousand_vips_come_and_go") {
+        return;
+    }
+    let site = Site::new();
+    let bird = Bird::start(&site, "passive;");
+    let addresses = many_addresses(50_000);
+    // Beside them the one of the site, which is always announced.
+    let agent = Agent::start(&(site.config() + &gated_vips(&addresses)));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let datapath = runtime.block_on(Daemon::start(&agent, "l4.sock", &datapath_of_many(&addresses, 1)));
+    let until_count = |what: &str, count: &str| {
+        until(what, || {
+            let text = bird.ask("show route count")?;
+            if text.contains(&format!("{count} of {count} routes for {count} networks in table master4")) {
+                Ok(())
+            } else {
+                Err(format!("{text}\n{}", agent.log()))
+            }
+        });
+    };
+    until_count("all are announced", "50001");
+    datapath.publisher.publish(&datapath_of_many(&addresses, 0));
+    until_count("all are withdrawn", "1");
+    let log = agent.log();
+    assert!(log.contains("further vips turned at once"), "fifty thousand lines: {} bytes", log.len());
+    datapath.publisher.publish(&datapath_of_many(&addresses, 1));
+    until_count("all are back", "50001");
+    assert_eq!(peer(&agent.until_established()).established_count, 1, "the session lived through it");
+    let resident_mib = agent.resident_kib() >> 10;
+    eprintln!("50,000 vips: {resident_mib} MiB");
+    assert!(resident_mib < 1_024, "{resident_mib} MiB");
 }
 
 #[test]
