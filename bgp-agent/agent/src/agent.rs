@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::yield_now;
 use tokio::time::sleep_until;
 use tracing::{info, warn};
 use weir_model::status::{BgpStatus, ConfigStatus, L4Status, ProxyStatus};
@@ -30,6 +31,9 @@ const DEFERRAL: Duration = Duration::from_secs(10);
 
 /// Callers from ranges that wait for a turn; more are refused, and the router tries again.
 const CALLERS_MAX: usize = 64;
+
+/// VIPs of which one turn writes a line each: beyond that nobody reads them, and fifty thousand lines take longer than the UPDATEs.
+const LINES_MAX: usize = 100;
 
 /// What the agent reads.
 pub(crate) struct Inputs {
@@ -102,14 +106,21 @@ impl Agent {
             let l4 = inputs.l4.borrow_and_update().clone();
             let proxy = inputs.proxy.borrow_and_update().clone();
             let now = Instant::now();
-            self.announce(&snapshot, &l4, &proxy, now);
+            let turned = self.announce(&snapshot, &l4, &proxy, now);
             self.apply(&snapshot, now);
+            // The routers and the other nodes first: who reads the log and the status has time.
+            yield_now().await;
+            let tell = self.teller.tell(&snapshot, self.announcer.stances(), now);
+            self.log(&turned);
             self.publish(&snapshot, config, now);
 
-            let tell = self.teller.tell(&snapshot, self.announcer.stances(), now);
             let deferral = (!self.settled).then_some(self.started + DEFERRAL);
             let due = self.announcer.poll_timeout().into_iter().chain(deferral);
-            let next = due.chain([now + FULL_PASS, tell]).min();
+            // With so many VIPs that a turn takes long, what nobody asked for leaves as long to everything else: the daemons' sockets
+            // are read between turns.
+            let end = Instant::now();
+            let routine = (end + FULL_PASS).min(tell).max(end + (end - now));
+            let next = due.chain([routine]).min();
             tokio::select! {
                 () = inputs.shutdown.wait() => break,
                 _ = inputs.snapshots.changed() => {}
@@ -126,6 +137,15 @@ impl Agent {
                 }
                 () = sleep_until(next.unwrap_or(now).into()) => {}
             }
+            // What else waits is heard before the next turn, which looks at everything: a turn each would fall behind a large
+            // group of which all nodes speak at once. Both queues are bounded.
+            while let Some(said) = self.teller.waiting(&snapshot) {
+                self.announcer.hear(&snapshot, &said.node, said.vips, Instant::now());
+            }
+            while let Ok(caller) = self.callers.try_recv() {
+                let snapshot = Arc::clone(&inputs.snapshots.borrow());
+                self.sessions.call(&snapshot, caller);
+            }
         }
         let may_return = inputs.shutdown.cause() == Some(Cause::Terminate);
         if !may_return {
@@ -140,25 +160,28 @@ impl Agent {
         l4: &Seen<L4Status>,
         proxy: &Seen<ProxyStatus>,
         now: Instant,
-    ) {
-        let before = self.announcer.verdicts().clone();
+    ) -> Vec<Name> {
         let view = View {
             snapshot,
             node: &self.node,
             l4: l4.value.as_deref().filter(|_| l4.live),
             proxy: proxy.value.as_deref().filter(|_| proxy.live),
         };
-        self.announcer.handle(view, now);
-        for (vip, verdict) in self.announcer.verdicts() {
-            let was = before.get(vip).is_some_and(|verdict| verdict.announced);
-            match (was, verdict.announced) {
-                (false, true) => info!(%vip, reason = %verdict.reason, "announced"),
-                (true, false) => warn!(%vip, reason = %verdict.reason, "withdrawn"),
-                _ => {}
+        self.announcer.handle(view, now)
+    }
+
+    /// What has turned, VIP by VIP; of a great change the first [`LINES_MAX`], and how many there were.
+    fn log(&self, turned: &[Name]) {
+        for vip in turned.iter().take(LINES_MAX) {
+            match self.announcer.verdicts().get(vip) {
+                Some(verdict) if verdict.announced => info!(%vip, reason = %verdict.reason, "announced"),
+                Some(verdict) => warn!(%vip, reason = %verdict.reason, "withdrawn"),
+                None => info!(%vip, "withdrawn: no longer a vip of this node"),
             }
         }
-        for vip in before.keys().filter(|vip| !self.announcer.verdicts().contains_key(*vip)) {
-            info!(%vip, "withdrawn: no longer a vip of this node");
+        let more = turned.len().saturating_sub(LINES_MAX);
+        if more > 0 {
+            warn!(more, "further vips turned at once: the status names them all");
         }
     }
 

@@ -51,21 +51,30 @@ pub(crate) struct Announcer {
 
 impl Announcer {
     /// Look at every VIP of this node anew. Call whenever something changed and at [`Announcer::poll_timeout`]; a call without need
-    /// changes nothing.
-    pub(crate) fn handle(&mut self, view: View<'_>, now: Instant) {
+    /// changes nothing. Returns the VIPs that have turned, and those that are none of this node's any more.
+    pub(crate) fn handle(&mut self, view: View<'_>, now: Instant) -> Vec<Name> {
         self.others.forget(view.snapshot, now);
-        let mut before = std::mem::take(&mut self.verdicts);
+        let mut turned = Vec::new();
         self.next = self.others.poll_timeout();
         let looks: Vec<_> =
             view.snapshot.vips_of(view.node).map(|(name, vip)| (name, vip, look(view, name, vip))).collect();
         let all_dead = all_look_dead(&looks);
-        for (name, vip, look) in looks {
-            let mut verdict = before.remove(name).unwrap_or_default();
+        if !looks.iter().map(|(name, ..)| *name).eq(self.verdicts.keys()) {
+            let current: BTreeSet<&Name> = looks.iter().map(|(name, ..)| *name).collect();
+            turned.extend(self.verdicts.keys().filter(|name| !current.contains(name)).cloned());
+            self.verdicts.retain(|name, _| current.contains(name));
+            for name in current {
+                self.verdicts.entry(name.clone()).or_default();
+            }
+        }
+        // Now both have the same names in the same order.
+        for ((name, vip, look), verdict) in looks.into_iter().zip(self.verdicts.values_mut()) {
+            let was_announced = verdict.announced;
             if let Some(confirmed) = confirmed(view, name, vip) {
                 verdict.confirmed = confirmed;
             }
             let mut spec = vip.announce.clone();
-            let is_asked = self.asks_others(view, vip);
+            let is_asked = asks_others(view, vip);
             if is_asked {
                 spec.fall = spec.fall.max(others::SETTLE);
             }
@@ -88,8 +97,11 @@ impl Announcer {
                 verdict.take(look, &spec, now)
             };
             self.next = [self.next, due].into_iter().flatten().min();
-            self.verdicts.insert(name.clone(), verdict);
+            if verdict.announced != was_announced {
+                turned.push(name.clone());
+            }
         }
+        turned
     }
 
     /// Another node's word.
@@ -111,13 +123,6 @@ impl Announcer {
             (false, _) => Stance::Withdrawn,
         };
         self.verdicts.iter().map(|(name, verdict)| (name.clone(), stance(verdict))).collect()
-    }
-
-    /// Whether others have a say in what becomes of the VIP.
-    fn asks_others(&self, view: View<'_>, vip: &Vip) -> bool {
-        let group = view.snapshot.groups.get(&vip.group);
-        vip.announce.last == LastAnnouncer::Keep
-            && group.is_some_and(|group| group.nodes.len() > 1 && group.announcers_port != 0)
     }
 
     /// When a verdict that is turning will have turned.
@@ -143,6 +148,13 @@ impl Announcer {
                 .map(move |address| (name, *address, verdict.tier))
         })
     }
+}
+
+/// Whether others have a say in what becomes of the VIP.
+fn asks_others(view: View<'_>, vip: &Vip) -> bool {
+    let group = view.snapshot.groups.get(&vip.group);
+    vip.announce.last == LastAnnouncer::Keep
+        && group.is_some_and(|group| group.nodes.len() > 1 && group.announcers_port != 0)
 }
 
 /// Whether two VIPs or more, and not one less than all, look dead for reasons beyond this host: then the eye is more likely

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
@@ -161,14 +161,22 @@ impl Peer {
             refused: BTreeMap::new(),
             complained: None,
             recorder,
+            last_error: None,
             view: view_out,
             changed,
+        };
+        let doors = Doors {
+            orders: orders_in,
+            bfd: watched.view,
+            accepted: accepted_in,
+            stop: stop_in,
+            stopping: false,
         };
         let task = tokio::spawn(async move {
             if let Some(after) = after {
                 let _gone_or_late = tokio::time::timeout(STOP_MAX, after).await;
             }
-            driver.run(orders_in, watched.view, accepted_in, stop_in).await;
+            driver.run(doors).await;
         });
         Self { orders, accepted, view, stop, task }
     }
@@ -215,6 +223,8 @@ struct Driver {
     /// The malformed UPDATE that was logged last.
     complained: Option<Finding>,
     recorder: Option<Recorder>,
+    /// Why a connection ended, until it is shown.
+    last_error: Option<String>,
     view: watch::Sender<PeerView>,
     changed: Arc<Notify>,
 }
@@ -226,6 +236,16 @@ struct Conn {
     /// The session has closed it: write what is left, then wait for the other side until then.
     closing: Option<Instant>,
     shut: bool,
+}
+
+/// Where a driver hears from the agent.
+struct Doors {
+    orders: watch::Receiver<Orders>,
+    bfd: watch::Receiver<Option<bfd::View>>,
+    accepted: mpsc::Receiver<TcpStream>,
+    stop: oneshot::Receiver<Farewell>,
+    /// It has heard the last.
+    stopping: bool,
 }
 
 /// What woke the driver.
@@ -242,59 +262,37 @@ enum Wake {
 }
 
 impl Driver {
-    async fn run(
-        mut self,
-        mut orders: watch::Receiver<Orders>,
-        mut bfd: watch::Receiver<Option<bfd::View>>,
-        mut accepted: mpsc::Receiver<TcpStream>,
-        mut stop: oneshot::Receiver<Farewell>,
-    ) {
+    async fn run(mut self, mut doors: Doors) {
         let mut buffer = vec![0; IN_CHUNK_BYTES];
-        let mut stopping = false;
-        self.obey(orders.borrow_and_update().clone());
-        self.follow_bfd(bfd.borrow_and_update().as_ref(), Instant::now());
+        self.obey(doors.orders.borrow_and_update().clone());
+        self.follow_bfd(doors.bfd.borrow_and_update().as_ref(), Instant::now());
         self.session.handle_input(Input::Start, Instant::now());
         loop {
             self.pump();
-            self.report();
-            if stopping && self.conns.is_empty() {
+            self.drain_events();
+            if doors.stopping && self.conns.is_empty() {
+                self.report();
                 return;
             }
-            let deadline = self.deadline();
-            let timer = async {
-                match deadline {
-                    Some(at) => sleep_until(at.into()).await,
-                    None => std::future::pending().await,
+            // What is ready comes first, above all what is to be written: the router hears before it is told that it has. The
+            // runtime makes the busiest socket pause now and then, so that this comes.
+            let wake = match ready(self.wake(&mut doors, &mut buffer)).await {
+                Some(wake) => wake,
+                None => {
+                    self.report();
+                    self.wake(&mut doors, &mut buffer).await
                 }
-            };
-            let connected = async {
-                match &mut self.connecting {
-                    Some((_, attempt)) => attempt.await,
-                    None => std::future::pending().await,
-                }
-            };
-            let wake = tokio::select! {
-                farewell = &mut stop, if !stopping => {
-                    Wake::Stop(farewell.unwrap_or_else(|_| Farewell::Stop(String::new())))
-                }
-                // Whoever stops drops its end too: the stop says so, and with which text.
-                Ok(()) = orders.changed(), if !stopping => Wake::Orders,
-                Ok(()) = bfd.changed(), if !stopping => Wake::Bfd,
-                Some(stream) = accepted.recv(), if !stopping => Wake::Accepted(stream),
-                result = connected => Wake::Connected(result),
-                wake = next_io(&mut self.conns, &mut buffer) => wake,
-                () = timer => Wake::Timer,
             };
             let now = Instant::now();
             match wake {
-                Wake::Orders => self.obey(orders.borrow_and_update().clone()),
+                Wake::Orders => self.obey(doors.orders.borrow_and_update().clone()),
                 Wake::Bfd => {
-                    self.follow_bfd(bfd.borrow_and_update().as_ref(), now);
+                    self.follow_bfd(doors.bfd.borrow_and_update().as_ref(), now);
                     // The status shows it, whatever it means for the session.
                     self.changed.notify_one();
                 }
                 Wake::Stop(farewell) => {
-                    stopping = true;
+                    doors.stopping = true;
                     let input = match &farewell {
                         Farewell::Stop(text) => Input::Stop { text },
                         Farewell::Restart(text) => Input::Restart { text },
@@ -327,6 +325,35 @@ impl Driver {
             // Also after other wakes: a busy socket must not starve the timers.
             self.session.handle_timeout(now);
             self.drop_late(now);
+        }
+    }
+
+    /// The next thing that happens. Cancel safe.
+    async fn wake(&mut self, doors: &mut Doors, buffer: &mut [u8]) -> Wake {
+        let deadline = self.deadline();
+        let timer = async {
+            match deadline {
+                Some(at) => sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let connected = async {
+            match &mut self.connecting {
+                Some((_, attempt)) => attempt.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            farewell = &mut doors.stop, if !doors.stopping => {
+                Wake::Stop(farewell.unwrap_or_else(|_| Farewell::Stop(String::new())))
+            }
+            // Whoever stops drops its end too: the stop says so, and with which text.
+            Ok(()) = doors.orders.changed(), if !doors.stopping => Wake::Orders,
+            Ok(()) = doors.bfd.changed(), if !doors.stopping => Wake::Bfd,
+            Some(stream) = doors.accepted.recv(), if !doors.stopping => Wake::Accepted(stream),
+            result = connected => Wake::Connected(result),
+            wake = next_io(&mut self.conns, buffer) => wake,
+            () = timer => Wake::Timer,
         }
     }
 
@@ -439,13 +466,16 @@ impl Driver {
         lingering.chain(self.session.poll_timeout()).min()
     }
 
-    fn report(&mut self) {
-        let mut last_error = None;
+    fn drain_events(&mut self) {
         while let Some(event) = self.session.poll_event() {
             if let Some(error) = self.log(event) {
-                last_error = Some(error);
+                self.last_error = Some(error);
             }
         }
+    }
+
+    fn report(&mut self) {
+        let last_error = self.last_error.take();
         let state = self.session.state();
         let rib = self.session.rib();
         let stats = self.session.stats();
@@ -598,6 +628,16 @@ enum Io {
     Read(usize),
     Wrote,
     Gone(String),
+}
+
+/// What a cancel-safe future has now; `None` where it would wait.
+async fn ready<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// The next thing any connection has to say.

@@ -71,6 +71,10 @@ impl Report {
         let mut status = BgpStatus { config, ..initial(&self.node) };
         let mut numbers = Numbers::default();
         let turned_before = std::mem::take(&mut self.turned);
+        let mut of_vip: BTreeMap<&Name, Vec<IpAddr>> = BTreeMap::new();
+        for (vip, address, _) in addresses {
+            of_vip.entry(vip).or_default().push(*address);
+        }
         for (name, verdict) in verdicts {
             let turned = match turned_before.get(*name) {
                 Some(known) if known.0 == verdict.since => *known,
@@ -82,11 +86,7 @@ impl Report {
                 reason: verdict.reason.clone(),
                 tier: verdict.tier,
                 since: turned.1,
-                addresses: addresses
-                    .iter()
-                    .filter(|(vip, ..)| vip == name)
-                    .map(|(_, address, _)| *address)
-                    .collect(),
+                addresses: of_vip.remove(*name).unwrap_or_default(),
             };
             status.vips.insert((*name).clone(), announce);
             numbers.vips.insert((*name).clone(), verdict.announced);

@@ -79,15 +79,32 @@ impl Teller {
                 // We hold a sender ourselves.
                 return std::future::pending().await;
             };
-            let node = snapshot.nodes.get(&said.node).filter(|_| said.node != self.node);
-            if !node.is_some_and(|node| addresses(node).any(|address| address == from)) {
-                debug!(%from, node = %said.node, "not believed: no address of that node");
-                self.refused.add(1);
-                continue;
+            if self.believes(snapshot, &said, from) {
+                return said;
             }
-            self.is_asked |= said.vips.values().any(|stance| *stance == Stance::Leaving);
-            return said;
         }
+    }
+
+    /// The same, of what has come already; at most [`QUEUE_MAX`] times, for nothing comes while nobody waits.
+    pub(crate) fn waiting(&mut self, snapshot: &Snapshot) -> Option<Said> {
+        while let Ok((said, from)) = self.heard.try_recv() {
+            if self.believes(snapshot, &said, from) {
+                return Some(said);
+            }
+        }
+        None
+    }
+
+    fn believes(&mut self, snapshot: &Snapshot, said: &Said, from: IpAddr) -> bool {
+        let node = snapshot.nodes.get(&said.node).filter(|_| said.node != self.node);
+        let is_its_own = node.is_some_and(|node| addresses(node).any(|address| address == from));
+        if is_its_own {
+            self.is_asked |= said.vips.values().any(|stance| *stance == Stance::Leaving);
+        } else {
+            debug!(%from, node = %said.node, "not believed: no address of that node");
+            self.refused.add(1);
+        }
+        is_its_own
     }
 
     /// Tells everybody, if it is due; returns when it is next.

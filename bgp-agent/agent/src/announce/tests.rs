@@ -121,6 +121,32 @@ fn a_vip_is_withdrawn_after_fall_and_a_blink_does_nothing() {
 }
 
 #[test]
+fn what_has_turned_is_said_once() {
+    let two = |text: String| {
+        let api = CONFIG[CONFIG.find("[vip.web]").unwrap()..].replace("web", "api");
+        text + &api.replace("192.0.2.1", "192.0.2.2").replace("db8::1", "db8::2")
+    };
+    let mut bench = Bench::with(snapshot(two));
+    let mut l4 = l4(1);
+    let turned = |bench: &mut Bench, at_ms, l4: &L4Status| {
+        let now = bench.start + Duration::from_millis(at_ms);
+        let view = View { snapshot: &bench.snapshot, node: &bench.node, l4: Some(l4), proxy: None };
+        bench.announcer.handle(view, now)
+    };
+    assert!(turned(&mut bench, 0, &l4).is_empty(), "it is rising");
+    assert_eq!(turned(&mut bench, 200, &l4), [name("web")]);
+    assert!(turned(&mut bench, 201, &l4).is_empty());
+    let addresses = vec!["192.0.2.2".parse().unwrap()];
+    l4.vips.insert(name("api"), L4VipStatus { addresses, ..l4.vips[&name("web")].clone() });
+    assert!(turned(&mut bench, 300, &l4).is_empty());
+    assert_eq!(turned(&mut bench, 500, &l4), [name("api")]);
+    // One is taken from the configuration: it is none of ours, and the other stays as it is.
+    bench.snapshot = snapshot(|text| text);
+    assert_eq!(turned(&mut bench, 501, &l4), [name("api")]);
+    assert!(bench.announcer.verdicts()["web"].announced && bench.announcer.verdicts().len() == 1);
+}
+
+#[test]
 fn losing_every_status_keeps_the_last_verdict() {
     let mut bench = Bench::new();
     bench.look(0, Some(&l4(2)), Some(&proxy(true)));

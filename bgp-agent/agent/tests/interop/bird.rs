@@ -1,15 +1,15 @@
 //! weir-bgp and BIRD.
 
-use crate::bench::{AGENT, Agent, Process, ROUTER, Site, available, output, peer, router, until};
+use crate::bench::{
+    AGENT, Agent, Daemon, Process, ROUTER, Site, applied, available, datapath_of, datapath_of_many,
+    gated_vips, many_addresses, output, peer, router, until,
+};
 use nix::sys::signal::Signal;
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tempfile::TempDir;
 use weir_lab::netns::NetNs;
-use weir_model::Timestamp;
-use weir_model::status::{ConfigStatus, Health, L4Status, L4VipStatus, ProxyStatus, VipDelivery};
-use weir_runtime::metrics::Registry;
-use weir_runtime::status::{self, Publisher, UnixServer};
+use weir_model::status::{ProxyStatus, VipDelivery};
 
 pub(crate) const BIRD: &str = "/usr/sbin/bird";
 
@@ -242,21 +242,6 @@ fn a_reload_changes_routes_and_not_the_session() {
     bird.until_routes("taken off the network", &[]);
 }
 
-/// A weir-l4 or weir-proxy that says what the test wants.
-struct Daemon<T> {
-    publisher: Publisher<T>,
-    _server: UnixServer,
-}
-
-impl<T: serde::Serialize> Daemon<T> {
-    async fn start(agent: &Agent, socket: &str, initial: &T) -> Self {
-        let (publisher, feed) = status::publisher(initial);
-        let site = status::Site::new(feed, Registry::default(), || status::Health::Ok);
-        let server = status::serve_unix(&agent.run_dir().join(socket), site).await.unwrap();
-        Self { publisher, _server: server }
-    }
-}
-
 #[test]
 fn a_gated_vip_follows_the_datapath_and_outlives_its_silence() {
     if !available(BIRD, "a_gated_vip_follows_the_datapath_and_outlives_its_silence") {
@@ -272,21 +257,9 @@ fn a_gated_vip_follows_the_datapath_and_outlives_its_silence() {
     assert_eq!(bird.routes().unwrap(), Vec::<String>::new());
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let applied = ConfigStatus { applied_at: Some(Timestamp(SystemTime::now())), ..ConfigStatus::default() };
-    let l4 = |healthy_proxies| L4Status {
-        config: applied.clone(),
-        vips: [(
-            "web".parse().unwrap(),
-            L4VipStatus {
-                healthy_proxies,
-                addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
-                ..L4VipStatus::default()
-            },
-        )]
-        .into(),
-        proxies: [("n1".parse().unwrap(), if healthy_proxies > 0 { Health::Up } else { Health::Down })]
-            .into(),
-        ..L4Status::default()
+    let l4 = |healthy_proxies| {
+        let addresses = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        datapath_of([("web".parse().unwrap(), addresses)], healthy_proxies)
     };
     let datapath = runtime.block_on(Daemon::start(&agent, "l4.sock", &l4(1)));
     bird.until_routes("confirmed and healthy", &BOTH);
@@ -296,7 +269,7 @@ fn a_gated_vip_follows_the_datapath_and_outlives_its_silence() {
     bird.until_routes("a proxy is back", &BOTH);
 
     let proxy = |deliverable| ProxyStatus {
-        config: applied.clone(),
+        config: applied(),
         vips: [(
             "web".parse().unwrap(),
             VipDelivery { deliverable, reason: "pool app is empty".into(), ..VipDelivery::default() },
@@ -321,6 +294,41 @@ fn a_gated_vip_follows_the_datapath_and_outlives_its_silence() {
     let status = agent.status().unwrap();
     assert!(verdict(&status).announced, "{status:?}");
     assert_eq!(bird.routes().unwrap(), BOTH);
+}
+
+#[test]
+fn fifty_thousand_vips_come_and_go() {
+    if !available(BIRD, "fifty_thousand_vips_come_and_go") {
+        return;
+    }
+    let site = Site::new();
+    let bird = Bird::start(&site, "passive;");
+    let addresses = many_addresses(50_000);
+    // Beside them the one of the site, which is always announced.
+    let agent = Agent::start(&(site.config() + &gated_vips(&addresses)));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let datapath = runtime.block_on(Daemon::start(&agent, "l4.sock", &datapath_of_many(&addresses, 1)));
+    let until_count = |what: &str, count: &str| {
+        until(what, || {
+            let text = bird.ask("show route count")?;
+            if text.contains(&format!("{count} of {count} routes for {count} networks in table master4")) {
+                Ok(())
+            } else {
+                Err(format!("{text}\n{}", agent.log()))
+            }
+        });
+    };
+    until_count("all are announced", "50001");
+    datapath.publisher.publish(&datapath_of_many(&addresses, 0));
+    until_count("all are withdrawn", "1");
+    let log = agent.log();
+    assert!(log.contains("further vips turned at once"), "fifty thousand lines: {} bytes", log.len());
+    datapath.publisher.publish(&datapath_of_many(&addresses, 1));
+    until_count("all are back", "50001");
+    assert_eq!(peer(&agent.until_established()).established_count, 1, "the session lived through it");
+    let resident_mib = agent.resident_kib() >> 10;
+    eprintln!("50,000 vips: {resident_mib} MiB");
+    assert!(resident_mib < 1_024, "{resident_mib} MiB");
 }
 
 #[test]

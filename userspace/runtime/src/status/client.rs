@@ -160,6 +160,8 @@ async fn follow_once<T: DeserializeOwned>(path: &Path, sender: &watch::Sender<Se
                     *seen = Seen { value: Some(value), live: true, since };
                 });
                 page = format!("/status?after={etag}&timeout={}", WAIT.as_millis());
+                // Whoever waited for this acts on it before the next is asked for.
+                tokio::task::yield_now().await;
             }
             StatusCode::NOT_MODIFIED => {}
             status => return FetchError::Status { path: path.to_owned(), status },
