@@ -19,6 +19,10 @@ pub struct ConfigStatus {
     pub applied_at: Option<Timestamp>,
     /// Problems of a newer configuration that was refused; empty when there is none.
     pub refused: Vec<Problem>,
+    /// Its generation, when it makes sense and is refused only because it takes most VIPs off the network: `weir config accept` has it
+    /// taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_back: Option<Generation>,
 }
 
 /// The state of one health check target as seen from one daemon.
