@@ -5,20 +5,21 @@ use crate::bfd::Bfd;
 use crate::listener::{Caller, Listeners};
 use crate::mrt::Recorder;
 use crate::peer::{Farewell, STOP_MAX};
+use crate::rehearse::Stage;
 use crate::report::{Report, Shared};
 use crate::sessions::{Apply, Sessions};
 use crate::teller::Teller;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::{info, warn};
 use weir_model::status::{BgpStatus, ConfigStatus, L4Status, ProxyStatus};
-use weir_model::{Name, Snapshot};
+use weir_model::{Name, Snapshot, Timestamp};
 use weir_runtime::metrics::Registry;
 use weir_runtime::shutdown::{Cause, Shutdown};
-use weir_runtime::status::{Publisher, Seen};
+use weir_runtime::status::{Publisher, Question, Seen};
 
 /// A full pass at least this often makes a missed wake-up harmless.
 const FULL_PASS: Duration = Duration::from_secs(1);
@@ -37,6 +38,8 @@ pub(crate) struct Inputs {
     pub(crate) config: watch::Receiver<ConfigStatus>,
     pub(crate) l4: watch::Receiver<Seen<L4Status>>,
     pub(crate) proxy: watch::Receiver<Seen<ProxyStatus>>,
+    /// Configurations somebody wants to know the effect of.
+    pub(crate) candidates: mpsc::Receiver<(Snapshot, Question)>,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -124,6 +127,9 @@ impl Agent {
                     let snapshot = Arc::clone(&inputs.snapshots.borrow());
                     self.sessions.call(&snapshot, caller);
                 }
+                Some((candidate, question)) = inputs.candidates.recv() => {
+                    self.rehearse(&snapshot, (&l4, &proxy), candidate, question);
+                }
                 () = sleep_until(next.unwrap_or(now).into()) => {}
             }
         }
@@ -174,6 +180,32 @@ impl Agent {
             warn!(%peer, %address, "not announced: the node has no address of this family to name as next hop");
         }
         self.complained = complaints;
+    }
+
+    /// Answers what a candidate would lead to, in a task of its own.
+    fn rehearse(
+        &self,
+        snapshot: &Snapshot,
+        (l4, proxy): (&Seen<L4Status>, &Seen<ProxyStatus>),
+        candidate: Snapshot,
+        question: Question,
+    ) {
+        let stage = Stage {
+            node: self.node.clone(),
+            in_force: Some(snapshot.generation),
+            refused: snapshot.refuses(&candidate, Timestamp(SystemTime::now())),
+            actors: self.sessions.actors(&candidate),
+            candidate: Arc::new(candidate),
+            announcer: self.announcer.clone(),
+            l4: l4.value.clone().filter(|_| l4.live),
+            proxy: proxy.value.clone().filter(|_| proxy.live),
+            settled: self.settled,
+            now: Instant::now(),
+        };
+        tokio::spawn(async move {
+            let rehearsal = serde_json::to_vec(&stage.play().await);
+            question.answer(rehearsal.map_err(|error| error.to_string()));
+        });
     }
 
     fn publish(&mut self, snapshot: &Snapshot, config: ConfigStatus, now: Instant) {

@@ -42,10 +42,11 @@ pub(crate) struct View<'a> {
 }
 
 /// Remembers the verdicts, for rise, fall and silence.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Announcer {
     verdicts: BTreeMap<Name, Verdict>,
     others: Others,
+    /// When a verdict that is turning will have turned.
     next: Option<Instant>,
 }
 
@@ -55,7 +56,7 @@ impl Announcer {
     pub(crate) fn handle(&mut self, view: View<'_>, now: Instant) {
         self.others.forget(view.snapshot, now);
         let mut before = std::mem::take(&mut self.verdicts);
-        self.next = self.others.poll_timeout();
+        self.next = None;
         let looks: Vec<_> =
             view.snapshot.vips_of(view.node).map(|(name, vip)| (name, vip, look(view, name, vip))).collect();
         let all_dead = all_look_dead(&looks);
@@ -120,8 +121,15 @@ impl Announcer {
             && group.is_some_and(|group| group.nodes.len() > 1 && group.announcers_port != 0)
     }
 
-    /// When a verdict that is turning will have turned.
+    /// When to look again, at the latest.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        [self.next, self.others.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Looks ahead: `now` lies in a future in which the others go on saying what they said last. Returns when something happens next.
+    pub(crate) fn rehearse(&mut self, view: View<'_>, now: Instant) -> Option<Instant> {
+        self.others.go_on(now);
+        self.handle(view, now);
         self.next
     }
 

@@ -155,7 +155,7 @@ fn agreed(terms: &Negotiated) -> AgreedStatus {
 }
 
 /// As the router sees it.
-fn route(prefix: String, sent: &Route, local_asn: u32, ibgp: bool) -> RouteStatus {
+pub(crate) fn route(prefix: String, sent: &Route, local_asn: u32, ibgp: bool) -> RouteStatus {
     let standard = sent.communities().iter().map(|value| Community::Standard(*value));
     let large = sent.large_communities().iter().map(|(a, b, c)| Community::Large(*a, *b, *c));
     let shutdown = sent.graceful_shutdown().then_some("graceful-shutdown".to_owned());

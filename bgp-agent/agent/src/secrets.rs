@@ -12,7 +12,7 @@ const FILE_LEN_MAX: u64 = 1024;
 const KEY_LEN_MAX: usize = 80;
 
 /// The passwords read last, by file.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Secrets {
     files: BTreeMap<PathBuf, Option<Secret>>,
 }

@@ -26,6 +26,7 @@ mod peer;
 mod place;
 mod pool;
 mod problem;
+pub mod rehearsal;
 mod snapshot;
 pub mod status;
 pub mod units;

@@ -522,9 +522,12 @@ mod tests {
              address = \"10.0.1.1\"\nasn = 65000\nlocal_asn = 65001\n[group.g]\nnodes = [\"n1\"]\n";
         let write = |vips: u8, more: &str| {
             let vips = (0..vips).map(|vip| {
-                format!("[vip.v{vip}]\naddresses = [\"192.0.2.{vip}\"]\ngroup = \"g\"\nservices = [\"udp/53\"]\n")
+                format!(
+                    "[vip.v{vip}]\naddresses = [\"192.0.2.{vip}\"]\ngroup = \"g\"\nservices = [\"udp/53\"]\n"
+                )
             });
-            std::fs::write(dir.path().join("a.toml"), format!("{base}{}{more}", vips.collect::<String>())).unwrap();
+            std::fs::write(dir.path().join("a.toml"), format!("{base}{}{more}", vips.collect::<String>()))
+                .unwrap();
         };
         write(8, "");
         let mut source = Source::open(dir.path(), &Registry::default()).unwrap();

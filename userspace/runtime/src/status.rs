@@ -14,7 +14,9 @@ mod client;
 mod server;
 
 pub use client::{FetchError, Seen, ask, fetch, follow, get};
-pub use server::{Feed, Health, Publisher, Question, Site, UnixServer, publisher, questions, serve_tcp, serve_unix};
+pub use server::{
+    Feed, Health, Publisher, Question, Site, UnixServer, publisher, questions, serve_tcp, serve_unix,
+};
 
 #[cfg(test)]
 mod tests;

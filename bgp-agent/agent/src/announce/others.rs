@@ -30,7 +30,7 @@ pub(crate) enum Stance {
 }
 
 /// What others said, and when. Bounded by the VIPs and nodes of the configuration.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Others {
     heard: BTreeMap<Name, BTreeMap<Name, (Stance, Instant)>>,
 }
@@ -71,6 +71,11 @@ impl Others {
             those.map(|(name, _)| name)
         };
         fresh(Stance::Announced).next().or_else(|| fresh(Stance::Leaving).find(|other| *other < node))
+    }
+
+    /// As if everybody had just said again what they said last.
+    pub(super) fn go_on(&mut self, now: Instant) {
+        self.heard.values_mut().flat_map(BTreeMap::values_mut).for_each(|(_, at)| *at = now);
     }
 
     /// When somebody becomes silent.

@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     time::timeout,
 };
 
@@ -127,6 +127,8 @@ struct Page {
     path: &'static str,
     len_max_bytes: usize,
     questions: mpsc::Sender<Question>,
+    /// One question is received at a time: they may be large.
+    receiving: Arc<Semaphore>,
 }
 
 /// What a server offers.
@@ -156,7 +158,8 @@ impl Site {
     /// Takes what is posted to `path`, of so many bytes at most, as questions for the other end of `questions`; over unix sockets
     /// only.
     pub fn ask_at(&mut self, path: &'static str, len_max_bytes: usize, questions: mpsc::Sender<Question>) {
-        self.pages.push(Page { path, len_max_bytes, questions });
+        let receiving = Arc::new(Semaphore::new(1));
+        self.pages.push(Page { path, len_max_bytes, questions, receiving });
     }
 
     async fn answer(&self, request: Request<Incoming>, user: Option<u32>) -> Response<Full<Bytes>> {
@@ -188,7 +191,11 @@ impl Site {
 
 impl Page {
     async fn answer(&self, body: Incoming, user: Option<u32>) -> Response<Full<Bytes>> {
-        let Ok(body) = timeout(QUESTION_TIMEOUT, Limited::new(body, self.len_max_bytes).collect()).await else {
+        let receive = async {
+            let _turn = self.receiving.acquire().await;
+            Limited::new(body, self.len_max_bytes).collect().await
+        };
+        let Ok(body) = timeout(QUESTION_TIMEOUT, receive).await else {
             return plain(StatusCode::REQUEST_TIMEOUT, "the question took too long to come\n");
         };
         let Ok(body) = body else {
