@@ -97,7 +97,8 @@ impl Agent {
         }
     }
 
-    /// Run until the shutdown; then say farewell to every peer and close within [`STOP_MAX`].
+    /// Run until the shutdown; then take leave as long as the VIPs' `graceful_shutdown` says, say farewell to every peer and close
+    /// within [`STOP_MAX`].
     pub(crate) async fn run(mut self, mut inputs: Inputs) {
         loop {
             let snapshot = Arc::clone(&inputs.snapshots.borrow_and_update());
@@ -134,10 +135,36 @@ impl Agent {
             }
         }
         let may_return = inputs.shutdown.cause() == Some(Cause::Terminate);
-        if !may_return {
-            self.teller.farewell(&inputs.snapshots.borrow());
+        let snapshot = Arc::clone(&inputs.snapshots.borrow());
+        self.take_leave(&snapshot, &inputs.config.borrow().clone(), may_return).await;
+        if !(may_return && self.sessions.any_keeps_routes()) {
+            self.teller.farewell(&snapshot);
         }
         self.stop(may_return).await;
+    }
+
+    /// Asks the routers to find another way first, where that is wanted (RFC 8326 §4): those that would not keep the routes over a
+    /// restart.
+    async fn take_leave(&mut self, snapshot: &Snapshot, config: &ConfigStatus, may_return: bool) {
+        let reason = "weir-bgp is stopping";
+        loop {
+            let now = Instant::now();
+            let Some(next) = self.announcer.leave(snapshot, reason, now) else { return };
+            let addresses: Vec<_> = self.announcer.addresses(snapshot).collect();
+            if !self.sessions.take_leave(snapshot, &addresses, may_return) {
+                // Nobody to ask.
+                return;
+            }
+            self.publish(snapshot, config.clone(), now);
+            let tell = self.teller.tell(snapshot, self.announcer.stances(), now);
+            tokio::select! {
+                () = self.changed.notified() => {}
+                said = self.teller.next(snapshot) => {
+                    self.announcer.hear(snapshot, &said.node, said.vips, Instant::now());
+                }
+                () = sleep_until(next.min(tell).into()) => {}
+            }
+        }
     }
 
     fn announce(
@@ -161,6 +188,10 @@ impl Agent {
                 (false, true) => info!(%vip, reason = %verdict.reason, "announced"),
                 (true, false) => warn!(%vip, reason = %verdict.reason, "withdrawn"),
                 _ => {}
+            }
+            let kept_before = before.get(vip).and_then(|verdict| verdict.kept);
+            if verdict.kept.is_some() && verdict.kept != kept_before {
+                warn!(%vip, reason = %verdict.reason, "stays announced, although it should be withdrawn");
             }
         }
         for vip in before.keys().filter(|vip| !self.announcer.verdicts().contains_key(*vip)) {
@@ -211,7 +242,8 @@ impl Agent {
     fn publish(&mut self, snapshot: &Snapshot, config: ConfigStatus, now: Instant) {
         let verdicts: Vec<(&Name, &Verdict)> = self.announcer.verdicts().iter().collect();
         let addresses: Vec<_> = self.announcer.addresses(snapshot).collect();
-        self.report.publish(config, self.sessions.reports(), &verdicts, &addresses, now);
+        let withdrawals = self.announcer.withdrawals(snapshot, &self.node);
+        self.report.publish(config, self.sessions.reports(), &verdicts, &addresses, withdrawals, now);
     }
 
     /// Asked to stop by a service manager, that may start the next one, the agent leaves the routes where graceful restart was

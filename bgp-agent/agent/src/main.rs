@@ -50,8 +50,9 @@ const STATUS_RETRY: Duration = Duration::from_millis(100);
 /// Runs alone as well: a VIP with announce.mode = "always" asks nobody, and peers may have any address and port,
 /// so neither weir-l4 nor root is needed.
 ///
-/// SIGTERM and SIGINT withdraw everything, say goodbye to the peers and end within two seconds. Peers with graceful_restart keep
-/// their routes over SIGTERM, for as long as it says; SIGINT takes them back from these too.
+/// SIGTERM and SIGINT withdraw everything, say goodbye to the peers and end within two seconds; before that, VIPs with
+/// announce.graceful_shutdown are announced as worst of all for as long as it says. Peers with graceful_restart keep their routes
+/// over SIGTERM, for as long as that says; SIGINT takes them back from these too. A second signal ends at once.
 #[derive(Debug, Parser)]
 #[command(name = "weir-bgp", version)]
 struct Options {

@@ -439,6 +439,30 @@ impl Sessions {
         reports
     }
 
+    /// Tells every router these addresses while the agent ends, but those that would keep the routes over a restart (`may_return`).
+    /// Returns whether any session that is up was told.
+    pub(crate) fn take_leave(
+        &self,
+        snapshot: &Snapshot,
+        addresses: &[(&Name, IpAddr, Tier)],
+        may_return: bool,
+    ) -> bool {
+        let mut is_told = false;
+        for running in self.running.values().filter(|running| !(may_return && running.keeps_routes())) {
+            let Some(object) = snapshot.peers.get(&running.object) else { continue };
+            let own = Link::of(object).ok().flatten().map(|link| link.own);
+            let (routes, _) = routes(snapshot, &self.node, object, own, addresses.iter().copied());
+            is_told |= running.peer.view.borrow().state == StateName::Established;
+            running.obey(Orders { routes, ..running.peer.orders.borrow().clone() });
+        }
+        is_told
+    }
+
+    /// Whether a router would keep the routes over a restart.
+    pub(crate) fn any_keeps_routes(&self) -> bool {
+        self.running.values().any(Running::keeps_routes)
+    }
+
     /// Say farewell to every router.
     pub(crate) fn stop(self, farewell: &Farewell) -> Vec<JoinHandle<()>> {
         self.running.into_values().map(|running| running.peer.stop(farewell.clone())).collect()
@@ -490,6 +514,11 @@ impl Sessions {
 }
 
 impl Running {
+    /// Graceful restart was agreed with the router.
+    fn keeps_routes(&self) -> bool {
+        self.peer.view.borrow().agreed.as_ref().is_some_and(|agreed| agreed.graceful_restart)
+    }
+
     fn obey(&self, orders: Orders) {
         self.peer.orders.send_if_modified(|current| {
             let changed = *current != orders;

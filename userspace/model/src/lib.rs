@@ -50,6 +50,6 @@ pub use problem::{Problem, Problems};
 pub use snapshot::{Generation, Snapshot};
 pub use units::{Percent, Rate, Timestamp};
 pub use vip::{
-    Announce, AnnounceMode, LastAnnouncer, NeededServices, PortRange, Protocol, RemoteAnnounce, Service,
-    SourceLimit, SourceRoute, Spread, SynProtection, UnservedAnnounce, Vip,
+    Announce, AnnounceMode, KeptAnnounce, LastAnnouncer, NeededServices, PortRange, Protocol, RemoteAnnounce,
+    Service, SourceLimit, SourceRoute, Spread, SynProtection, UnservedAnnounce, Vip,
 };

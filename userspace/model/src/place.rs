@@ -117,6 +117,10 @@ pub struct Node {
     /// Failures in a row that bring it down; 1 to 100.
     #[serde(default = "two")]
     pub probe_fall: u32,
+    /// How many VIPs it may withdraw within a minute because of health; half of its VIPs, and at least two, when absent. 1 to
+    /// 16,384.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withdrawals_per_minute: Option<u32>,
 }
 
 impl Node {
@@ -140,6 +144,7 @@ impl Node {
             probe_timeout: default_probe_timeout(),
             probe_rise: two(),
             probe_fall: two(),
+            withdrawals_per_minute: None,
         }
     }
 

@@ -169,6 +169,9 @@ impl Checker<'_> {
             self.duration_within(("node", name, "probe_timeout"), node.probe_timeout, MS, HOUR);
             self.within(("node", name, "probe_rise"), node.probe_rise, 1, 100);
             self.within(("node", name, "probe_fall"), node.probe_fall, 1, 100);
+            if let Some(limit) = node.withdrawals_per_minute {
+                self.within(("node", name, "withdrawals_per_minute"), limit, 1, 16_384);
+            }
             if node.address.is_none() && node.address6.is_none() {
                 self.problem("node", name, "", "has no address".into(), "give address, address6 or both");
             }
@@ -237,6 +240,12 @@ impl Checker<'_> {
                     self.problem("vip", name, &field, what, "a VIP is an address of its own");
                 }
             }
+            self.duration_within(
+                ("vip", name, "announce.graceful_shutdown"),
+                vip.announce.graceful_shutdown,
+                Duration::ZERO,
+                600_000 * MS,
+            );
             if vip.services.is_empty() {
                 self.problem(
                     "vip",

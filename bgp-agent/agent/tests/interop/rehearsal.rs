@@ -40,7 +40,8 @@ fn rehearse(agent: &Agent, config: &str) -> Result<Rehearsal, String> {
     let file = SourceFile { path: "weir.toml".into(), text: config.to_owned() };
     let question = serde_json::to_vec(&Candidate { files: vec![file] }).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let ask = weir_runtime::status::ask(&agent.run_dir().join("bgp.sock"), REHEARSAL_PAGE, question);
+    let socket = agent.run_dir().join("bgp.sock");
+    let ask = weir_runtime::status::ask(&socket, REHEARSAL_PAGE, question);
     let answer = runtime.block_on(ask).map_err(|error| error.to_string())?;
     Ok(serde_json::from_slice(&answer).unwrap())
 }
@@ -147,7 +148,7 @@ fn what_a_dry_run_shows_is_what_is_sent() {
     let kinds =
         expected.values().flatten().map(|hex| &hex[36..38]).collect::<std::collections::BTreeSet<_>>();
     assert_eq!(kinds.into_iter().collect::<Vec<_>>(), ["02", "03"]);
-    assert!(expected.values().flatten().any(|hex| hex.contains("c00804ffff0000")), "GRACEFUL_SHUTDOWN");
+    assert!(expected.values().flatten().any(|hex| hex.contains("d0080004ffff0000")), "GRACEFUL_SHUTDOWN");
 }
 
 #[test]
