@@ -453,7 +453,9 @@ impl Sessions {
             let own = Link::of(object).ok().flatten().map(|link| link.own);
             let (routes, _) = routes(snapshot, &self.node, object, own, addresses.iter().copied());
             is_told |= running.peer.view.borrow().state == StateName::Established;
-            running.obey(Orders { routes, ..running.peer.orders.borrow().clone() });
+            // Not in one expression: what is borrowed cannot be changed.
+            let before = running.peer.orders.borrow().clone();
+            running.obey(Orders { routes, ..before });
         }
         is_told
     }

@@ -148,12 +148,12 @@ fn a_stop_asks_the_router_to_find_another_way_first_and_a_second_signal_ends_it(
     bird.until_routes("both routes", &BOTH);
     let begun = std::time::Instant::now();
     agent.signal(Signal::SIGTERM);
-    let asked = || {
+    let asked = |agent: &Agent| {
         let detail = bird.ask("show route all")?;
         // Both routes are still there, and each asks.
-        if detail.matches("(65535,0)").count() == 2 { Ok(()) } else { Err(detail) }
+        if detail.matches("(65535,0)").count() == 2 { Ok(()) } else { Err(format!("{detail}{}", agent.log())) }
     };
-    until("the router is asked", asked);
+    until("the router is asked", || asked(&agent));
     let status = agent.until("the tier", |status| {
         status.vips.values().all(|vip| vip.tier == weir_model::status::Tier::GracefulShutdown)
     });
@@ -173,7 +173,7 @@ fn a_stop_asks_the_router_to_find_another_way_first_and_a_second_signal_ends_it(
     bird.until_routes("both routes again", &BOTH);
     agent.until_established();
     agent.signal(Signal::SIGTERM);
-    until("the router is asked", asked);
+    until("the router is asked", || asked(&agent));
     agent.signal(Signal::SIGTERM);
     assert_eq!(agent.until_ended().code(), Some(130));
     bird.until_routes("gone with the connection", &[]);
