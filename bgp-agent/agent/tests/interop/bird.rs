@@ -151,7 +151,11 @@ fn a_stop_asks_the_router_to_find_another_way_first_and_a_second_signal_ends_it(
     let asked = |agent: &Agent| {
         let detail = bird.ask("show route all")?;
         // Both routes are still there, and each asks.
-        if detail.matches("(65535,0)").count() == 2 { Ok(()) } else { Err(format!("{detail}{}", agent.log())) }
+        if detail.matches("(65535,0)").count() == 2 {
+            Ok(())
+        } else {
+            Err(format!("{detail}{}", agent.log()))
+        }
     };
     until("the router is asked", || asked(&agent));
     let status = agent.until("the tier", |status| {

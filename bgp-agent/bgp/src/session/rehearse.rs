@@ -69,6 +69,7 @@ fn expected(config: &Config, known: Option<(&Config, Negotiated)>) -> Result<Neg
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)] // A virtual clock needs one real instant to start from.
 mod tests {
     use super::*;
     use crate::{Input, Route, RouteSet};
