@@ -192,7 +192,7 @@ fn text(rehearsal: &Rehearsal, verbose: bool) -> String {
         text.push_str("\nno router is told anything\n");
     }
     if let Some(problem) = &rehearsal.refused {
-        text.push_str(&format!("\nREFUSED{}\n", output::printable(&problem.to_string())));
+        text.push_str(&format!("\nREFUSED: {}\n", output::printable(&problem.to_string())));
     }
     text
 }
