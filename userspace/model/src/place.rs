@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
     time::Duration,
 };
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, Server, Timestamp, units};
+use crate::{Name, Secret, Server, Timestamp, units};
 
 /// What an operator wants of a node or server; what checks see is kept apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -180,6 +181,12 @@ pub struct Group {
     /// UDP port on which its nodes tell each other what they announce, so that the last one stays; 0 for not at all.
     #[serde(default = "default_announcers_port")]
     pub announcers_port: u16,
+    /// What its nodes sign with what they tell each other, 16 to 80 bytes; unsigned when absent, as believable as source addresses are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announcers_key: Option<Secret>,
+    /// A file with it in place of the key itself, read anew every second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announcers_key_file: Option<PathBuf>,
     /// Until then a change of the configuration may take any number of its VIPs off the network; else one that does so to most is
     /// refused ([`Snapshot::refuses`](crate::Snapshot::refuses)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -194,6 +201,8 @@ impl Group {
             mode: GroupMode::default(),
             accept_tunnels: Vec::new(),
             announcers_port: default_announcers_port(),
+            announcers_key: None,
+            announcers_key_file: None,
             withdraw_freely_until: None,
         }
     }

@@ -190,6 +190,13 @@ impl Checker<'_> {
             }
         }
         for (name, group) in &self.objects.group {
+            if let Some(key) = &group.announcers_key {
+                self.within(("group", name, "announcers_key"), key.reveal().len(), 16, 80);
+                if group.announcers_key_file.is_some() {
+                    let what = "there is announcers_key as well".to_owned();
+                    self.problem("group", name, "announcers_key_file", what, "keep one of the two");
+                }
+            }
             let mut seen = BTreeSet::new();
             for (index, node) in group.nodes.iter().enumerate() {
                 let field = format!("nodes.{index}");
