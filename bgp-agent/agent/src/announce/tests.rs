@@ -536,7 +536,7 @@ impl Many {
         let l4 = L4Status { vips: vips.collect(), ..l4(proxies) };
         let vips = self.names.iter().enumerate().map(|(n, name)| {
             let reason = "gone".to_owned();
-            (name.clone(), VipDelivery { deliverable: deliverable(n), reason, is_remote: false })
+            (name.clone(), VipDelivery { deliverable: deliverable(n), reason, ..VipDelivery::default() })
         });
         let proxy = ProxyStatus { vips: vips.collect(), ..proxy(true) };
         self.bench.look(at_ms, Some(&l4), Some(&proxy));
