@@ -33,6 +33,9 @@ const IN_CHUNK_BYTES: usize = 16 << 10;
 /// Connections handed over by the listener and not yet taken; more are dropped, and the router tries again.
 const ACCEPTED_MAX: usize = 4;
 
+/// Copies of the session that are asked for and not yet given.
+const COPIES_MAX: usize = 4;
+
 /// Connections of one peer at a time: two lanes, and some that are on their way out. More are dropped at once.
 const CONNS_MAX: usize = 8;
 
@@ -95,6 +98,30 @@ pub(crate) struct Orders {
     pub(crate) config: Config,
 }
 
+impl Orders {
+    /// Tells a session; returns what it does not take of the routes.
+    pub(crate) fn give_to(self, session: &mut Session) -> BTreeMap<IpNet, &'static str> {
+        session.set_soft(&self.config);
+        session.set_max_routes(self.max_routes);
+        session.hold_end_of_rib(self.hold_end_of_rib);
+        let refused = session.set_routes(self.routes);
+        let next_hop =
+            refused.next_hop.into_iter().map(|prefix| (prefix, "its next hop is of the other family"));
+        let over_max = refused.over_max.into_iter().map(|prefix| (prefix, "more routes than max_routes"));
+        next_hop.chain(over_max).collect()
+    }
+}
+
+/// What a session that is up and has nothing left to say has not been told, beside what it refused.
+pub(crate) fn not_carried(session: &Session) -> impl Iterator<Item = (IpNet, &'static str)> {
+    let rib = session.rib();
+    let is_settled = session.state() == StateName::Established && rib.is_settled();
+    rib.desired()
+        .keys()
+        .filter(move |prefix| is_settled && !rib.advertised().contains_key(prefix))
+        .map(|prefix| (*prefix, "the router has not agreed to this family, or to its next hop"))
+}
+
 /// What the agent shows of a peer.
 #[derive(Debug, Clone)]
 pub(crate) struct PeerView {
@@ -124,11 +151,31 @@ pub(crate) enum Farewell {
     Restart(String),
 }
 
+impl Farewell {
+    /// The peer object is gone, or its router.
+    pub(crate) fn deconfigured() -> Self {
+        Self::Stop("peer deconfigured".to_owned())
+    }
+
+    /// The session begins anew.
+    pub(crate) fn reconfigured() -> Self {
+        Self::Restart("configuration changed".to_owned())
+    }
+
+    pub(crate) fn input(&self) -> Input<'_> {
+        match self {
+            Self::Stop(text) => Input::Stop { text },
+            Self::Restart(text) => Input::Restart { text },
+        }
+    }
+}
+
 /// A running driver.
 pub(crate) struct Peer {
     pub(crate) orders: watch::Sender<Orders>,
     pub(crate) accepted: mpsc::Sender<TcpStream>,
     pub(crate) view: watch::Receiver<PeerView>,
+    copies: mpsc::Sender<oneshot::Sender<Session>>,
     stop: oneshot::Sender<Farewell>,
     task: JoinHandle<()>,
 }
@@ -147,6 +194,7 @@ impl Peer {
         let (orders, orders_in) = watch::channel(orders);
         let (accepted, accepted_in) = mpsc::channel(ACCEPTED_MAX);
         let (stop, stop_in) = oneshot::channel();
+        let (copies, copies_in) = mpsc::channel(COPIES_MAX);
         let (view_out, view) = watch::channel(PeerView::new());
         let gate = Gate::new(watched.strict, watched.view.borrow().as_ref());
         let driver = Driver {
@@ -169,6 +217,7 @@ impl Peer {
             orders: orders_in,
             bfd: watched.view,
             accepted: accepted_in,
+            copies: copies_in,
             stop: stop_in,
             stopping: false,
         };
@@ -178,7 +227,15 @@ impl Peer {
             }
             driver.run(doors).await;
         });
-        Self { orders, accepted, view, stop, task }
+        Self { orders, accepted, view, copies, stop, task }
+    }
+
+    /// A copy of the session, to look ahead with; it does not come from a driver that ends meanwhile.
+    pub(crate) fn copy(&self) -> oneshot::Receiver<Session> {
+        let (copy, receiver) = oneshot::channel();
+        // Whoever asks more often than it is answered gets no copy.
+        let _dropped = self.copies.try_send(copy);
+        receiver
     }
 
     /// Say farewell and close. The returned task ends when all that was written has gone out, or soon after.
@@ -243,6 +300,7 @@ struct Doors {
     orders: watch::Receiver<Orders>,
     bfd: watch::Receiver<Option<bfd::View>>,
     accepted: mpsc::Receiver<TcpStream>,
+    copies: mpsc::Receiver<oneshot::Sender<Session>>,
     stop: oneshot::Receiver<Farewell>,
     /// It has heard the last.
     stopping: bool,
@@ -253,6 +311,7 @@ enum Wake {
     Orders,
     Bfd,
     Accepted(TcpStream),
+    Copy(oneshot::Sender<Session>),
     Stop(Farewell),
     Connected(io::Result<TcpStream>),
     Read(usize, usize),
@@ -293,13 +352,13 @@ impl Driver {
                 }
                 Wake::Stop(farewell) => {
                     doors.stopping = true;
-                    let input = match &farewell {
-                        Farewell::Stop(text) => Input::Stop { text },
-                        Farewell::Restart(text) => Input::Restart { text },
-                    };
-                    self.session.handle_input(input, now);
+                    self.session.handle_input(farewell.input(), now);
                 }
                 Wake::Accepted(stream) => self.accept(stream, now),
+                Wake::Copy(copy) => {
+                    // Whoever is gone needs none.
+                    let _gone = copy.send(self.session.clone());
+                }
                 Wake::Connected(result) => self.connected(result, now),
                 Wake::Read(index, len) => {
                     if let Some(conn) = self.conns.get(index).filter(|conn| conn.closing.is_none()) {
@@ -351,6 +410,7 @@ impl Driver {
             Ok(()) = doors.orders.changed(), if !doors.stopping => Wake::Orders,
             Ok(()) = doors.bfd.changed(), if !doors.stopping => Wake::Bfd,
             Some(stream) = doors.accepted.recv(), if !doors.stopping => Wake::Accepted(stream),
+            Some(copy) = doors.copies.recv(), if !doors.stopping => Wake::Copy(copy),
             result = connected => Wake::Connected(result),
             wake = next_io(&mut self.conns, buffer) => wake,
             () = timer => Wake::Timer,
@@ -373,14 +433,7 @@ impl Driver {
     }
 
     fn obey(&mut self, orders: Orders) {
-        self.session.set_soft(&orders.config);
-        self.session.set_max_routes(orders.max_routes);
-        self.session.hold_end_of_rib(orders.hold_end_of_rib);
-        let refused = self.session.set_routes(orders.routes);
-        let next_hop =
-            refused.next_hop.into_iter().map(|prefix| (prefix, "its next hop is of the other family"));
-        let over_max = refused.over_max.into_iter().map(|prefix| (prefix, "more routes than max_routes"));
-        let refused: BTreeMap<IpNet, &'static str> = next_hop.chain(over_max).collect();
+        let refused = orders.give_to(&mut self.session);
         for (prefix, why) in refused.iter().filter(|(prefix, _)| !self.refused.contains_key(prefix)) {
             warn!(peer = %self.name, %prefix, why, "route refused");
         }
@@ -525,12 +578,7 @@ impl Driver {
     /// What was not taken, and, while the session is up, what it cannot carry.
     fn refused_now(&self) -> BTreeMap<IpNet, &'static str> {
         let mut refused = self.refused.clone();
-        let rib = self.session.rib();
-        if self.session.state() == StateName::Established && rib.is_settled() {
-            for prefix in rib.desired().keys().filter(|prefix| !rib.advertised().contains_key(prefix)) {
-                refused.insert(*prefix, "the router has not agreed to this family, or to its next hop");
-            }
-        }
+        refused.extend(not_carried(&self.session));
         refused
     }
 

@@ -37,7 +37,7 @@ enum Marked {
 }
 
 /// Desired against advertised, for one session.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct RibOut {
     desired: RouteSet,
     max_routes: Option<usize>,

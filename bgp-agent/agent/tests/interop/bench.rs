@@ -158,6 +158,15 @@ impl Agent {
         self.until("session established", |status| peer(status).state == "Established")
     }
 
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Wait for its end, whatever it is.
+    pub(crate) fn until_ended(&mut self) -> std::process::ExitStatus {
+        until("agent ends", || self.process.0.try_wait().unwrap().ok_or_else(|| self.log()))
+    }
+
     /// SIGTERM; returns how long it took to end, which must be with success.
     pub(crate) fn stop(&mut self) -> Duration {
         self.stop_by(nix::sys::signal::Signal::SIGTERM)
@@ -167,7 +176,7 @@ impl Agent {
     pub(crate) fn stop_by(&mut self, signal: nix::sys::signal::Signal) -> Duration {
         let begun = Instant::now();
         self.process.signal(signal);
-        let status = until("agent ends", || self.process.0.try_wait().unwrap().ok_or_else(|| self.log()));
+        let status = self.until_ended();
         assert!(status.success(), "{status}, signal {:?}: {}", status.signal(), self.log());
         begun.elapsed()
     }

@@ -137,6 +137,71 @@ fn both_families_come_on_one_session_and_go_on_sigterm() {
 }
 
 #[test]
+fn a_stop_asks_the_router_to_find_another_way_first_and_a_second_signal_ends_it() {
+    if !available(BIRD, "a_stop_asks_the_router_to_find_another_way_first_and_a_second_signal_ends_it") {
+        return;
+    }
+    let announce = "{ mode = \"always\", graceful_shutdown = \"2s\" }";
+    let site = Site { announce, ..Site::new() };
+    let bird = Bird::start(&site, "passive;");
+    let mut agent = Agent::start(&site.config());
+    bird.until_routes("both routes", &BOTH);
+    let begun = std::time::Instant::now();
+    agent.signal(Signal::SIGTERM);
+    let asked = |agent: &Agent| {
+        let detail = bird.ask("show route all")?;
+        // Both routes are still there, and each asks.
+        if detail.matches("(65535,0)").count() == 2 {
+            Ok(())
+        } else {
+            Err(format!("{detail}{}", agent.log()))
+        }
+    };
+    until("the router is asked", || asked(&agent));
+    let status = agent.until("the tier", |status| {
+        status.vips.values().all(|vip| vip.tier == weir_model::status::Tier::GracefulShutdown)
+    });
+    assert!(status.vips.values().all(|vip| vip.announced && vip.reason.contains("stopping")));
+    assert!(agent.until_ended().success());
+    let took = begun.elapsed();
+    assert!((Duration::from_secs(2)..Duration::from_secs(6)).contains(&took), "{took:?} for 2 s");
+    bird.until_routes("no routes", &[]);
+    until("bird has read the farewell", || {
+        let log = bird.log();
+        if log.contains("n1 is stopping") { Ok(()) } else { Err(log) }
+    });
+    // In a hurry.
+    let long = Site { announce: "{ mode = \"always\", graceful_shutdown = \"5m\" }", ..site };
+    agent.configure(&long.config());
+    agent.start_again("n1", |_| ());
+    bird.until_routes("both routes again", &BOTH);
+    agent.until_established();
+    agent.signal(Signal::SIGTERM);
+    until("the router is asked", || asked(&agent));
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.until_ended().code(), Some(130));
+    bird.until_routes("gone with the connection", &[]);
+}
+
+#[test]
+fn a_router_that_keeps_the_routes_over_a_restart_is_not_asked_to_find_another_way() {
+    let test = "a_router_that_keeps_the_routes_over_a_restart_is_not_asked_to_find_another_way";
+    if !available(BIRD, test) {
+        return;
+    }
+    let announce = "{ mode = \"always\", graceful_shutdown = \"5m\" }";
+    let site = Site { announce, peer: "graceful_restart = { time = \"60s\" }", ..Site::new() };
+    let bird = Bird::start(&site, "passive; graceful restart on;");
+    let mut agent = Agent::start(&site.config());
+    bird.until_routes("both routes", &BOTH);
+    agent.until_established();
+    let took = agent.stop();
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    let detail = bird.ask("show route all").unwrap();
+    assert!(detail.contains("192.0.2.1/32") && !detail.contains("(65535,0)"), "{detail}");
+}
+
+#[test]
 fn a_session_reset_by_the_router_comes_back_with_all_routes() {
     if !available(BIRD, "a_session_reset_by_the_router_comes_back_with_all_routes") {
         return;
