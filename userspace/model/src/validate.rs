@@ -170,7 +170,7 @@ impl Checker<'_> {
             self.within(("node", name, "probe_rise"), node.probe_rise, 1, 100);
             self.within(("node", name, "probe_fall"), node.probe_fall, 1, 100);
             if let Some(limit) = node.withdrawals_per_minute {
-                self.within(("node", name, "withdrawals_per_minute"), limit, 1, 16_384);
+                self.within(("node", name, "withdrawals_per_minute"), limit, 1, 1_000_000);
             }
             if node.address.is_none() && node.address6.is_none() {
                 self.problem("node", name, "", "has no address".into(), "give address, address6 or both");

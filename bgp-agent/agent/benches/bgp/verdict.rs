@@ -4,7 +4,7 @@
 //! The wire is reached when the smallest speaker, in the router's place, has read the UPDATE; a router's kernel when it says so by
 //! netlink. The reference is the smallest speaker in the place of weir-l4 and weir-bgp: it writes UPDATEs that it made beforehand.
 
-use crate::bench::{Agent, Daemon, datapath_of_many, gated_vips, many_addresses};
+use crate::bench::{Agent, Daemon, datapath_of_many, gated_vips, many_addresses, unbudgeted};
 use crate::bfd_fabric::{self as fabric, Fabric, HOST4, ROUTER4, RouteMonitor, VIP4};
 use crate::bird::Bird;
 use crate::speaker::{Door, Listening, Speaker, announcement, withdrawal};
@@ -115,11 +115,12 @@ impl Host {
 
 /// Objects of the host with one peer and these VIPs, each of which follows the datapath at once.
 fn gated_config(vips: &[Ipv4Addr]) -> String {
-    format!(
+    let config = format!(
         "[zone.z1]\n[node.n1]\nzone = \"z1\"\naddress = \"{HOST4}\"\n[group.g]\nnodes = [\"n1\"]\n\
          [peer.tor]\nnode = \"n1\"\naddress = \"{ROUTER4}\"\nasn = 65000\nlocal_asn = 65001\nconnect_retry = \"200ms\"\n{}",
         gated_vips(vips)
-    )
+    );
+    unbudgeted(&config)
 }
 
 /// The smallest speaker on the host, with what it says.

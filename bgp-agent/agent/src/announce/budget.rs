@@ -7,7 +7,7 @@
 //! What an operator says costs nothing. Nor does a fault of this host while another node is heard that stays: the traffic has
 //! somewhere to go, and of all nodes one at least has to say that it stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use weir_model::{Name, Snapshot};
 
@@ -22,6 +22,8 @@ const FREE: usize = 2;
 pub(super) struct Budget {
     /// When each was last withdrawn: one that flaps is one, and damped elsewhere.
     spent: BTreeMap<Name, Instant>,
+    /// The same in the order of time: who asks may be one of very many.
+    order: BTreeSet<(Instant, Name)>,
 }
 
 impl Budget {
@@ -36,17 +38,20 @@ impl Budget {
 
     /// Takes the withdrawal of a VIP out of the budget, or says when it fits.
     pub(super) fn spend(&mut self, vip: &Name, limit: usize, now: Instant) -> Result<(), Instant> {
-        let mut others: Vec<Instant> =
-            self.spent.iter().filter(|(name, _)| *name != vip).map(|(_, at)| *at).collect();
-        others.sort();
+        let before = self.spent.get(vip).copied();
+        let others = self.spent.len() - usize::from(before.is_some());
         // A limit that has become smaller counts those that were spent before.
-        match others.len().checked_sub(limit).and_then(|over| others.get(over)) {
-            Some(at) => Err(*at + WINDOW),
-            None => {
-                self.spent.insert(vip.clone(), now);
-                Ok(())
-            }
+        let over = others.checked_sub(limit);
+        let mut others = self.order.iter().filter(|(_, name)| name != vip);
+        if let Some((at, _)) = over.and_then(|over| others.nth(over)) {
+            return Err(*at + WINDOW);
         }
+        if let Some(before) = before {
+            self.order.remove(&(before, vip.clone()));
+        }
+        self.spent.insert(vip.clone(), now);
+        self.order.insert((now, vip.clone()));
+        Ok(())
     }
 
     /// How many were spent in the last minute.
@@ -56,6 +61,11 @@ impl Budget {
 
     /// Time passes.
     pub(super) fn forget(&mut self, now: Instant) {
-        self.spent.retain(|_, at| *at + WINDOW > now);
+        while let Some((at, _)) = self.order.first()
+            && *at + WINDOW <= now
+            && let Some((_, vip)) = self.order.pop_first()
+        {
+            self.spent.remove(&vip);
+        }
     }
 }

@@ -182,6 +182,11 @@ impl Agent {
     }
 }
 
+/// The configuration with as many withdrawals as node n1 likes.
+pub(crate) fn unbudgeted(config: &str) -> String {
+    config.replace("[node.n1]\n", "[node.n1]\nwithdrawals_per_minute = 1000000\n")
+}
+
 /// The one peer of these configurations.
 pub(crate) fn peer(status: &BgpStatus) -> weir_model::status::PeerStatus {
     status.peers.get("tor").cloned().unwrap_or_default()

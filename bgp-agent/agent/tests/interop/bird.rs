@@ -2,7 +2,7 @@
 
 use crate::bench::{
     AGENT, Agent, Daemon, Process, ROUTER, Site, applied, available, datapath_of, datapath_of_many,
-    gated_vips, many_addresses, output, peer, router, until,
+    gated_vips, many_addresses, output, peer, router, unbudgeted, until,
 };
 use nix::sys::signal::Signal;
 use std::process::{Command, Stdio};
@@ -370,7 +370,8 @@ fn fifty_thousand_vips_come_and_go() {
     let bird = Bird::start(&site, "passive;");
     let addresses = many_addresses(50_000);
     // Beside them the one of the site, which is always announced.
-    let agent = Agent::start(&(site.config() + &gated_vips(&addresses)));
+    let config = unbudgeted(&site.config()) + &gated_vips(&addresses);
+    let agent = Agent::start(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let datapath = runtime.block_on(Daemon::start(&agent, "l4.sock", &datapath_of_many(&addresses, 1)));
     let until_count = |what: &str, count: &str| {
@@ -390,7 +391,14 @@ fn fifty_thousand_vips_come_and_go() {
     assert!(log.contains("further vips turned at once"), "fifty thousand lines: {} bytes", log.len());
     datapath.publisher.publish(&datapath_of_many(&addresses, 1));
     until_count("all are back", "50001");
-    assert_eq!(peer(&agent.until_established()).established_count, 1, "the session lived through it");
+    let peer = peer(&agent.until_established());
+    assert_eq!(
+        peer.established_count,
+        1,
+        "the session lived through it: {}\n{}",
+        peer.last_error,
+        agent.log()
+    );
     let resident_mib = agent.resident_kib() >> 10;
     eprintln!("50,000 vips: {resident_mib} MiB");
     assert!(resident_mib < 1_024, "{resident_mib} MiB");
