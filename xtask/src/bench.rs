@@ -13,13 +13,14 @@ use crate::{
 /// What to measure.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// l4: packets and tables; zones: decisions of smart routing; bgp: routers and dead hosts
+    /// l4: packets and tables; zones: decisions of smart routing; bgp: from verdicts and dead hosts to the wire and to the
+    /// kernels of BIRD and FRR
     #[arg(value_enum)]
     what: What,
     /// Print a list of {case, unit, ours, reference, ratio}
     #[arg(long)]
     json: bool,
-    /// Measure only what has a case whose name contains this; l4 and bgp only
+    /// Measure only what has a case whose name contains this
     #[arg(long, value_name = "CASE")]
     only: Option<String>,
 }

@@ -6,14 +6,15 @@
 //! verdict must last for `rise`, a bad one for `fall`, and so between better and worse. What an operator says (drain, `never`,
 //! `always`, a VIP removed) takes effect at once.
 //!
-//! What must not happen, whatever the checks say (`others`): that everything looks dead at once and is believed, and
-//! that the last announcer of a VIP leaves.
+//! What must not happen, whatever the checks say: that everything looks dead at once and is believed, that the last announcer of a
+//! VIP leaves (`others`), that most VIPs go within a minute (`budget`).
 //!
 //! Fail-static: when the datapath's daemon cannot be heard, or has just started and knows nothing yet, the last verdict
 //! stands. Silence never withdraws, and never makes a first announcement.
 //!
 //! Not here: sessions and attributes; those are `weir-bgp` and [`crate::routes`].
 
+mod budget;
 mod others;
 mod services;
 mod verdict;
@@ -21,13 +22,14 @@ mod verdict;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
-use weir_model::status::{Health, L4Status, L4VipStatus, ProxyStatus, Tier, VipDelivery};
+use weir_model::status::{Health, L4Status, L4VipStatus, ProxyStatus, Tier, VipDelivery, WithdrawalStatus};
 use weir_model::{Admin, AnnounceMode, LastAnnouncer, Name, RemoteAnnounce, Snapshot, UnservedAnnounce, Vip};
 
+use budget::Budget;
 pub(crate) use others::{Others, Stance};
 use services::{Answering, answering};
-pub(crate) use verdict::Verdict;
 use verdict::{Fault, Look};
+pub(crate) use verdict::{Kept, Verdict};
 
 /// What a daemon beside us last said, if it can be heard now; `None` while it cannot.
 pub(crate) type Heard<'a, T> = Option<&'a T>;
@@ -42,30 +44,51 @@ pub(crate) struct View<'a> {
 }
 
 /// Remembers the verdicts, for rise, fall and silence.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Announcer {
     verdicts: BTreeMap<Name, Verdict>,
     others: Others,
+    budget: Budget,
+    /// How often a withdrawal had to wait for the budget.
+    deferred: u64,
+    /// When a verdict that is turning will have turned.
     next: Option<Instant>,
 }
 
 impl Announcer {
     /// Look at every VIP of this node anew. Call whenever something changed and at [`Announcer::poll_timeout`]; a call without need
-    /// changes nothing.
-    pub(crate) fn handle(&mut self, view: View<'_>, now: Instant) {
+    /// changes nothing. Returns the VIPs that have turned or would have, had they not to be kept, and those that are none of this
+    /// node's any more.
+    pub(crate) fn handle(&mut self, view: View<'_>, now: Instant) -> Vec<Name> {
         self.others.forget(view.snapshot, now);
-        let mut before = std::mem::take(&mut self.verdicts);
-        self.next = self.others.poll_timeout();
+        self.budget.forget(now);
+        let limit = Budget::limit(view.snapshot, view.node);
+        self.next = None;
+        let mut turned = Vec::new();
         let looks: Vec<_> =
             view.snapshot.vips_of(view.node).map(|(name, vip)| (name, vip, look(view, name, vip))).collect();
         let all_dead = all_look_dead(&looks);
-        for (name, vip, look) in looks {
-            let mut verdict = before.remove(name).unwrap_or_default();
+        // Out of here for a while: each of them may ask for the others and for the budget.
+        let mut verdicts = std::mem::take(&mut self.verdicts);
+        if !looks.iter().map(|(name, ..)| *name).eq(verdicts.keys()) {
+            let current: BTreeSet<&Name> = looks.iter().map(|(name, ..)| *name).collect();
+            turned.extend(verdicts.keys().filter(|name| !current.contains(name)).cloned());
+            verdicts.retain(|name, _| current.contains(name));
+            for name in current {
+                verdicts.entry(name.clone()).or_default();
+            }
+        }
+        // Now both have the same names in the same order.
+        let mut cases: Vec<_> = looks.into_iter().zip(verdicts.values_mut()).collect();
+        // Of many that should go, those that have waited longest come first.
+        cases.sort_by_key(|(_, verdict)| (verdict.turning_since.is_none(), verdict.turning_since));
+        for ((name, vip, look), verdict) in cases {
+            let (was_announced, was_kept) = (verdict.announced, verdict.kept);
             if let Some(confirmed) = confirmed(view, name, vip) {
                 verdict.confirmed = confirmed;
             }
             let mut spec = vip.announce.clone();
-            let is_asked = self.asks_others(view, vip);
+            let is_asked = asks_others(view, vip);
             if is_asked {
                 spec.fall = spec.fall.max(others::SETTLE);
             }
@@ -75,21 +98,33 @@ impl Announcer {
                 )),
                 look => look,
             };
-            let would_leave = matches!(look, Look::Bad(..)) && verdict.announced && is_asked;
-            let leaves = verdict.turning_since.filter(|since| would_leave && *since + spec.fall <= now);
-            let due = if let Some(since) = leaves
-                && self.others.who_stays(name, view.node, since).is_none()
-            {
-                // Still turning: it is done once somebody else is there.
-                let Look::Bad(_, reason) = look else { continue };
-                verdict.keep(format!("{reason}; kept, for nobody else is heard to announce it"));
-                None
-            } else {
-                verdict.take(look, &spec, now)
+            let due = match &look {
+                Look::Bad(fault, reason) if verdict.announced && verdict.turns(now) + spec.fall <= now => {
+                    match self.lets_go((view.node, name), *fault, is_asked, limit, verdict, now) {
+                        Ok(()) => verdict.take(look, &spec, now),
+                        Err((kept, until)) => {
+                            let why = match kept {
+                                Kept::Last => "nobody else is heard to announce it".to_owned(),
+                                Kept::Budget => {
+                                    format!(
+                                        "no more than {limit} VIPs may be withdrawn within a minute because of health"
+                                    )
+                                }
+                            };
+                            verdict.keep(kept, spec.kept, format!("{reason}; kept, for {why}"));
+                            until
+                        }
+                    }
+                }
+                _ => verdict.take(look, &spec, now),
             };
             self.next = [self.next, due].into_iter().flatten().min();
-            self.verdicts.insert(name.clone(), verdict);
+            if verdict.announced != was_announced || verdict.kept.is_some() && verdict.kept != was_kept {
+                turned.push(name.clone());
+            }
         }
+        self.verdicts = verdicts;
+        turned
     }
 
     /// Another node's word.
@@ -113,15 +148,69 @@ impl Announcer {
         self.verdicts.iter().map(|(name, verdict)| (name.clone(), stance(verdict))).collect()
     }
 
-    /// Whether others have a say in what becomes of the VIP.
-    fn asks_others(&self, view: View<'_>, vip: &Vip) -> bool {
-        let group = view.snapshot.groups.get(&vip.group);
-        vip.announce.last == LastAnnouncer::Keep
-            && group.is_some_and(|group| group.nodes.len() > 1 && group.announcers_port != 0)
+    /// Whether a VIP that should be withdrawn is; else why not, and when to ask again.
+    fn lets_go(
+        &mut self,
+        (node, name): (&Name, &Name),
+        fault: Fault,
+        is_asked: bool,
+        limit: usize,
+        verdict: &mut Verdict,
+        now: Instant,
+    ) -> Result<(), (Kept, Option<Instant>)> {
+        let since = verdict.turns(now);
+        if is_asked && self.others.who_stays(name, node, since).is_none() {
+            // It goes once somebody else is there, who will be heard.
+            return Err((Kept::Last, None));
+        }
+        // Once it is on its way it goes.
+        if verdict.is_paid || fault == Fault::Own && self.others.who_means_to(name, since).is_some() {
+            return Ok(());
+        }
+        match self.budget.spend(name, limit, now) {
+            Ok(()) => {
+                verdict.is_paid = true;
+                Ok(())
+            }
+            Err(until) => {
+                self.deferred += u64::from(verdict.kept != Some(Kept::Budget));
+                Err((Kept::Budget, Some(until)))
+            }
+        }
     }
 
-    /// When a verdict that is turning will have turned.
+    /// The budget of withdrawals because of health.
+    pub(crate) fn withdrawals(&self, snapshot: &Snapshot, node: &Name) -> WithdrawalStatus {
+        let waiting = self.verdicts.values().filter(|verdict| verdict.kept == Some(Kept::Budget)).count();
+        WithdrawalStatus {
+            limit_per_minute: Budget::limit(snapshot, node) as u64,
+            last_minute: self.budget.spent() as u64,
+            waiting: waiting as u64,
+            deferred: self.deferred,
+        }
+    }
+
+    /// Takes leave of every VIP, as at an operator's word: `weir-bgp` is about to end. Returns when to call again; `None` when
+    /// nothing is announced any more.
+    pub(crate) fn leave(&mut self, snapshot: &Snapshot, reason: &str, now: Instant) -> Option<Instant> {
+        let verdicts = self.verdicts.iter_mut();
+        verdicts
+            .filter_map(|(name, verdict)| {
+                let spec = snapshot.vips.get(name).map(|vip| vip.announce.clone()).unwrap_or_default();
+                verdict.take(Look::Say(false, reason.to_owned()), &spec, now)
+            })
+            .min()
+    }
+
+    /// When to look again, at the latest.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        [self.next, self.others.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Looks ahead: `now` lies in a future in which the others go on saying what they said last. Returns when something happens next.
+    pub(crate) fn rehearse(&mut self, view: View<'_>, now: Instant) -> Option<Instant> {
+        self.others.go_on(now);
+        self.handle(view, now);
         self.next
     }
 
@@ -143,6 +232,13 @@ impl Announcer {
                 .map(move |address| (name, *address, verdict.tier))
         })
     }
+}
+
+/// Whether others have a say in what becomes of the VIP.
+fn asks_others(view: View<'_>, vip: &Vip) -> bool {
+    let group = view.snapshot.groups.get(&vip.group);
+    vip.announce.last == LastAnnouncer::Keep
+        && group.is_some_and(|group| group.nodes.len() > 1 && group.announcers_port != 0)
 }
 
 /// Whether two VIPs or more, and not one less than all, look dead for reasons beyond this host: then the eye is more likely

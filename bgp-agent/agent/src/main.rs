@@ -14,6 +14,7 @@ mod md5;
 mod mrt;
 mod neighbour;
 mod peer;
+mod rehearse;
 mod report;
 mod routes;
 mod secrets;
@@ -24,12 +25,15 @@ mod teller;
 use agent::{Agent, Inputs};
 use anyhow::{Context, anyhow};
 use clap::Parser;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tracing::{info, warn};
-use weir_model::Name;
+use weir_model::rehearsal::REHEARSAL_PAGE;
+use weir_model::{Name, Problems, Snapshot};
 use weir_runtime::metrics::Registry;
 use weir_runtime::status::{self, Health, Site};
 use weir_runtime::{shutdown, source::Source, telemetry};
@@ -46,8 +50,9 @@ const STATUS_RETRY: Duration = Duration::from_millis(100);
 /// Runs alone as well: a VIP with announce.mode = "always" asks nobody, and peers may have any address and port,
 /// so neither weir-l4 nor root is needed.
 ///
-/// SIGTERM and SIGINT withdraw everything, say goodbye to the peers and end within two seconds. Peers with graceful_restart keep
-/// their routes over SIGTERM, for as long as it says; SIGINT takes them back from these too.
+/// SIGTERM and SIGINT withdraw everything, say goodbye to the peers and end within two seconds; before that, VIPs with
+/// announce.graceful_shutdown are announced as worst of all for as long as it says. Peers with graceful_restart keep their routes
+/// over SIGTERM, for as long as that says; SIGINT takes them back from these too. A second signal ends at once.
 #[derive(Debug, Parser)]
 #[command(name = "weir-bgp", version)]
 struct Options {
@@ -73,6 +78,10 @@ struct Options {
     /// Set the MRT file aside as FILE.1 when it would grow beyond so many bytes; FILE.3 is the oldest kept.
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
     mrt_max: u64,
+
+    /// Print what it would say to the routers if it started now, as JSON, and end. `weir bgp diff` asks the one that runs.
+    #[arg(long)]
+    dry_run: bool,
 
     /// What to log, as in info,weir_bgp=debug; RUST_LOG when absent.
     #[arg(long, value_name = "FILTER")]
@@ -103,12 +112,46 @@ fn start(options: Options) -> anyhow::Result<()> {
     runtime.block_on(run(options))
 }
 
+/// What would be said from a start, on standard output.
+async fn rehearse_alone(options: &Options) -> anyhow::Result<()> {
+    let files = weir_runtime::source::read_directory(&options.config_dir).map_err(Problems);
+    let candidate = files.and_then(|files| Snapshot::read(&files)).map_err(|problems| {
+        anyhow!("configuration in {} cannot be used:\n{problems}", options.config_dir.display())
+    })?;
+    if !candidate.nodes.contains_key(&options.node) {
+        return Err(anyhow!("there is no node {} in {}", options.node, options.config_dir.display()));
+    }
+    let node = options.node.clone();
+    let (door, _callers) = tokio::sync::mpsc::channel(1);
+    let refused = Registry::default().counter("refused", "", &[]);
+    let sessions = sessions::Sessions::new(node.clone(), Arc::default(), None, door, refused);
+    let stage = rehearse::Stage {
+        node,
+        in_force: None,
+        refused: None,
+        actors: sessions.actors(&candidate),
+        candidate: Arc::new(candidate),
+        announcer: announce::Announcer::default(),
+        // Whoever cannot be heard has no say.
+        l4: status::fetch(&options.run_dir.join("l4.sock")).await.ok().map(Arc::new),
+        proxy: status::fetch(&options.run_dir.join("proxy.sock")).await.ok().map(Arc::new),
+        settled: true,
+        now: Instant::now(),
+    };
+    let text = serde_json::to_string_pretty(&stage.play().await).context("write JSON")?;
+    writeln!(std::io::stdout(), "{text}").context("write to standard output")
+}
+
 async fn run(options: Options) -> anyhow::Result<()> {
+    if options.dry_run {
+        return rehearse_alone(&options).await;
+    }
     let shutdown = shutdown::on_signals().context("listen for signals")?;
     let registry = Registry::default();
     let source = Source::open(&options.config_dir, &registry).map_err(|problems| {
         anyhow!("configuration in {} cannot be used:\n{problems}", options.config_dir.display())
     })?;
+    let permits = source.permits();
     let (snapshots, config) = source.follow();
     if !snapshots.borrow().nodes.contains_key(&options.node) {
         warn!(node = %options.node, "no such node in the configuration: nothing to announce until there is");
@@ -117,7 +160,12 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let (publisher, feed) = status::publisher(&report::initial(&options.node));
     let stopping = shutdown.clone();
     let health = move || if stopping.is_stopping() { Health::Draining } else { Health::Ok };
-    let site = Site::new(feed, registry.clone(), health);
+    let mut site = Site::new(feed, registry.clone(), health);
+    permits.take_on(&mut site);
+    let (questions, asked) = status::questions();
+    site.ask_at(REHEARSAL_PAGE, rehearse::CANDIDATE_LEN_MAX_BYTES, questions);
+    let (read, candidates) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(rehearse::read_candidates(asked, read));
     let socket = options.run_dir.join("bgp.sock");
     let _server = status::serve_unix(&socket, site.clone())
         .await
@@ -145,6 +193,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
             config,
             l4: status::follow(&options.run_dir.join("l4.sock"), STATUS_RETRY),
             proxy: status::follow(&options.run_dir.join("proxy.sock"), STATUS_RETRY),
+            candidates,
             shutdown,
         })
         .await;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
@@ -32,6 +32,9 @@ const IN_CHUNK_BYTES: usize = 16 << 10;
 
 /// Connections handed over by the listener and not yet taken; more are dropped, and the router tries again.
 const ACCEPTED_MAX: usize = 4;
+
+/// Copies of the session that are asked for and not yet given.
+const COPIES_MAX: usize = 4;
 
 /// Connections of one peer at a time: two lanes, and some that are on their way out. More are dropped at once.
 const CONNS_MAX: usize = 8;
@@ -95,6 +98,30 @@ pub(crate) struct Orders {
     pub(crate) config: Config,
 }
 
+impl Orders {
+    /// Tells a session; returns what it does not take of the routes.
+    pub(crate) fn give_to(self, session: &mut Session) -> BTreeMap<IpNet, &'static str> {
+        session.set_soft(&self.config);
+        session.set_max_routes(self.max_routes);
+        session.hold_end_of_rib(self.hold_end_of_rib);
+        let refused = session.set_routes(self.routes);
+        let next_hop =
+            refused.next_hop.into_iter().map(|prefix| (prefix, "its next hop is of the other family"));
+        let over_max = refused.over_max.into_iter().map(|prefix| (prefix, "more routes than max_routes"));
+        next_hop.chain(over_max).collect()
+    }
+}
+
+/// What a session that is up and has nothing left to say has not been told, beside what it refused.
+pub(crate) fn not_carried(session: &Session) -> impl Iterator<Item = (IpNet, &'static str)> {
+    let rib = session.rib();
+    let is_settled = session.state() == StateName::Established && rib.is_settled();
+    rib.desired()
+        .keys()
+        .filter(move |prefix| is_settled && !rib.advertised().contains_key(prefix))
+        .map(|prefix| (*prefix, "the router has not agreed to this family, or to its next hop"))
+}
+
 /// What the agent shows of a peer.
 #[derive(Debug, Clone)]
 pub(crate) struct PeerView {
@@ -124,11 +151,31 @@ pub(crate) enum Farewell {
     Restart(String),
 }
 
+impl Farewell {
+    /// The peer object is gone, or its router.
+    pub(crate) fn deconfigured() -> Self {
+        Self::Stop("peer deconfigured".to_owned())
+    }
+
+    /// The session begins anew.
+    pub(crate) fn reconfigured() -> Self {
+        Self::Restart("configuration changed".to_owned())
+    }
+
+    pub(crate) fn input(&self) -> Input<'_> {
+        match self {
+            Self::Stop(text) => Input::Stop { text },
+            Self::Restart(text) => Input::Restart { text },
+        }
+    }
+}
+
 /// A running driver.
 pub(crate) struct Peer {
     pub(crate) orders: watch::Sender<Orders>,
     pub(crate) accepted: mpsc::Sender<TcpStream>,
     pub(crate) view: watch::Receiver<PeerView>,
+    copies: mpsc::Sender<oneshot::Sender<Session>>,
     stop: oneshot::Sender<Farewell>,
     task: JoinHandle<()>,
 }
@@ -147,6 +194,7 @@ impl Peer {
         let (orders, orders_in) = watch::channel(orders);
         let (accepted, accepted_in) = mpsc::channel(ACCEPTED_MAX);
         let (stop, stop_in) = oneshot::channel();
+        let (copies, copies_in) = mpsc::channel(COPIES_MAX);
         let (view_out, view) = watch::channel(PeerView::new());
         let gate = Gate::new(watched.strict, watched.view.borrow().as_ref());
         let driver = Driver {
@@ -161,16 +209,33 @@ impl Peer {
             refused: BTreeMap::new(),
             complained: None,
             recorder,
+            last_error: None,
             view: view_out,
             changed,
+        };
+        let doors = Doors {
+            orders: orders_in,
+            bfd: watched.view,
+            accepted: accepted_in,
+            copies: copies_in,
+            stop: stop_in,
+            stopping: false,
         };
         let task = tokio::spawn(async move {
             if let Some(after) = after {
                 let _gone_or_late = tokio::time::timeout(STOP_MAX, after).await;
             }
-            driver.run(orders_in, watched.view, accepted_in, stop_in).await;
+            driver.run(doors).await;
         });
-        Self { orders, accepted, view, stop, task }
+        Self { orders, accepted, view, copies, stop, task }
+    }
+
+    /// A copy of the session, to look ahead with; it does not come from a driver that ends meanwhile.
+    pub(crate) fn copy(&self) -> oneshot::Receiver<Session> {
+        let (copy, receiver) = oneshot::channel();
+        // Whoever asks more often than it is answered gets no copy.
+        let _dropped = self.copies.try_send(copy);
+        receiver
     }
 
     /// Say farewell and close. The returned task ends when all that was written has gone out, or soon after.
@@ -215,6 +280,8 @@ struct Driver {
     /// The malformed UPDATE that was logged last.
     complained: Option<Finding>,
     recorder: Option<Recorder>,
+    /// Why a connection ended, until it is shown.
+    last_error: Option<String>,
     view: watch::Sender<PeerView>,
     changed: Arc<Notify>,
 }
@@ -228,11 +295,23 @@ struct Conn {
     shut: bool,
 }
 
+/// Where a driver hears from the agent.
+struct Doors {
+    orders: watch::Receiver<Orders>,
+    bfd: watch::Receiver<Option<bfd::View>>,
+    accepted: mpsc::Receiver<TcpStream>,
+    copies: mpsc::Receiver<oneshot::Sender<Session>>,
+    stop: oneshot::Receiver<Farewell>,
+    /// It has heard the last.
+    stopping: bool,
+}
+
 /// What woke the driver.
 enum Wake {
     Orders,
     Bfd,
     Accepted(TcpStream),
+    Copy(oneshot::Sender<Session>),
     Stop(Farewell),
     Connected(io::Result<TcpStream>),
     Read(usize, usize),
@@ -242,66 +321,44 @@ enum Wake {
 }
 
 impl Driver {
-    async fn run(
-        mut self,
-        mut orders: watch::Receiver<Orders>,
-        mut bfd: watch::Receiver<Option<bfd::View>>,
-        mut accepted: mpsc::Receiver<TcpStream>,
-        mut stop: oneshot::Receiver<Farewell>,
-    ) {
+    async fn run(mut self, mut doors: Doors) {
         let mut buffer = vec![0; IN_CHUNK_BYTES];
-        let mut stopping = false;
-        self.obey(orders.borrow_and_update().clone());
-        self.follow_bfd(bfd.borrow_and_update().as_ref(), Instant::now());
+        self.obey(doors.orders.borrow_and_update().clone());
+        self.follow_bfd(doors.bfd.borrow_and_update().as_ref(), Instant::now());
         self.session.handle_input(Input::Start, Instant::now());
         loop {
             self.pump();
-            self.report();
-            if stopping && self.conns.is_empty() {
+            self.drain_events();
+            if doors.stopping && self.conns.is_empty() {
+                self.report();
                 return;
             }
-            let deadline = self.deadline();
-            let timer = async {
-                match deadline {
-                    Some(at) => sleep_until(at.into()).await,
-                    None => std::future::pending().await,
+            // What is ready comes first, above all what is to be written: the router hears before it is told that it has. The
+            // runtime makes the busiest socket pause now and then, so that this comes.
+            let wake = match ready(self.wake(&mut doors, &mut buffer)).await {
+                Some(wake) => wake,
+                None => {
+                    self.report();
+                    self.wake(&mut doors, &mut buffer).await
                 }
-            };
-            let connected = async {
-                match &mut self.connecting {
-                    Some((_, attempt)) => attempt.await,
-                    None => std::future::pending().await,
-                }
-            };
-            let wake = tokio::select! {
-                farewell = &mut stop, if !stopping => {
-                    Wake::Stop(farewell.unwrap_or_else(|_| Farewell::Stop(String::new())))
-                }
-                // Whoever stops drops its end too: the stop says so, and with which text.
-                Ok(()) = orders.changed(), if !stopping => Wake::Orders,
-                Ok(()) = bfd.changed(), if !stopping => Wake::Bfd,
-                Some(stream) = accepted.recv(), if !stopping => Wake::Accepted(stream),
-                result = connected => Wake::Connected(result),
-                wake = next_io(&mut self.conns, &mut buffer) => wake,
-                () = timer => Wake::Timer,
             };
             let now = Instant::now();
             match wake {
-                Wake::Orders => self.obey(orders.borrow_and_update().clone()),
+                Wake::Orders => self.obey(doors.orders.borrow_and_update().clone()),
                 Wake::Bfd => {
-                    self.follow_bfd(bfd.borrow_and_update().as_ref(), now);
+                    self.follow_bfd(doors.bfd.borrow_and_update().as_ref(), now);
                     // The status shows it, whatever it means for the session.
                     self.changed.notify_one();
                 }
                 Wake::Stop(farewell) => {
-                    stopping = true;
-                    let input = match &farewell {
-                        Farewell::Stop(text) => Input::Stop { text },
-                        Farewell::Restart(text) => Input::Restart { text },
-                    };
-                    self.session.handle_input(input, now);
+                    doors.stopping = true;
+                    self.session.handle_input(farewell.input(), now);
                 }
                 Wake::Accepted(stream) => self.accept(stream, now),
+                Wake::Copy(copy) => {
+                    // Whoever is gone needs none.
+                    let _gone = copy.send(self.session.clone());
+                }
                 Wake::Connected(result) => self.connected(result, now),
                 Wake::Read(index, len) => {
                     if let Some(conn) = self.conns.get(index).filter(|conn| conn.closing.is_none()) {
@@ -330,6 +387,36 @@ impl Driver {
         }
     }
 
+    /// The next thing that happens. Cancel safe.
+    async fn wake(&mut self, doors: &mut Doors, buffer: &mut [u8]) -> Wake {
+        let deadline = self.deadline();
+        let timer = async {
+            match deadline {
+                Some(at) => sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let connected = async {
+            match &mut self.connecting {
+                Some((_, attempt)) => attempt.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            farewell = &mut doors.stop, if !doors.stopping => {
+                Wake::Stop(farewell.unwrap_or_else(|_| Farewell::Stop(String::new())))
+            }
+            // Whoever stops drops its end too: the stop says so, and with which text.
+            Ok(()) = doors.orders.changed(), if !doors.stopping => Wake::Orders,
+            Ok(()) = doors.bfd.changed(), if !doors.stopping => Wake::Bfd,
+            Some(stream) = doors.accepted.recv(), if !doors.stopping => Wake::Accepted(stream),
+            Some(copy) = doors.copies.recv(), if !doors.stopping => Wake::Copy(copy),
+            result = connected => Wake::Connected(result),
+            wake = next_io(&mut self.conns, buffer) => wake,
+            () = timer => Wake::Timer,
+        }
+    }
+
     fn follow_bfd(&mut self, view: Option<&bfd::View>, now: Instant) {
         let verdict = self.gate.look(view);
         if verdict.end || verdict.hold {
@@ -346,14 +433,7 @@ impl Driver {
     }
 
     fn obey(&mut self, orders: Orders) {
-        self.session.set_soft(&orders.config);
-        self.session.set_max_routes(orders.max_routes);
-        self.session.hold_end_of_rib(orders.hold_end_of_rib);
-        let refused = self.session.set_routes(orders.routes);
-        let next_hop =
-            refused.next_hop.into_iter().map(|prefix| (prefix, "its next hop is of the other family"));
-        let over_max = refused.over_max.into_iter().map(|prefix| (prefix, "more routes than max_routes"));
-        let refused: BTreeMap<IpNet, &'static str> = next_hop.chain(over_max).collect();
+        let refused = orders.give_to(&mut self.session);
         for (prefix, why) in refused.iter().filter(|(prefix, _)| !self.refused.contains_key(prefix)) {
             warn!(peer = %self.name, %prefix, why, "route refused");
         }
@@ -439,13 +519,16 @@ impl Driver {
         lingering.chain(self.session.poll_timeout()).min()
     }
 
-    fn report(&mut self) {
-        let mut last_error = None;
+    fn drain_events(&mut self) {
         while let Some(event) = self.session.poll_event() {
             if let Some(error) = self.log(event) {
-                last_error = Some(error);
+                self.last_error = Some(error);
             }
         }
+    }
+
+    fn report(&mut self) {
+        let last_error = self.last_error.take();
         let state = self.session.state();
         let rib = self.session.rib();
         let stats = self.session.stats();
@@ -495,12 +578,7 @@ impl Driver {
     /// What was not taken, and, while the session is up, what it cannot carry.
     fn refused_now(&self) -> BTreeMap<IpNet, &'static str> {
         let mut refused = self.refused.clone();
-        let rib = self.session.rib();
-        if self.session.state() == StateName::Established && rib.is_settled() {
-            for prefix in rib.desired().keys().filter(|prefix| !rib.advertised().contains_key(prefix)) {
-                refused.insert(*prefix, "the router has not agreed to this family, or to its next hop");
-            }
-        }
+        refused.extend(not_carried(&self.session));
         refused
     }
 
@@ -598,6 +676,16 @@ enum Io {
     Read(usize),
     Wrote,
     Gone(String),
+}
+
+/// What a cancel-safe future has now; `None` where it would wait.
+async fn ready<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// The next thing any connection has to say.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 use weir_bgp::{Negotiated, Route, StateName, Stats};
 use weir_model::status::{
-    AgreedStatus, AnnounceStatus, BgpStatus, ConfigStatus, PeerStatus, RouteStatus, Tier,
+    AgreedStatus, AnnounceStatus, BgpStatus, ConfigStatus, PeerStatus, RouteStatus, Tier, WithdrawalStatus,
 };
 use weir_model::{Community, Name, Timestamp};
 use weir_runtime::metrics::{Registry, Text};
@@ -22,6 +22,7 @@ pub(crate) type Shared = Arc<Mutex<Numbers>>;
 pub(crate) struct Numbers {
     peers: BTreeMap<Name, Numbered>,
     vips: BTreeMap<Name, bool>,
+    withdrawals: WithdrawalStatus,
 }
 
 #[derive(Debug)]
@@ -66,11 +67,16 @@ impl Report {
         peers: Vec<PeerReport>,
         verdicts: &[(&Name, &Verdict)],
         addresses: &[(&Name, IpAddr, Tier)],
+        withdrawals: WithdrawalStatus,
         now: Instant,
     ) {
-        let mut status = BgpStatus { config, ..initial(&self.node) };
-        let mut numbers = Numbers::default();
+        let mut status = BgpStatus { config, withdrawals, ..initial(&self.node) };
+        let mut numbers = Numbers { withdrawals, ..Numbers::default() };
         let turned_before = std::mem::take(&mut self.turned);
+        let mut of_vip: BTreeMap<&Name, Vec<IpAddr>> = BTreeMap::new();
+        for (vip, address, _) in addresses {
+            of_vip.entry(vip).or_default().push(*address);
+        }
         for (name, verdict) in verdicts {
             let turned = match turned_before.get(*name) {
                 Some(known) if known.0 == verdict.since => *known,
@@ -82,11 +88,7 @@ impl Report {
                 reason: verdict.reason.clone(),
                 tier: verdict.tier,
                 since: turned.1,
-                addresses: addresses
-                    .iter()
-                    .filter(|(vip, ..)| vip == name)
-                    .map(|(_, address, _)| *address)
-                    .collect(),
+                addresses: of_vip.remove(*name).unwrap_or_default(),
             };
             status.vips.insert((*name).clone(), announce);
             numbers.vips.insert((*name).clone(), verdict.announced);
@@ -155,7 +157,7 @@ fn agreed(terms: &Negotiated) -> AgreedStatus {
 }
 
 /// As the router sees it.
-fn route(prefix: String, sent: &Route, local_asn: u32, ibgp: bool) -> RouteStatus {
+pub(crate) fn route(prefix: String, sent: &Route, local_asn: u32, ibgp: bool) -> RouteStatus {
     let standard = sent.communities().iter().map(|value| Community::Standard(*value));
     let large = sent.large_communities().iter().map(|(a, b, c)| Community::Large(*a, *b, *c));
     let shutdown = sent.graceful_shutdown().then_some("graceful-shutdown".to_owned());
@@ -233,6 +235,36 @@ fn render(numbers: &Numbers, text: &mut Text) {
         for (peer, numbers) in &numbers.peers {
             text.value(name, &[("peer", peer.as_str())], value(numbers));
         }
+    }
+    let budget = [
+        (
+            "weir_bgp_withdrawals_limit",
+            "gauge",
+            "VIPs that may be withdrawn within a minute because of health.",
+            numbers.withdrawals.limit_per_minute,
+        ),
+        (
+            "weir_bgp_withdrawals_last_minute",
+            "gauge",
+            "VIPs that were within the last minute.",
+            numbers.withdrawals.last_minute,
+        ),
+        (
+            "weir_bgp_withdrawals_waiting",
+            "gauge",
+            "VIPs that stay announced because that is enough for a minute.",
+            numbers.withdrawals.waiting,
+        ),
+        (
+            "weir_bgp_withdrawals_deferred_total",
+            "counter",
+            "How often a VIP stayed announced because of it.",
+            numbers.withdrawals.deferred,
+        ),
+    ];
+    for (name, kind, help, value) in budget {
+        text.family(name, kind, help);
+        text.value(name, &[], value as f64);
     }
     text.family("weir_bgp_vip_announced", "gauge", "1 while the VIP is announced.");
     for (vip, announced) in &numbers.vips {

@@ -1,9 +1,9 @@
-//! Passwords of peers, from the configuration or from files beside it.
+//! Passwords of peers and keys of groups, from the configuration or from files beside it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use tracing::{info, warn};
-use weir_model::{Peer, Secret};
+use weir_model::{Group, Peer, Secret};
 
 /// More than any key has: 80 bytes and an end of line. A longer file is no password file.
 const FILE_LEN_MAX: u64 = 1024;
@@ -12,7 +12,7 @@ const FILE_LEN_MAX: u64 = 1024;
 const KEY_LEN_MAX: usize = 80;
 
 /// The passwords read last, by file.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Secrets {
     files: BTreeMap<PathBuf, Option<Secret>>,
 }
@@ -20,8 +20,17 @@ pub(crate) struct Secrets {
 impl Secrets {
     /// Read the files of these peers anew. One that cannot be read keeps the password it had.
     pub(crate) fn read<'a>(&mut self, peers: impl Iterator<Item = &'a Peer>) {
+        self.read_files(peers.filter_map(|peer| peer.password_file.clone()));
+    }
+
+    /// The same for the keys of these groups.
+    pub(crate) fn read_keys<'a>(&mut self, groups: impl Iterator<Item = &'a Group>) {
+        self.read_files(groups.filter_map(|group| group.announcers_key_file.clone()));
+    }
+
+    fn read_files(&mut self, paths: impl Iterator<Item = PathBuf>) {
         let mut before = std::mem::take(&mut self.files);
-        for path in peers.filter_map(|peer| peer.password_file.clone()) {
+        for path in paths {
             let known = before.remove(&path);
             let secret = match (read(&path), known) {
                 (Ok(secret), known) => {
@@ -31,7 +40,7 @@ impl Secrets {
                     Some(secret)
                 }
                 (Err(error), None) => {
-                    warn!(file = %path.display(), error, "no password: no session with these peers");
+                    warn!(file = %path.display(), error, "no password: what needs it does without");
                     None
                 }
                 (Err(_), Some(known)) => known,
@@ -42,12 +51,26 @@ impl Secrets {
 
     /// The password of a peer; `Err` when it has one that cannot be known: no session then, rather than one without.
     pub(crate) fn of(&self, peer: &Peer) -> Result<Option<Secret>, String> {
-        match (&peer.password, &peer.password_file) {
+        self.known("password_file", peer.password.as_ref(), peer.password_file.as_ref())
+    }
+
+    /// The key of a group; `Err` when it has one that cannot be known: nothing is said or believed then.
+    pub(crate) fn key_of(&self, group: &Group) -> Result<Option<Secret>, String> {
+        self.known("announcers_key_file", group.announcers_key.as_ref(), group.announcers_key_file.as_ref())
+    }
+
+    fn known(
+        &self,
+        field: &str,
+        given: Option<&Secret>,
+        file: Option<&PathBuf>,
+    ) -> Result<Option<Secret>, String> {
+        match (given, file) {
             (Some(password), _) => Ok(Some(password.clone())),
             (None, None) => Ok(None),
             (None, Some(path)) => match self.files.get(path) {
                 Some(Some(secret)) => Ok(Some(secret.clone())),
-                _ => Err(format!("password_file {} cannot be read, or holds no password", path.display())),
+                _ => Err(format!("{field} {} cannot be read, or holds no password", path.display())),
             },
         }
     }

@@ -16,10 +16,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
-use weir_bgp::{Config, Families, GracefulRestart, PeeringRole, RouteSet, StateName};
+use weir_bgp::{Config, Families, GracefulRestart, PeeringRole, RouteSet, Session, StateName};
 use weir_model::status::Tier;
 use weir_model::{AddressFamily, Name, Node, PeerAddress, PeerRole, Secret, Snapshot};
 use weir_runtime::metrics::Counter;
@@ -39,6 +39,26 @@ pub(crate) struct Apply {
     pub(crate) complaints: Vec<(Name, IpAddr)>,
     /// Paths to watch, those of sessions that say goodbye among them.
     pub(crate) watched: BTreeMap<Name, bfd::Wanted>,
+}
+
+/// One session in a rehearsal.
+pub(crate) struct Actor {
+    pub(crate) name: Name,
+    /// Where the router is.
+    pub(crate) address: String,
+    pub(crate) cast: Cast,
+    /// A copy of the session there is.
+    pub(crate) now: Option<oneshot::Receiver<Session>>,
+}
+
+/// What becomes of a session.
+pub(crate) enum Cast {
+    /// There is one. `stays`: it is the one there was.
+    Plays { object: Box<weir_model::Peer>, own: Option<Ipv6Addr>, plan: Box<Plan>, stays: bool },
+    /// There is none, and why.
+    Idle(String),
+    /// There is none any more.
+    Leaves,
 }
 
 struct Running {
@@ -136,7 +156,7 @@ impl Sessions {
         }
         for (name, old) in before {
             info!(peer = %name, "session stopped: no longer configured, or its router has gone");
-            let task = old.peer.stop(Farewell::Stop("peer deconfigured".to_owned()));
+            let task = old.peer.stop(Farewell::deconfigured());
             if let Some(bfd) = self.watched.remove(&name) {
                 self.leaving.push(Leaving { name, bfd, task });
             }
@@ -183,52 +203,21 @@ impl Sessions {
             }
         };
         let agents = Door::Agent(name.clone(), self.door.clone());
-        let mut remotes: Vec<(Name, SocketAddr)> = Vec::new();
         match object.address {
-            PeerAddress::Host(address) => {
-                remotes.push((name.clone(), remote(address, object, link.as_ref())))
-            }
-            PeerAddress::Unnumbered => {
-                guest(LINK_LOCAL.into(), agents);
-                let interface = object.interface.as_deref().unwrap_or_default();
-                // A session that is up keeps its router, whoever else is heard.
-                let kept = before
-                    .get(name)
-                    .filter(|running| running.peer.view.borrow().state >= StateName::OpenSent);
-                let router = match kept.map(|running| running.plan.remote.ip()) {
-                    Some(IpAddr::V6(address)) => Some(address),
-                    _ => self.neighbours.router(interface).or_else(|| self.called.get(name).copied()),
-                };
-                match router {
-                    Some(router) => {
-                        remotes.push((name.clone(), remote(router.into(), object, link.as_ref())))
-                    }
-                    None => {
-                        self.wait(
-                            name,
-                            object,
-                            format!("no router advertisement was heard on {interface} yet"),
-                        );
-                    }
-                }
-            }
-            PeerAddress::Range(range) => {
-                guest(range, agents);
-                remotes.extend(kept_of_range(name, before));
-            }
+            PeerAddress::Host(_) => {}
+            PeerAddress::Unnumbered => guest(LINK_LOCAL.into(), agents),
+            PeerAddress::Range(range) => guest(range, agents),
         }
+        let remotes = match self.remotes(name, object, link.as_ref(), before) {
+            Ok(remotes) => remotes,
+            Err(why) => {
+                self.wait(name, object, why);
+                Vec::new()
+            }
+        };
         for (session, remote) in remotes {
-            let plan = Plan {
-                remote,
-                local: object.local_address.or(match &link {
-                    Some(_) => None,
-                    None => own_address(node, remote.ip()),
-                }),
-                wishes: wishes.clone(),
-                config: config(node, &self.node, object, !self.settled),
-            };
-            let hold = object.graceful_restart.is_some() && !self.settled;
-            let orders = orders(object, &plan, routes.clone(), hold);
+            let plan = self.plan(node, object, link.as_ref(), remote, wishes.clone());
+            let orders = orders(object, &plan.config, routes.clone(), self.settled);
             let running = match before.remove(&session) {
                 Some(mut running) if running.plan.is_same_session(&plan) => {
                     running.plan.config = plan.config;
@@ -238,7 +227,7 @@ impl Sessions {
                 Some(old) => {
                     info!(peer = %session, "session begins anew: its configuration changed");
                     // It comes back at once: a router with graceful restart keeps the routes meanwhile.
-                    let after = old.peer.stop(Farewell::Restart("configuration changed".to_owned()));
+                    let after = old.peer.stop(Farewell::reconfigured());
                     self.begin((name, object), &session, plan, orders, old.bfd, Some(after))
                 }
                 None => self.begin((name, object), &session, plan, orders, ViewSender::default(), None),
@@ -255,18 +244,106 @@ impl Sessions {
         }
         if matches!(object.address, PeerAddress::Range(_)) {
             // What a session of the range begins with when its router calls.
-            let plan = config(node, &self.node, object, !self.settled);
-            let hold = object.graceful_restart.is_some() && !self.settled;
-            self.orders.insert(
-                name.clone(),
-                Orders {
-                    routes,
-                    max_routes: object.max_routes.map(|max| max as usize),
-                    hold_end_of_rib: hold,
-                    config: plan,
-                },
-            );
+            let config = config(node, &self.node, object, !self.settled);
+            self.orders.insert(name.clone(), orders(object, &config, routes, self.settled));
         }
+    }
+
+    /// The sessions of an object and their routers, or why it has none.
+    fn remotes(
+        &self,
+        name: &Name,
+        object: &weir_model::Peer,
+        link: Option<&Link>,
+        before: &BTreeMap<Name, Running>,
+    ) -> Result<Vec<(Name, SocketAddr)>, String> {
+        match object.address {
+            PeerAddress::Host(address) => Ok(vec![(name.clone(), remote(address, object, link))]),
+            PeerAddress::Unnumbered => {
+                let interface = object.interface.as_deref().unwrap_or_default();
+                // A session that is up keeps its router, whoever else is heard.
+                let kept = before
+                    .get(name)
+                    .filter(|running| running.peer.view.borrow().state >= StateName::OpenSent);
+                let router = match kept.map(|running| running.plan.remote.ip()) {
+                    Some(IpAddr::V6(address)) => Some(address),
+                    _ => self.neighbours.router(interface).or_else(|| self.called.get(name).copied()),
+                };
+                let router =
+                    router.ok_or_else(|| format!("no router advertisement was heard on {interface} yet"))?;
+                Ok(vec![(name.clone(), remote(router.into(), object, link))])
+            }
+            PeerAddress::Range(_) => Ok(kept_of_range(name, before)),
+        }
+    }
+
+    fn plan(
+        &self,
+        node: &Node,
+        object: &weir_model::Peer,
+        link: Option<&Link>,
+        remote: SocketAddr,
+        wishes: Wishes,
+    ) -> Plan {
+        Plan {
+            remote,
+            local: object.local_address.or(match link {
+                Some(_) => None,
+                None => own_address(node, remote.ip()),
+            }),
+            wishes,
+            config: config(node, &self.node, object, !self.settled),
+        }
+    }
+
+    /// The sessions there would be with another configuration, each with a copy of what it is now. Nothing is changed.
+    pub(crate) fn actors(&self, candidate: &Snapshot) -> Vec<Actor> {
+        let of_node = || candidate.peers.iter().filter(|(_, peer)| peer.node == self.node);
+        let mut secrets = self.secrets.clone();
+        secrets.read(of_node().map(|(_, peer)| peer));
+        let mut actors = Vec::new();
+        let mut seen = Vec::new();
+        if let Some(node) = candidate.nodes.get(&self.node) {
+            for (name, object) in of_node() {
+                let parts = secrets.of(object).and_then(|key| {
+                    let link = Link::of(object)?;
+                    let remotes = self.remotes(name, object, link.as_ref(), &self.running)?;
+                    Ok((wishes(object, key), link, remotes))
+                });
+                let (wishes, link, remotes) = match parts {
+                    Ok(parts) => parts,
+                    Err(why) => {
+                        let address = object.address.to_string();
+                        actors.push(Actor { name: name.clone(), address, cast: Cast::Idle(why), now: None });
+                        continue;
+                    }
+                };
+                for (session, remote) in remotes {
+                    let plan = self.plan(node, object, link.as_ref(), remote, wishes.clone());
+                    let running = self.running.get(&session);
+                    let stays = running.is_some_and(|running| running.plan.is_same_session(&plan));
+                    seen.push(session.clone());
+                    let own = link.as_ref().map(|link| link.own);
+                    actors.push(Actor {
+                        name: session,
+                        address: remote.to_string(),
+                        cast: Cast::Plays {
+                            object: Box::new(object.clone()),
+                            own,
+                            plan: Box::new(plan),
+                            stays,
+                        },
+                        now: running.map(|running| running.peer.copy()),
+                    });
+                }
+            }
+        }
+        for (name, running) in self.running.iter().filter(|(name, _)| !seen.contains(name)) {
+            let address = running.plan.remote.to_string();
+            let now = Some(running.peer.copy());
+            actors.push(Actor { name: name.clone(), address, cast: Cast::Leaves, now });
+        }
+        actors
     }
 
     /// A connection from a range or over an interface: to the session it belongs to, or to a new one.
@@ -362,6 +439,32 @@ impl Sessions {
         reports
     }
 
+    /// Tells every router these addresses while the agent ends, but those that would keep the routes over a restart (`may_return`).
+    /// Returns whether any session that is up was told.
+    pub(crate) fn take_leave(
+        &self,
+        snapshot: &Snapshot,
+        addresses: &[(&Name, IpAddr, Tier)],
+        may_return: bool,
+    ) -> bool {
+        let mut is_told = false;
+        for running in self.running.values().filter(|running| !(may_return && running.keeps_routes())) {
+            let Some(object) = snapshot.peers.get(&running.object) else { continue };
+            let own = Link::of(object).ok().flatten().map(|link| link.own);
+            let (routes, _) = routes(snapshot, &self.node, object, own, addresses.iter().copied());
+            is_told |= running.peer.view.borrow().state == StateName::Established;
+            // Not in one expression: what is borrowed cannot be changed.
+            let before = running.peer.orders.borrow().clone();
+            running.obey(Orders { routes, ..before });
+        }
+        is_told
+    }
+
+    /// Whether a router would keep the routes over a restart.
+    pub(crate) fn any_keeps_routes(&self) -> bool {
+        self.running.values().any(Running::keeps_routes)
+    }
+
     /// Say farewell to every router.
     pub(crate) fn stop(self, farewell: &Farewell) -> Vec<JoinHandle<()>> {
         self.running.into_values().map(|running| running.peer.stop(farewell.clone())).collect()
@@ -413,6 +516,11 @@ impl Sessions {
 }
 
 impl Running {
+    /// Graceful restart was agreed with the router.
+    fn keeps_routes(&self) -> bool {
+        self.peer.view.borrow().agreed.as_ref().is_some_and(|agreed| agreed.graceful_restart)
+    }
+
     fn obey(&self, orders: Orders) {
         self.peer.orders.send_if_modified(|current| {
             let changed = *current != orders;
@@ -495,12 +603,13 @@ fn session_name(object: &Name, address: IpAddr) -> Option<Name> {
     format!("{object}-{}", address.to_string().replace(':', "-")).parse().ok()
 }
 
-fn orders(object: &weir_model::Peer, plan: &Plan, routes: RouteSet, hold_end_of_rib: bool) -> Orders {
+/// What the session of an object is told. Before the routes are `settled`, End-of-RIB is kept back where it matters.
+pub(crate) fn orders(object: &weir_model::Peer, config: &Config, routes: RouteSet, settled: bool) -> Orders {
     Orders {
         routes,
         max_routes: object.max_routes.map(|max| max as usize),
-        hold_end_of_rib,
-        config: plan.config.clone(),
+        hold_end_of_rib: object.graceful_restart.is_some() && !settled,
+        config: config.clone(),
     }
 }
 

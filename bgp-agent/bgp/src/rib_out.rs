@@ -37,13 +37,18 @@ enum Marked {
 }
 
 /// Desired against advertised, for one session.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct RibOut {
     desired: RouteSet,
     max_routes: Option<usize>,
     advertised: RouteSet,
     /// Advertised and to be sent again: the peer asked with ROUTE-REFRESH.
     stale: BTreeSet<IpNet>,
+    /// Advertised and not desired like that; computed once per change, so that a message costs what is in it and not a look
+    /// at every route.
+    withdraw_due: BTreeSet<IpNet>,
+    /// Desired and not advertised like that, or stale.
+    announce_due: BTreeSet<IpNet>,
     marked: BTreeMap<Family, Marked>,
     /// The families of the session that is up; none when it is down.
     families: Families,
@@ -76,6 +81,7 @@ impl RibOut {
             }
         }
         self.desired = routes;
+        self.compare();
         refused
     }
 
@@ -96,12 +102,15 @@ impl RibOut {
         self.families = families;
         self.extended_next_hop = extended_next_hop;
         self.end_of_rib_due = families;
+        self.compare();
     }
 
     /// The session is gone, and with it all the peer knew.
     pub fn session_down(&mut self) {
         self.advertised.clear();
         self.stale.clear();
+        self.withdraw_due.clear();
+        self.announce_due.clear();
         self.marked.clear();
         self.families = Families::default();
         self.end_of_rib_due = Families::default();
@@ -111,6 +120,7 @@ impl RibOut {
     pub fn refresh(&mut self, family: Family, marked: bool) {
         let again = self.advertised.keys().filter(|prefix| Family::of(prefix.addr()) == family);
         self.stale.extend(again);
+        self.compare();
         if marked && self.families.has(family) {
             // A request during a refresh begins it anew: the peer takes the second mark for the first.
             self.marked.insert(family, Marked::BeginDue);
@@ -131,8 +141,8 @@ impl RibOut {
     pub fn is_settled(&self) -> bool {
         (self.end_of_rib_held || self.end_of_rib_due == Families::default())
             && self.marked.is_empty()
-            && self.to_withdraw().next().is_none()
-            && self.to_announce().next().is_none()
+            && self.withdraw_due.is_empty()
+            && self.announce_due.is_empty()
     }
 
     /// The next message, UPDATE or the mark of a refresh; `None` when the peer knows all. A route that cannot be written counts
@@ -142,6 +152,7 @@ impl RibOut {
             for prefix in &prefixes {
                 self.advertised.remove(prefix);
                 self.stale.remove(prefix);
+                self.withdraw_due.remove(prefix);
             }
             return Some(encode_withdraw(context, family, &prefixes));
         }
@@ -152,6 +163,7 @@ impl RibOut {
             for prefix in &prefixes {
                 self.advertised.insert(*prefix, route.clone());
                 self.stale.remove(prefix);
+                self.announce_due.remove(prefix);
             }
             return Some(encode_announce(context, &route, &prefixes));
         }
@@ -189,33 +201,38 @@ impl RibOut {
             && (prefix.addr().is_ipv4() == route.next_hop().is_ipv4() || self.extended_next_hop)
     }
 
-    fn to_withdraw(&self) -> impl Iterator<Item = &IpNet> {
+    /// Find what is due anew.
+    fn compare(&mut self) {
         // A route that turned into one the session does not carry goes as well.
         let stays =
             |prefix: &IpNet| self.desired.get(prefix).is_some_and(|route| self.carries(prefix, route));
-        self.advertised.keys().filter(move |prefix| !stays(prefix))
-    }
-
-    fn to_announce(&self) -> impl Iterator<Item = (&IpNet, &Route)> {
-        self.desired.iter().filter(|(prefix, route)| {
-            self.carries(prefix, route)
-                && (self.advertised.get(prefix) != Some(route) || self.stale.contains(prefix))
-        })
+        let withdraw_due = self.advertised.keys().filter(|prefix| !stays(prefix)).copied().collect();
+        let announce_due = self
+            .desired
+            .iter()
+            .filter(|(prefix, route)| {
+                self.carries(prefix, route)
+                    && (self.advertised.get(prefix) != Some(route) || self.stale.contains(prefix))
+            })
+            .map(|(prefix, _)| *prefix)
+            .collect();
+        (self.withdraw_due, self.announce_due) = (withdraw_due, announce_due);
     }
 
     fn next_withdraw(&self, context: UpdateContext) -> Option<(Family, Vec<IpNet>)> {
-        let family = Family::of(self.to_withdraw().next()?.addr());
-        let same = self.to_withdraw().filter(|prefix| Family::of(prefix.addr()) == family);
+        let family = Family::of(self.withdraw_due.first()?.addr());
+        let same = self.withdraw_due.iter().filter(|prefix| Family::of(prefix.addr()) == family);
         Some((family, pack(context, same)))
     }
 
     fn next_announce(&self, context: UpdateContext) -> Option<(Route, Vec<IpNet>)> {
-        let (first, route) = self.to_announce().next()?;
+        let first = self.announce_due.first()?;
+        let route = self.desired.get(first)?;
         let family = Family::of(first.addr());
         let same = self
-            .to_announce()
-            .filter(|(prefix, other)| Family::of(prefix.addr()) == family && *other == route)
-            .map(|(prefix, _)| prefix);
+            .announce_due
+            .iter()
+            .filter(|prefix| Family::of(prefix.addr()) == family && self.desired.get(prefix) == Some(route));
         Some((route.clone(), pack(context, same)))
     }
 }
@@ -297,6 +314,24 @@ mod tests {
         assert_eq!(drain(&mut rib), (2, 3, 0, 1));
         rib.set_routes([(net(1), route(1)), (net(2), route(9)), (net(4), route(1))].into());
         assert_eq!(drain(&mut rib), (3, 2, 1, 0));
+    }
+
+    #[test]
+    fn fifty_thousand_routes_come_and_go_in_full_messages() {
+        let many = |med| -> RouteSet {
+            let prefix = |n: u32| IpNet::from(IpAddr::from((0xc612_0000 + n).to_be_bytes()));
+            (0..50_000).map(|n| (prefix(n), route(med))).collect()
+        };
+        let mut rib = RibOut::default();
+        rib.session_up(Families::IPV4, false);
+        rib.set_routes(many(1));
+        // Five bytes each beside a header and the room that attributes may take.
+        let messages = 50_000_usize.div_ceil((MESSAGE_MAX - HEADER_LEN - ATTRIBUTES_ROOM) / 5);
+        assert_eq!(drain(&mut rib), (messages + 1, 50_000, 0, 1));
+        rib.set_routes(many(2));
+        assert_eq!(drain(&mut rib), (messages, 50_000, 0, 0));
+        rib.set_routes(RouteSet::new());
+        assert_eq!(drain(&mut rib), (messages, 0, 50_000, 0));
     }
 
     #[test]

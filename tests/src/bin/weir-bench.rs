@@ -7,7 +7,6 @@
 use std::{hint::black_box, net::IpAddr, time::Instant};
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
 use weir_abi::{
     Address, Config,
     guard::{
@@ -25,7 +24,10 @@ use weir_core::{
     plan::Op,
     routing,
 };
-use weir_lab::netns::NetNs;
+use weir_lab::{
+    figures::{self, Asked, Case},
+    netns::NetNs,
+};
 use weir_model::{Name, Snapshot, SourceFile};
 use weir_tests::{
     packet::{self, ACK, SYN},
@@ -35,40 +37,15 @@ use weir_tests::{
 /// Runs of each case; the median counts.
 const RUNS: usize = 7;
 
-struct Case {
-    case: &'static str,
-    unit: &'static str,
-    ours: f64,
-    reference: f64,
-}
-
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let only = arguments.iter().position(|argument| argument == "--only");
-    let only = only.and_then(|at| arguments.get(at + 1)).map_or("", String::as_str);
+    let asked = Asked::read(&arguments);
     let cases = match arguments.first().map(String::as_str) {
-        Some("l4") => l4(only)?,
-        Some("zones") => zones()?,
+        Some("l4") => l4(&asked)?,
+        Some("zones") => zones(&asked)?,
         _ => bail!("usage: weir-bench l4|zones [--only CASE] [--json]"),
     };
-    if arguments.iter().any(|argument| argument == "--json") {
-        let list: Vec<_> = cases
-            .iter()
-            .map(|c| {
-                json!({
-                    "case": c.case, "unit": c.unit, "ours": c.ours, "reference": c.reference,
-                    "ratio": c.ours / c.reference,
-                })
-            })
-            .collect();
-        println!("{}", serde_json::to_string_pretty(&list)?);
-    } else {
-        println!("{:<20} {:>6} {:>12} {:>12} {:>8}", "case", "unit", "ours", "reference", "ratio");
-        for c in cases {
-            let ratio = c.ours / c.reference;
-            println!("{:<20} {:>6} {:>12.3} {:>12.3} {ratio:>8.2}", c.case, c.unit, c.ours, c.reference);
-        }
-    }
+    print!("{}", asked.render(&cases));
     Ok(())
 }
 
@@ -77,8 +54,7 @@ fn median(mut run: impl FnMut() -> Result<f64>) -> Result<f64> {
     for _ in 0..RUNS {
         seen.push(run()?);
     }
-    seen.sort_by(f64::total_cmp);
-    Ok(seen[RUNS / 2])
+    Ok(figures::median(&mut seen))
 }
 
 const VIP: [u8; 4] = [198, 51, 100, 10];
@@ -119,7 +95,7 @@ fn loaded() -> Result<Balancer> {
     Ok(balancer)
 }
 
-fn packets(balancer: &mut Balancer, only: &str) -> Result<Vec<Case>> {
+fn packets(balancer: &mut Balancer, asked: &Asked) -> Result<Vec<Case>> {
     const SOURCE4: usize = 26;
     const SOURCE6: usize = 34;
     let client = "203.0.113.7:40000";
@@ -153,7 +129,7 @@ fn packets(balancer: &mut Balancer, only: &str) -> Result<Vec<Case>> {
         ("pass_nonvip", &other, 64 * k, SOURCE4, XDP_PASS),
         ("pass_nonvip_1", &other, 1, SOURCE4, XDP_PASS),
     ];
-    let mut measured = measure(balancer, only, &cases)?;
+    let mut measured = measure(balancer, asked, &cases)?;
     // Ten thousand prefixes that hold none of the sources, then one that holds them all.
     for n in 0..10_000_u32 {
         block(balancer, [10, (n >> 8) as u8, n as u8, 0], 24)?;
@@ -161,21 +137,21 @@ fn packets(balancer: &mut Balancer, only: &str) -> Result<Vec<Case>> {
     balancer.guarded(GUARDED_ACCESS)?;
     measured.extend(measure(
         balancer,
-        only,
+        asked,
         &[("v4_tcp_ack_64k_access", &ack("80"), 64 * k, SOURCE4, XDP_TX)],
     )?);
     block(balancer, [0, 0, 0, 0], 0)?;
-    measured.extend(measure(balancer, only, &[("blocked_source", &ack("80"), 64 * k, SOURCE4, XDP_DROP)])?);
+    measured.extend(measure(balancer, asked, &[("blocked_source", &ack("80"), 64 * k, SOURCE4, XDP_DROP)])?);
     balancer.guarded(0)?;
     let syn = packet::tcp(client, "198.51.100.10:82", SYN, &body);
     let cookies = [("syn_cookie_64k", syn.as_slice(), 64 * k, SOURCE4, XDP_TX)];
-    if "syn_cookie_64k".contains(only) {
+    if asked.wants("syn_cookie_64k") {
         measured.extend(with_listener(|| {
             // Each is beyond the rate.
             let guard = Guard { scope: 1, cookie_interval_ns: u32::MAX, mss4: 1_460, ..Guard::default() };
             balancer.guard(u32::from(PROTO_TCP) * 10 + 2, SERVICE_SYN_COOKIES, guard)?;
             balancer.is_answered = true;
-            measure(balancer, only, &cookies)
+            measure(balancer, asked, &cookies)
         })?);
         balancer.is_answered = false;
     }
@@ -206,26 +182,25 @@ fn with_listener<T: Send>(run: impl FnOnce() -> Result<T> + Send) -> Result<T> {
 /// Name, packet, flows, where their number stands, and what becomes of it.
 type Packet<'a> = (&'static str, &'a [u8], u64, usize, u32);
 
-fn measure(balancer: &mut Balancer, only: &str, cases: &[Packet<'_>]) -> Result<Vec<Case>> {
+fn measure(balancer: &mut Balancer, asked: &Asked, cases: &[Packet<'_>]) -> Result<Vec<Case>> {
     let mut measured = Vec::new();
-    for &(case, packet, flows, at, action) in cases.iter().filter(|(case, ..)| case.contains(only)) {
+    for &(case, packet, flows, at, action) in cases.iter().filter(|(case, ..)| asked.wants(case)) {
         // In turn, so that a slow moment of the machine slows both.
         let mut references = Vec::with_capacity(RUNS);
         let ours = median(|| {
             references.push(balancer.time(programs::BENCH_NULL, packet, flows, at, XDP_TX)?);
             balancer.time(programs::BENCH, packet, flows, at, action)
         })?;
-        references.sort_by(f64::total_cmp);
-        let reference = references[RUNS / 2];
+        let reference = figures::median(&mut references);
         measured.push(Case { case, unit: "ns", ours, reference });
     }
     Ok(measured)
 }
 
-fn l4(only: &str) -> Result<Vec<Case>> {
+fn l4(asked: &Asked) -> Result<Vec<Case>> {
     let mut balancer = loaded()?;
-    let mut cases = packets(&mut balancer, only)?;
-    if !only.is_empty() {
+    let mut cases = packets(&mut balancer, asked)?;
+    if !asked.wants_all() {
         return Ok(cases);
     }
     if let Some(ours) = balancer.verified_instructions(programs::BALANCER)? {
@@ -263,8 +238,11 @@ fn l4(only: &str) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-fn zones() -> Result<Vec<Case>> {
+fn zones(asked: &Asked) -> Result<Vec<Case>> {
     const DECISIONS: u64 = 1_000_000;
+    if !asked.wants("decision_ns") {
+        return Ok(Vec::new());
+    }
     let mut text = String::new();
     for zone in 1..=3 {
         text += &format!("[zone.az{zone}]\n");

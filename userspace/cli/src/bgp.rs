@@ -15,11 +15,12 @@ use weir_model::{
 use crate::{
     live,
     output::{self, Format, Table},
+    rehearse,
 };
 
 /// Shows what the routers were told: sessions, routes, and why a VIP is announced or not.
 ///
-/// Exit status: 0 when at least one weir-bgp answers, 1 when none does.
+/// Exit status: 0 when at least one weir-bgp answers, 1 when none does. `diff`, the dry run of a configuration, has its own.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -32,8 +33,10 @@ enum Verb {
     Peers(Where),
     /// Routes as they were announced, with their attributes, and those a router is not told.
     Routes(Where),
-    /// VIPs: announced or not, since when, why, and to whom.
+    /// VIPs: announced or not, how well, since when, why, and to whom.
     Vips(Where),
+    #[command(visible_alias = "dry-run")]
+    Diff(Box<rehearse::Args>),
 }
 
 #[derive(clap::Args)]
@@ -65,7 +68,10 @@ struct RoutesView<'a> {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let (Verb::Peers(place) | Verb::Routes(place) | Verb::Vips(place)) = &args.verb;
+    let place = match &args.verb {
+        Verb::Peers(place) | Verb::Routes(place) | Verb::Vips(place) => place,
+        Verb::Diff(args) => return rehearse::run(args),
+    };
     let mut nodes: Vec<BgpStatus> = Vec::new();
     for run_dir in &place.run_dir {
         match live::block_on(live::fetch::<BgpStatus>(run_dir, "bgp.sock"))? {
@@ -99,7 +105,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 .collect();
             output::emit_json(&view)?;
         }
-        (Verb::Vips(_), format) => vips(&nodes, &wanted, format)?,
+        (Verb::Vips(_) | Verb::Diff(_), format) => vips(&nodes, &wanted, format)?,
     }
     Ok(if nodes.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -206,7 +212,7 @@ fn vips(nodes: &[BgpStatus], wanted: &dyn Fn(&Name) -> bool, format: Format) -> 
     if format == Format::Json {
         return output::emit_json(&view);
     }
-    let mut table = Table::new(["VIP", "NODE", "ANNOUNCED", "SINCE", "WHY", "SESSIONS"]);
+    let mut table = Table::new(["VIP", "NODE", "ANNOUNCED", "TIER", "SINCE", "WHY", "SESSIONS"]);
     for (node, vips) in &view {
         for (name, VipView { verdict, sessions }) in vips {
             let names: Vec<&str> = sessions.iter().map(|name| name.as_str()).collect();
@@ -214,6 +220,7 @@ fn vips(nodes: &[BgpStatus], wanted: &dyn Fn(&Name) -> bool, format: Format) -> 
                 name.to_string(),
                 (*node).to_owned(),
                 if verdict.announced { "yes".into() } else { "no".into() },
+                if verdict.announced { rehearse::tier(verdict.tier).into() } else { "-".into() },
                 verdict.since.map_or("-".into(), |since| since.to_string()),
                 verdict.reason.clone(),
                 names.join(" "),

@@ -1,9 +1,10 @@
 //! `weir`: the operator's command.
 //!
-//! It changes nothing but files of the configuration directory, and decides nothing: what it shows comes from the
+//! It changes nothing but files of the configuration directory (and has the daemons take one they hold back), and decides nothing: what it shows comes from the
 //! daemons' status sockets and from the same pure code that the daemons run.
 #![forbid(unsafe_code)]
 
+mod accept;
 mod access;
 mod bgp;
 mod capture;
@@ -14,6 +15,7 @@ mod explain;
 mod lint;
 mod live;
 mod output;
+mod rehearse;
 mod status;
 mod zone;
 
@@ -32,6 +34,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     Lint(lint::Args),
+    Config(accept::Args),
     Status(status::Args),
     Zone(zone::Args),
     Access(access::Args),
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.verb {
         Verb::Lint(args) => lint::run(&args),
+        Verb::Config(args) => accept::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Zone(args) => zone::run(&args),
         Verb::Access(args) => access::run(&args),

@@ -16,6 +16,7 @@ use weir_model::{
 use crate::{
     live,
     output::{self, Format, Table},
+    rehearse,
 };
 
 /// Shows what the daemons say of themselves: configuration, VIPs, sessions, listeners, pools.
@@ -172,7 +173,7 @@ fn daemons(nodes: &[Node]) -> Table {
 }
 
 fn vips(nodes: &[Node]) -> Table {
-    let mut table = Table::new(["VIP", "NODE", "DATAPATH", "DELIVERABLE", "ANNOUNCED", "WHY"]);
+    let mut table = Table::new(["VIP", "NODE", "DATAPATH", "DELIVERABLE", "ANNOUNCED", "TIER", "WHY"]);
     let yes_no = |yes: bool| if yes { "yes".to_owned() } else { "no".to_owned() };
     for node in nodes {
         let l4 = node.l4.status().map(|s| &s.vips);
@@ -198,6 +199,7 @@ fn vips(nodes: &[Node]) -> Table {
                 }),
                 delivery.map_or("-".into(), |d| yes_no(d.deliverable)),
                 announce.map_or("-".into(), |a| yes_no(a.announced)),
+                announce.filter(|a| a.announced).map_or("-", |a| rehearse::tier(a.tier)).into(),
                 reasons.join("; "),
             ]);
         }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use weir_model::status::{
     AgreedStatus, AnnounceStatus, BfdStatus, BgpStatus, Health, L4Status, PeerStatus, PoolStatus,
-    ProxyStatus, RouteStatus, ServerStatus,
+    ProxyStatus, RouteStatus, ServerStatus, Tier,
 };
 
 const CONFIG: &str = r#"
@@ -417,6 +417,35 @@ fn status_shows_every_daemon_and_fails_only_when_none_answers() {
 }
 
 #[test]
+fn status_shows_the_tier_of_each_vip() {
+    let run = tempfile::tempdir().unwrap();
+    let vip = |announced, tier| AnnounceStatus { announced, tier, ..AnnounceStatus::default() };
+    let vips = [
+        ("web", vip(true, Tier::Normal)),
+        ("far", vip(true, Tier::Worse)),
+        ("leaving", vip(true, Tier::GracefulShutdown)),
+        ("gone", vip(false, Tier::GracefulShutdown)),
+    ];
+    let vips = vips.into_iter().map(|(name, vip)| (name.parse().unwrap(), vip)).collect();
+    daemon(run.path(), "bgp.sock", &BgpStatus { node: "lb1".into(), vips, ..BgpStatus::default() });
+    for arguments in
+        [["status", "--run-dir", path(&run)].as_slice(), &["bgp", "vips", "--run-dir", path(&run)]]
+    {
+        let output = ok(arguments);
+        for (vip, expected) in [
+            ("web", "yes  normal"),
+            ("far", "yes  worse"),
+            ("leaving", "yes  graceful shutdown"),
+            ("gone", "no   -"),
+        ] {
+            let line = output.lines().find(|line| line.starts_with(vip)).unwrap();
+            let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(words(line).contains(&words(expected)), "{expected} is not in: {line}");
+        }
+    }
+}
+
+#[test]
 fn status_shows_bfd_sessions() {
     let run = tempfile::tempdir().unwrap();
     let bfd = BfdStatus {
@@ -511,6 +540,8 @@ fn help_and_completions_are_there_for_every_verb() {
         &["status"],
         &["bgp"],
         &["bgp", "routes"],
+        &["bgp", "diff"],
+        &["config", "accept"],
         &["zone"],
         &["zone", "fail"],
         &["zone", "restore"],

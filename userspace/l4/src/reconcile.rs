@@ -134,7 +134,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     daemon.confirm();
     let mut config = source.status();
     daemon.publish(&config.borrow_and_update().clone());
-    let site = Site::new(feed, registry, || status::Health::Ok);
+    let mut site = Site::new(feed, registry, || status::Health::Ok);
+    source.permits().take_on(&mut site);
     let path = options.run_dir.join("l4.sock");
     let _server =
         status::serve_unix(&path, site.clone()).await.with_context(|| path.display().to_string())?;

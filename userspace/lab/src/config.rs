@@ -168,6 +168,7 @@ fn healthy(topology: Topology) -> Result<Objects> {
                 probe_timeout: Duration::from_millis(500),
                 probe_rise: 2,
                 probe_fall: 3,
+                withdrawals_per_minute: None,
             },
         );
         objects.peer.insert(node.clone(), peer(node, host));

@@ -5,6 +5,8 @@
 //!   │       │      backend (servers)   load, client (requests and their records)   config (what daemons read)
 //!   │       └────► sweep (the claim on a name; what goes away in the end)
 //!   └─► control ──► missions (break, expect, measure)   status (what it looks like)
+//!
+//!  netns, place, sys: what tests build their own networks of   figures: what benchmarks print
 //! ```
 //!
 //! Everything is real: real routers, real packets, the daemons' own programs. Only backends and clients live in this
@@ -18,6 +20,7 @@ mod config;
 mod control;
 mod daemon;
 mod fabric;
+pub mod figures;
 mod lab;
 mod load;
 mod missions;

@@ -37,7 +37,7 @@ impl Snapshot {
                 before.len(),
                 named.join(", ")
             ),
-            hint: "if that is meant, go in steps, or set withdraw_freely_until in their groups; the last good configuration stays".into(),
+            hint: "if that is meant: weir config accept --force, or withdraw_freely_until in their groups; the last good configuration stays".into(),
         })
     }
 

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use toml::{Spanned, de::DeTable, de::DeValue};
 
 use crate::{AccessList, Failover, Group, Listener, Name, Node, Peer, Pool, Problem, Server, Vip, Zone};
@@ -13,7 +13,7 @@ use crate::{AccessList, Failover, Group, Listener, Name, Node, Peer, Pool, Probl
 pub const FILE_LEN_MAX: usize = 16 << 20;
 
 /// One file of the directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFile {
     /// Path relative to the directory, for messages.
     pub path: String,

@@ -26,6 +26,7 @@ mod peer;
 mod place;
 mod pool;
 mod problem;
+pub mod rehearsal;
 mod snapshot;
 pub mod status;
 pub mod units;
@@ -49,6 +50,6 @@ pub use problem::{Problem, Problems};
 pub use snapshot::{Generation, Snapshot};
 pub use units::{Percent, Rate, Timestamp};
 pub use vip::{
-    Announce, AnnounceMode, LastAnnouncer, NeededServices, PortRange, Protocol, RemoteAnnounce, Service,
-    SourceLimit, SourceRoute, Spread, SynProtection, UnservedAnnounce, Vip,
+    Announce, AnnounceMode, KeptAnnounce, LastAnnouncer, NeededServices, PortRange, Protocol, RemoteAnnounce,
+    Service, SourceLimit, SourceRoute, Spread, SynProtection, UnservedAnnounce, Vip,
 };

@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
     time::Duration,
 };
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, Server, Timestamp, units};
+use crate::{Name, Secret, Server, Timestamp, units};
 
 /// What an operator wants of a node or server; what checks see is kept apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -117,6 +118,10 @@ pub struct Node {
     /// Failures in a row that bring it down; 1 to 100.
     #[serde(default = "two")]
     pub probe_fall: u32,
+    /// How many VIPs it may withdraw within a minute because of health; half of its VIPs, and at least two, when absent. 1 to
+    /// 16,384.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withdrawals_per_minute: Option<u32>,
 }
 
 impl Node {
@@ -140,6 +145,7 @@ impl Node {
             probe_timeout: default_probe_timeout(),
             probe_rise: two(),
             probe_fall: two(),
+            withdrawals_per_minute: None,
         }
     }
 
@@ -175,6 +181,12 @@ pub struct Group {
     /// UDP port on which its nodes tell each other what they announce, so that the last one stays; 0 for not at all.
     #[serde(default = "default_announcers_port")]
     pub announcers_port: u16,
+    /// What its nodes sign with what they tell each other, 16 to 80 bytes; unsigned when absent, as believable as source addresses are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announcers_key: Option<Secret>,
+    /// A file with it in place of the key itself, read anew every second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announcers_key_file: Option<PathBuf>,
     /// Until then a change of the configuration may take any number of its VIPs off the network; else one that does so to most is
     /// refused ([`Snapshot::refuses`](crate::Snapshot::refuses)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -189,6 +201,8 @@ impl Group {
             mode: GroupMode::default(),
             accept_tunnels: Vec::new(),
             announcers_port: default_announcers_port(),
+            announcers_key: None,
+            announcers_key_file: None,
             withdraw_freely_until: None,
         }
     }

@@ -19,6 +19,10 @@ pub struct ConfigStatus {
     pub applied_at: Option<Timestamp>,
     /// Problems of a newer configuration that was refused; empty when there is none.
     pub refused: Vec<Problem>,
+    /// Its generation, when it makes sense and is refused only because it takes most VIPs off the network: `weir config accept` has it
+    /// taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_back: Option<Generation>,
 }
 
 /// The state of one health check target as seen from one daemon.
@@ -240,6 +244,22 @@ pub struct BgpStatus {
     pub peers: BTreeMap<Name, PeerStatus>,
     /// VIPs by name: announced or not, and why.
     pub vips: BTreeMap<Name, AnnounceStatus>,
+    /// How many VIPs may go because of health.
+    #[serde(default)]
+    pub withdrawals: WithdrawalStatus,
+}
+
+/// The budget of withdrawals because of health.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WithdrawalStatus {
+    /// VIPs that may be withdrawn within a minute.
+    pub limit_per_minute: u64,
+    /// VIPs that were within the last.
+    pub last_minute: u64,
+    /// VIPs that stay announced because of it.
+    pub waiting: u64,
+    /// How often one had to wait.
+    pub deferred: u64,
 }
 
 /// One BGP session.

@@ -169,6 +169,9 @@ impl Checker<'_> {
             self.duration_within(("node", name, "probe_timeout"), node.probe_timeout, MS, HOUR);
             self.within(("node", name, "probe_rise"), node.probe_rise, 1, 100);
             self.within(("node", name, "probe_fall"), node.probe_fall, 1, 100);
+            if let Some(limit) = node.withdrawals_per_minute {
+                self.within(("node", name, "withdrawals_per_minute"), limit, 1, 1_000_000);
+            }
             if node.address.is_none() && node.address6.is_none() {
                 self.problem("node", name, "", "has no address".into(), "give address, address6 or both");
             }
@@ -187,6 +190,13 @@ impl Checker<'_> {
             }
         }
         for (name, group) in &self.objects.group {
+            if let Some(key) = &group.announcers_key {
+                self.within(("group", name, "announcers_key"), key.reveal().len(), 16, 80);
+                if group.announcers_key_file.is_some() {
+                    let what = "there is announcers_key as well".to_owned();
+                    self.problem("group", name, "announcers_key_file", what, "keep one of the two");
+                }
+            }
             let mut seen = BTreeSet::new();
             for (index, node) in group.nodes.iter().enumerate() {
                 let field = format!("nodes.{index}");
@@ -237,6 +247,12 @@ impl Checker<'_> {
                     self.problem("vip", name, &field, what, "a VIP is an address of its own");
                 }
             }
+            self.duration_within(
+                ("vip", name, "announce.graceful_shutdown"),
+                vip.announce.graceful_shutdown,
+                Duration::ZERO,
+                600_000 * MS,
+            );
             if vip.services.is_empty() {
                 self.problem(
                     "vip",

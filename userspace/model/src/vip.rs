@@ -141,12 +141,15 @@ pub struct Announce {
     #[serde(default)]
     pub remote: RemoteAnnounce,
     /// How long it is announced with the community GRACEFUL_SHUTDOWN (RFC 8326) before it is withdrawn, so that routers find
-    /// another way first; 0 for not at all.
+    /// another way first; up to 10 min, 0 for not at all.
     #[serde(with = "units::duration", default)]
     pub graceful_shutdown: Duration,
     /// What the last node of the group that announces it does when its verdict is bad.
     #[serde(default)]
     pub last: LastAnnouncer,
+    /// What it is worth where it stays announced although its verdict is bad.
+    #[serde(default)]
+    pub kept: KeptAnnounce,
 }
 
 impl Default for Announce {
@@ -161,6 +164,7 @@ impl Default for Announce {
             remote: RemoteAnnounce::default(),
             graceful_shutdown: Duration::ZERO,
             last: LastAnnouncer::default(),
+            kept: KeptAnnounce::default(),
         }
     }
 }
@@ -209,6 +213,18 @@ pub enum LastAnnouncer {
     Keep,
     /// Withdraws: somebody outside of the group has it too.
     Withdraw,
+}
+
+/// What a VIP is worth that stays announced although its verdict is bad: by the last announcer, or beyond
+/// [`Node::withdrawals_per_minute`](crate::Node::withdrawals_per_minute).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeptAnnounce {
+    /// As much as before.
+    #[default]
+    Same,
+    /// Less, by a longer path and a lower LOCAL_PREF: whoever has a good verdict gets the traffic.
+    Worse,
 }
 
 /// The rule by which a VIP is announced.

@@ -432,8 +432,7 @@ impl Control {
                 continue;
             }
             let healthz = self.healthz.clone();
-            let site =
-                Site { feed: None, registry: None, health: Arc::new(move |query| healthz.of_groups(query)) };
+            let site = Site::health_only(move |query| healthz.of_groups(query));
             match listen_free(address) {
                 Ok(listener) => {
                     let task = tokio::spawn(weir_runtime::status::serve_tcp(listener, site));

@@ -89,12 +89,14 @@ async fn run(options: Options, registry: Registry, log: AccessLog) -> Result<()>
     let mut source = Source::open(&options.config, &registry)
         .with_context(|| format!("configuration in {} cannot be used", options.config.display()))?;
     let first = source.candidate().await;
+    let permits = source.permits();
     let ledger = Arc::new(Ledger::new(log, registry.clone()));
     let (control, feed) = Control::start(options.clone(), source, &first, ledger, &registry)
         .with_context(|| format!("configuration in {} cannot be used", options.config.display()))?;
 
     let healthz = control.healthz();
-    let site = Site::new(feed, registry, move || healthz.now());
+    let mut site = Site::new(feed, registry, move || healthz.now());
+    permits.take_on(&mut site);
     let _status = match &options.run_dir {
         Some(run_dir) => {
             let path = run_dir.join("proxy.sock");

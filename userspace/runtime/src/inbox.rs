@@ -111,6 +111,11 @@ pub(crate) trait Accept: Send + Sync + 'static {
 
     /// The next connection.
     fn accept_one(&self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
+
+    /// The user at the other end, where the kernel knows.
+    fn user(_: &Self::Connection) -> Option<u32> {
+        None
+    }
 }
 
 impl Accept for UnixListener {
@@ -118,6 +123,10 @@ impl Accept for UnixListener {
 
     async fn accept_one(&self) -> io::Result<UnixStream> {
         Ok(self.accept().await?.0)
+    }
+
+    fn user(connection: &UnixStream) -> Option<u32> {
+        connection.peer_cred().ok().map(|credentials| credentials.uid())
     }
 }
 

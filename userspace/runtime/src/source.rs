@@ -2,7 +2,8 @@
 //!
 //! A candidate makes sense by itself; whether it can be put in force only the daemon knows (a certificate may not
 //! load), so it answers each with [`Source::accept`] or [`Source::refuse`]. What is in force stays so until a newer
-//! candidate is accepted.
+//! candidate is accepted. One that is refused for what it would do, not for what it is, may be let through by an operator
+//! ([`Permit`]): exactly that one, once.
 
 use std::{
     io::Read,
@@ -12,13 +13,17 @@ use std::{
 };
 
 use notify::{RecursiveMode, Watcher};
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::{Instant, sleep, timeout},
 };
-use weir_model::{Problem, Problems, Snapshot, SourceFile, Timestamp, status::ConfigStatus};
+use weir_model::{Generation, Problem, Problems, Snapshot, SourceFile, Timestamp, status::ConfigStatus};
 
-use crate::metrics::{Counter, Gauge, Registry};
+use crate::{
+    metrics::{Counter, Gauge, Registry},
+    status::{Question, Site, questions},
+};
 
 /// Files read from one directory; with more the configuration is refused.
 pub const FILES_MAX: usize = 4_096;
@@ -28,6 +33,11 @@ pub const FILE_LEN_MAX_BYTES: u64 = 16 << 20;
 pub const TOTAL_LEN_MAX_BYTES: u64 = 64 << 20;
 /// Nesting of directories; deeper ones are refused, which also ends loops of symbolic links.
 pub const DEPTH_MAX: usize = 8;
+
+/// The page of a daemon's status socket that takes a [`Permit`].
+pub const PERMIT_PAGE: &str = "/accept";
+/// Bytes of a permit.
+const PERMIT_LEN_MAX_BYTES: usize = 1_024;
 
 /// A directory is read when it has been quiet for this long: editors write in several steps.
 const QUIET: Duration = Duration::from_millis(20);
@@ -39,6 +49,27 @@ const REREAD: Duration = Duration::from_secs(1);
 /// What is in the directory, or why that cannot be said.
 type Reading = Result<Vec<SourceFile>, Vec<Problem>>;
 
+/// An operator's word that a configuration that is held back is meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Permit {
+    /// Which: whatever else has come meanwhile is not let through.
+    pub generation: Generation,
+    /// Who says so, for the log.
+    pub by: String,
+}
+
+/// Where permits are given.
+#[derive(Clone)]
+pub struct Permits(mpsc::Sender<Question>);
+
+impl Permits {
+    /// Takes them on this site.
+    pub fn take_on(&self, site: &mut Site) {
+        site.ask_at(PERMIT_PAGE, PERMIT_LEN_MAX_BYTES, self.0.clone());
+    }
+}
+
 /// A watched configuration directory.
 pub struct Source {
     dir: PathBuf,
@@ -47,6 +78,9 @@ pub struct Source {
     in_force: Option<Arc<Snapshot>>,
     /// Settled readings that differ from the one before. One may wait; a newer one is read when it has been taken.
     readings: mpsc::Receiver<Reading>,
+    /// Makes sense, and was refused for what it would do.
+    held_back: Option<Arc<Snapshot>>,
+    permits: (Permits, mpsc::Receiver<Question>),
     status: watch::Sender<ConfigStatus>,
     refused_total: Counter,
     refused_now: Gauge,
@@ -85,11 +119,14 @@ impl Source {
         );
         let (sender, readings) = mpsc::channel(1);
         tokio::spawn(keep_reading(dir.to_owned(), Ok(files), changed, watcher, sender));
+        let (permits, asked) = questions();
         Ok(Self {
             dir: dir.to_owned(),
             first: Some(Arc::new(first)),
             in_force: None,
             readings,
+            held_back: None,
+            permits: (Permits(permits), asked),
             status: watch::Sender::new(ConfigStatus::default()),
             refused_total,
             refused_now,
@@ -102,6 +139,11 @@ impl Source {
         &self.dir
     }
 
+    /// Where an operator says that what is held back is meant.
+    pub fn permits(&self) -> Permits {
+        self.permits.0.clone()
+    }
+
     /// The next snapshot to put in force; the first one at once. A change that makes no sense is refused in here.
     ///
     /// Cancel safe: a candidate is returned or not yet taken.
@@ -110,7 +152,15 @@ impl Source {
             return first;
         }
         loop {
-            let Some(reading) = self.readings.recv().await else {
+            let reading = tokio::select! {
+                reading = self.readings.recv() => reading,
+                // We hold a sender ourselves.
+                Some(question) = self.permits.1.recv() => match self.permit(question) {
+                    Some(snapshot) => return snapshot,
+                    None => continue,
+                },
+            };
+            let Some(reading) = reading else {
                 // The reading task ends only with the runtime.
                 return std::future::pending().await;
             };
@@ -121,7 +171,11 @@ impl Source {
                 }
                 Ok(snapshot) => match self.cautious(&snapshot) {
                     None => return Arc::new(snapshot),
-                    Some(problem) => self.refuse(Problems(vec![problem])),
+                    Some(problem) => {
+                        self.refuse(Problems(vec![problem]));
+                        self.status.send_modify(|status| status.held_back = Some(snapshot.generation));
+                        self.held_back = Some(Arc::new(snapshot));
+                    }
                 },
                 Err(problems) => self.refuse(problems),
             }
@@ -133,8 +187,34 @@ impl Source {
         self.in_force.as_ref()?.refuses(new, Timestamp(SystemTime::now()))
     }
 
+    /// The snapshot that is let through, if it is the one that is held back.
+    fn permit(&mut self, question: Question) -> Option<Arc<Snapshot>> {
+        let permit = match serde_json::from_slice::<Permit>(&question.body) {
+            Ok(permit) => permit,
+            Err(error) => {
+                question.answer(Err::<String, _>(format!("not a permit: {error}")));
+                return None;
+            }
+        };
+        let held_back = self.held_back.as_ref().map(|snapshot| snapshot.generation);
+        if held_back != Some(permit.generation) {
+            let what = match held_back {
+                None => "nothing is held back".to_owned(),
+                Some(other) => format!("{} is not held back, {other} is", permit.generation),
+            };
+            question.answer(Err::<String, _>(what));
+            return None;
+        }
+        let user = question.user.map_or("unknown".to_owned(), |uid| uid.to_string());
+        tracing::warn!(generation = %permit.generation, by = %permit.by.escape_debug(), uid = %user,
+            "configuration that was held back is let through: it is said to be meant");
+        question.answer(Ok("{}"));
+        self.held_back.take()
+    }
+
     /// The candidate is in force now.
     pub fn accept(&mut self, snapshot: &Arc<Snapshot>) {
+        self.held_back = None;
         self.in_force = Some(Arc::clone(snapshot));
         let now = SystemTime::now();
         tracing::info!(generation = %snapshot.generation, "configuration in force");
@@ -144,6 +224,7 @@ impl Source {
             generation: snapshot.generation,
             applied_at: Some(Timestamp(now)),
             refused: Vec::new(),
+            held_back: None,
         });
     }
 
@@ -154,7 +235,8 @@ impl Source {
         }
         self.refused_total.add(1);
         self.refused_now.set(problems.0.len() as f64);
-        self.status.send_modify(|status| status.refused = problems.0);
+        self.held_back = None;
+        self.status.send_modify(|status| (status.refused, status.held_back) = (problems.0, None));
     }
 
     /// What is in force and what was refused, as it changes.
@@ -182,8 +264,9 @@ impl Source {
     }
 
     fn clear_refused(&mut self) {
+        self.held_back = None;
         self.refused_now.set(0.0);
-        self.status.send_modify(|status| status.refused.clear());
+        self.status.send_modify(|status| (status.refused, status.held_back) = (Vec::new(), None));
         tracing::info!("configuration is back to the one in force");
     }
 }
@@ -426,8 +509,84 @@ mod tests {
         });
         let refused = refused.await.unwrap();
         assert!(refused[0].what.contains("4 of 4 VIPs off the network"), "{refused:?}");
+        assert!(status.borrow().held_back.is_some());
         write(&format!("{base}withdraw_freely_until = \"2100-01-01T00:00:00Z\"\n"));
         let second = timeout(LIMIT, source.candidate()).await.unwrap();
         assert!(second.vips.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_held_back_is_let_through_once_and_nothing_else_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = "[zone.z1]\n[node.n1]\nzone = \"z1\"\naddress = \"10.0.1.2\"\n[peer.p1]\nnode = \"n1\"\n\
+             address = \"10.0.1.1\"\nasn = 65000\nlocal_asn = 65001\n[group.g]\nnodes = [\"n1\"]\n";
+        let write = |vips: u8, more: &str| {
+            let vips = (0..vips).map(|vip| {
+                format!(
+                    "[vip.v{vip}]\naddresses = [\"192.0.2.{vip}\"]\ngroup = \"g\"\nservices = [\"udp/53\"]\n"
+                )
+            });
+            std::fs::write(dir.path().join("a.toml"), format!("{base}{}{more}", vips.collect::<String>()))
+                .unwrap();
+        };
+        write(8, "");
+        let mut source = Source::open(dir.path(), &Registry::default()).unwrap();
+        let first = source.candidate().await;
+        source.accept(&first);
+        let mut status = source.status();
+        let (_publisher, feed) = crate::status::publisher(&0);
+        let mut site = Site::new(feed, Registry::default(), || crate::status::Health::Ok);
+        source.permits().take_on(&mut site);
+        let socket = dir.path().join("a.sock");
+        let _server = crate::status::serve_unix(&socket, site.clone()).await.unwrap();
+        let ask = async |generation| {
+            let permit = Permit { generation, by: "somebody".into() };
+            let permit = serde_json::to_vec(&permit).unwrap();
+            crate::status::ask(&socket, PERMIT_PAGE, permit).await.map_err(|error| error.to_string())
+        };
+        // Answers come from within `candidate`, which must come to nothing but where it is expected.
+        let until_held = async |source: &mut Source, status: &mut watch::Receiver<ConfigStatus>, other| {
+            let held = status.wait_for(|status| status.held_back.is_some_and(|held| held != other));
+            tokio::select! {
+                _ = source.candidate() => panic!("the step was taken"),
+                held = timeout(LIMIT, held) => held.unwrap().unwrap().held_back.unwrap(),
+            }
+        };
+        write(2, "");
+        let held = until_held(&mut source, &mut status, Generation(0)).await;
+        let refused = tokio::select! {
+            _ = source.candidate() => panic!("the step was taken"),
+            refused = ask(first.generation) => refused,
+        };
+        assert!(refused.unwrap_err().contains("is not held back"));
+        // Another change: the word was for the one before.
+        write(1, "");
+        let newer = until_held(&mut source, &mut status, held).await;
+        let refused = tokio::select! {
+            _ = source.candidate() => panic!("the step was taken"),
+            refused = ask(held) => refused,
+        };
+        assert!(refused.is_err());
+        let (taken, answer) = tokio::join!(source.candidate(), ask(newer));
+        assert_eq!((taken.generation, taken.vips.len(), answer.is_ok()), (newer, 1, true));
+        source.accept(&taken);
+        assert_eq!(status.borrow().held_back, None);
+        // Once: the next step is judged as ever.
+        write(8, "");
+        let back = timeout(LIMIT, source.candidate()).await.unwrap();
+        source.accept(&back);
+        write(1, "");
+        assert_eq!(until_held(&mut source, &mut status, Generation(0)).await, newer);
+        // Over TCP nobody gives permits.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(crate::status::serve_tcp(listener, site));
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = "POST /accept HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+        tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+        server.abort();
     }
 }

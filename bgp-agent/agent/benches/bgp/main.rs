@@ -15,43 +15,42 @@ mod bird;
 #[path = "../../tests/interop/frr.rs"]
 #[allow(dead_code, unused_imports)]
 mod frr;
+mod speaker;
+mod verdict;
 
-use serde_json::json;
+use bench::Agent;
+use bfd_fabric::Fabric;
 use std::process::ExitCode;
+use weir_lab::figures::Asked;
+use weir_lab::sys;
 
-/// One figure beside its reference.
-struct Case {
-    case: &'static str,
-    unit: &'static str,
-    ours: f64,
-    reference: f64,
+/// What the router runs.
+#[derive(Clone, Copy)]
+enum Router {
+    Bird,
+    Frr,
 }
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let only = arguments.iter().position(|argument| argument == "--only");
-    let only = only.and_then(|at| arguments.get(at + 1)).map_or("", String::as_str);
-    let Some(cases) = bfd::measure(only) else {
+    let asked = Asked::read(&arguments);
+    let measured = verdict::measure(&asked).and_then(|mut cases| {
+        cases.extend(bfd::measure(&asked)?);
+        Some(cases)
+    });
+    let Some(cases) = measured else {
         eprintln!("nothing was measured: see SKIPPED above");
         return ExitCode::FAILURE;
     };
-    if arguments.iter().any(|argument| argument == "--json") {
-        let list: Vec<_> = cases
-            .iter()
-            .map(|c| {
-                json!({
-                    "case": c.case, "unit": c.unit, "ours": c.ours, "reference": c.reference,
-                    "ratio": c.ours / c.reference,
-                })
-            })
-            .collect();
-        println!("{:#}", serde_json::Value::from(list));
-    } else {
-        println!("{:<20} {:>6} {:>12} {:>12} {:>8}", "case", "unit", "ours", "reference", "ratio");
-        for c in &cases {
-            let ratio = c.ours / c.reference;
-            println!("{:<20} {:>6} {:>12.3} {:>12.3} {ratio:>8.2}", c.case, c.unit, c.ours, c.reference);
-        }
-    }
+    print!("{}", asked.render(&cases));
     ExitCode::SUCCESS
+}
+
+/// weir-bgp on the host, logging as it does by default: what it writes for people takes time too.
+fn quiet_agent(fabric: &Fabric, config: &str) -> Agent {
+    let netns = fabric.host.netns.fd();
+    Agent::start_with(config, "n1", |command| {
+        command.env_remove("RUST_LOG");
+        sys::confine(command, netns);
+    })
 }

@@ -30,7 +30,7 @@ pub(crate) enum Stance {
 }
 
 /// What others said, and when. Bounded by the VIPs and nodes of the configuration.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Others {
     heard: BTreeMap<Name, BTreeMap<Name, (Stance, Instant)>>,
 }
@@ -65,12 +65,23 @@ impl Others {
 
     /// Who stays when `node` withdraws the VIP, as it has wanted to since then; `None` when nobody has said so after that.
     pub(super) fn who_stays(&self, vip: &Name, node: &Name, since: Instant) -> Option<&Name> {
-        let nodes = self.heard.get(vip)?;
-        let fresh = |wanted| {
-            let those = nodes.iter().filter(move |(_, (stance, at))| *stance == wanted && *at > since);
-            those.map(|(name, _)| name)
-        };
-        fresh(Stance::Announced).next().or_else(|| fresh(Stance::Leaving).find(|other| *other < node))
+        let leaving = || self.fresh(vip, Stance::Leaving, since);
+        self.who_means_to(vip, since).or_else(|| leaving().find(|other| *other < node))
+    }
+
+    /// Who announces the VIP and means to, as said after then.
+    pub(super) fn who_means_to(&self, vip: &Name, since: Instant) -> Option<&Name> {
+        self.fresh(vip, Stance::Announced, since).next()
+    }
+
+    fn fresh(&self, vip: &Name, wanted: Stance, since: Instant) -> impl Iterator<Item = &Name> {
+        let nodes = self.heard.get(vip).into_iter().flatten();
+        nodes.filter(move |(_, (stance, at))| *stance == wanted && *at > since).map(|(name, _)| name)
+    }
+
+    /// As if everybody had just said again what they said last.
+    pub(super) fn go_on(&mut self, now: Instant) {
+        self.heard.values_mut().flat_map(BTreeMap::values_mut).for_each(|(_, at)| *at = now);
     }
 
     /// When somebody becomes silent.

@@ -121,6 +121,32 @@ fn a_vip_is_withdrawn_after_fall_and_a_blink_does_nothing() {
 }
 
 #[test]
+fn what_has_turned_is_said_once() {
+    let two = |text: String| {
+        let api = CONFIG[CONFIG.find("[vip.web]").unwrap()..].replace("web", "api");
+        text + &api.replace("192.0.2.1", "192.0.2.2").replace("db8::1", "db8::2")
+    };
+    let mut bench = Bench::with(snapshot(two));
+    let mut l4 = l4(1);
+    let turned = |bench: &mut Bench, at_ms, l4: &L4Status| {
+        let now = bench.start + Duration::from_millis(at_ms);
+        let view = View { snapshot: &bench.snapshot, node: &bench.node, l4: Some(l4), proxy: None };
+        bench.announcer.handle(view, now)
+    };
+    assert!(turned(&mut bench, 0, &l4).is_empty(), "it is rising");
+    assert_eq!(turned(&mut bench, 200, &l4), [name("web")]);
+    assert!(turned(&mut bench, 201, &l4).is_empty());
+    let addresses = vec!["192.0.2.2".parse().unwrap()];
+    l4.vips.insert(name("api"), L4VipStatus { addresses, ..l4.vips[&name("web")].clone() });
+    assert!(turned(&mut bench, 300, &l4).is_empty());
+    assert_eq!(turned(&mut bench, 500, &l4), [name("api")]);
+    // One is taken from the configuration: it is none of ours, and the other stays as it is.
+    bench.snapshot = snapshot(|text| text);
+    assert_eq!(turned(&mut bench, 501, &l4), [name("api")]);
+    assert!(bench.announcer.verdicts()["web"].announced && bench.announcer.verdicts().len() == 1);
+}
+
+#[test]
 fn losing_every_status_keeps_the_last_verdict() {
     let mut bench = Bench::new();
     bench.look(0, Some(&l4(2)), Some(&proxy(true)));
@@ -500,4 +526,152 @@ fn a_vip_with_servers_in_other_zones_only_is_worth_what_the_operator_says() {
         let tier = bench.announcer.verdicts()["web"].tier;
         assert_eq!(announced.then_some(tier), expected, "{remote}");
     }
+}
+
+/// A node with many VIPs, alone or beside another.
+struct Many {
+    bench: Bench,
+    names: Vec<Name>,
+}
+
+impl Many {
+    fn new(vips: usize, node: &str, group: &str, announce: &str) -> Self {
+        let vip = |n: usize| {
+            format!(
+                "[vip.v{n:02}]\naddresses = [\"192.0.2.{n}\"]\ngroup = \"g\"\nservices = [\"udp/53\"]\n\
+                 announce = {{ rise = \"0ms\", fall = \"500ms\", {announce} }}\n"
+            )
+        };
+        let text = format!(
+            "[zone.z1]\n[node.n1]\nzone = \"z1\"\naddress = \"10.0.1.2\"\n{node}\n[node.n2]\nzone = \"z1\"\n\
+             address = \"10.0.1.3\"\n[group.g]\nnodes = {group}\n{}",
+            (0..vips).map(vip).collect::<String>()
+        );
+        let names = (0..vips).map(|n| name(&format!("v{n:02}"))).collect();
+        let mut many = Self { bench: Bench::with(snapshot(|_| text.clone())), names };
+        assert_eq!(many.at(0, |_| true, 1), vips);
+        many
+    }
+
+    /// How many are announced, where these can be delivered and the datapath has so many proxies.
+    fn at(&mut self, at_ms: u64, deliverable: impl Fn(usize) -> bool, proxies: u32) -> usize {
+        let vips = self.names.iter().enumerate().map(|(n, name)| {
+            let addresses = vec![format!("192.0.2.{n}").parse().unwrap()];
+            (name.clone(), L4VipStatus { healthy_proxies: proxies, addresses, ..L4VipStatus::default() })
+        });
+        let l4 = L4Status { vips: vips.collect(), ..l4(proxies) };
+        let vips = self.names.iter().enumerate().map(|(n, name)| {
+            let reason = "gone".to_owned();
+            (name.clone(), VipDelivery { deliverable: deliverable(n), reason, ..VipDelivery::default() })
+        });
+        let proxy = ProxyStatus { vips: vips.collect(), ..proxy(true) };
+        self.bench.look(at_ms, Some(&l4), Some(&proxy));
+        self.bench.announcer.verdicts().values().filter(|verdict| verdict.announced).count()
+    }
+
+    fn withdrawals(&self) -> WithdrawalStatus {
+        self.bench.announcer.withdrawals(&self.bench.snapshot, &self.bench.node)
+    }
+}
+
+#[test]
+fn when_the_backbone_is_gone_no_more_vips_go_within_a_minute_than_the_budget_has() {
+    // Every site but one looks dead from here: not all, so each is believed by itself.
+    let mut many = Many::new(10, "", "[\"n1\"]", "");
+    let backbone = |n: usize| n == 9;
+    many.at(1_000, backbone, 1);
+    assert_eq!(many.at(1_500, backbone, 1), 5, "half of them");
+    let waits = &many.bench.announcer.verdicts()[&many.names[5]];
+    assert!(
+        waits.reason.contains("kept, for no more than 5 VIPs may be withdrawn within a minute"),
+        "{}",
+        waits.reason
+    );
+    assert_eq!((waits.kept, waits.tier), (Some(Kept::Budget), Tier::Normal));
+    let expected = WithdrawalStatus { limit_per_minute: 5, last_minute: 5, waiting: 4, deferred: 4 };
+    assert_eq!(many.withdrawals(), expected);
+    assert_eq!(many.bench.next_ms(), Some(61_500), "looked at again by itself");
+    assert_eq!(many.at(61_499, backbone, 1), 5);
+    assert_eq!(many.withdrawals().deferred, 4, "counted once");
+    // The backbone is back in time for those that waited.
+    assert_eq!(many.at(61_499, |n| n >= 5, 1), 5);
+    assert_eq!(many.withdrawals().waiting, 0);
+    assert_eq!(many.at(70_000, |n| n >= 5, 1), 5);
+    // What is really dead goes in the end.
+    many.at(80_000, backbone, 1);
+    assert_eq!(many.at(80_500, backbone, 1), 1);
+}
+
+#[test]
+fn what_is_dead_for_longer_than_a_minute_goes_as_the_minutes_pass() {
+    let mut many = Many::new(10, "withdrawals_per_minute = 3", "[\"n1\"]", "kept = \"worse\"");
+    let announced = |many: &mut Many, at_ms| many.at(at_ms, |n| n == 9, 1);
+    announced(&mut many, 1_000);
+    assert_eq!(announced(&mut many, 1_500), 7);
+    assert_eq!(
+        many.bench.announcer.verdicts()[&many.names[8]].tier,
+        Tier::Worse,
+        "whoever is well gets the traffic"
+    );
+    assert_eq!(announced(&mut many, 61_500), 4);
+    assert_eq!(announced(&mut many, 121_500), 1);
+    // One that flaps meanwhile is one.
+    let mut flapping = Many::new(4, "withdrawals_per_minute = 1", "[\"n1\"]", "rise_max = \"0ms\"");
+    for round in 0..5 {
+        let at_ms = 1_000 + round * 2_000;
+        flapping.at(at_ms, |n| n != 0, 1);
+        assert_eq!(flapping.at(at_ms + 500, |n| n != 0, 1), 3);
+        assert_eq!(flapping.at(at_ms + 600, |_| true, 1), 4);
+    }
+    flapping.at(20_000, |n| n != 1, 1);
+    assert_eq!(flapping.at(20_500, |n| n != 1, 1), 4, "another one waits");
+}
+
+#[test]
+fn an_operator_and_a_host_whose_neighbour_stays_need_no_budget() {
+    let mut many = Many::new(10, "", "[\"n1\", \"n2\"]", "");
+    let hear = |many: &mut Many, at_ms: u64, stance| {
+        let now = many.bench.start + Duration::from_millis(at_ms);
+        let vips: Vec<_> = many.names.iter().map(|name| (name.clone(), stance)).collect();
+        many.bench.announcer.hear(&many.bench.snapshot.clone(), &name("n2"), vips, now);
+    };
+    many.at(1_000, |_| true, 0);
+    hear(&mut many, 1_100, Stance::Announced);
+    assert_eq!(many.at(1_500, |_| true, 0), 0, "the other node stays: all of them at once");
+    assert_eq!(many.withdrawals().last_minute, 0);
+    // The same fault, and the other one wants to leave too: somebody may be wrong.
+    let mut many = Many::new(10, "", "[\"n2\", \"n1\"]", "last = \"withdraw\"");
+    many.at(1_000, |_| true, 0);
+    hear(&mut many, 1_100, Stance::Leaving);
+    assert_eq!(many.at(1_500, |_| true, 0), 5);
+    // Drained: the rest goes at once.
+    let text = "[node.n1]\nzone = \"z1\"\naddress = \"10.0.1.2\"\nadmin = \"drain\"\n[zone.z1]\n[group.g]\nnodes = [\"n1\"]\n";
+    let vips = (0..10).map(|n| {
+        format!("[vip.v{n:02}]\naddresses = [\"192.0.2.{n}\"]\ngroup = \"g\"\nservices = [\"udp/53\"]\n")
+    });
+    let text = text.to_owned() + &vips.collect::<String>();
+    many.bench.snapshot = snapshot(|_| text.clone());
+    assert_eq!(many.at(1_600, |_| true, 0), 0);
+}
+
+#[test]
+fn a_graceful_withdrawal_is_paid_for_once_and_a_stop_takes_leave_of_all() {
+    let mut many = Many::new(6, "withdrawals_per_minute = 1", "[\"n1\"]", "graceful_shutdown = \"2s\"");
+    many.at(1_000, |n| n != 0, 1);
+    assert_eq!(many.at(1_500, |n| n != 0, 1), 6);
+    assert_eq!(many.bench.announcer.verdicts()[&many.names[0]].tier, Tier::GracefulShutdown);
+    assert_eq!(many.at(2_000, |n| n != 0, 1), 6, "on its way");
+    assert_eq!(many.at(3_500, |n| n != 0, 1), 5);
+    assert_eq!(many.withdrawals().last_minute, 1);
+    let now = many.bench.start + Duration::from_secs(5);
+    let snapshot = many.bench.snapshot.clone();
+    let leave = |many: &mut Many, after_s| {
+        many.bench.announcer.leave(&snapshot, "stopping", now + Duration::from_secs(after_s))
+    };
+    assert_eq!(leave(&mut many, 0), Some(now + Duration::from_secs(2)));
+    let tiers: Vec<Tier> = many.bench.announcer.addresses(&snapshot).map(|(_, _, tier)| tier).collect();
+    assert_eq!(tiers, [Tier::GracefulShutdown; 5]);
+    assert_eq!(leave(&mut many, 1), Some(now + Duration::from_secs(2)));
+    assert_eq!(leave(&mut many, 2), None);
+    assert_eq!(many.bench.announcer.addresses(&snapshot).count(), 0);
 }

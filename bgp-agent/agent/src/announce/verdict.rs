@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
-use weir_model::Announce;
 use weir_model::status::Tier;
+use weir_model::{Announce, KeptAnnounce};
 
 /// A VIP that stays announced so long is forgiven one withdrawal.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
@@ -31,6 +31,19 @@ pub(crate) struct Verdict {
     changed_at: Option<Instant>,
     /// Withdrawals, and changes for the worse, that are not forgiven yet.
     flaps: u32,
+    /// Its withdrawal is in the budget.
+    pub(super) is_paid: bool,
+    /// Why it stays announced although it should turn.
+    pub(crate) kept: Option<Kept>,
+}
+
+/// Why a VIP stays announced although it should be withdrawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// Nobody else announces it.
+    Last,
+    /// Too many were withdrawn within a minute.
+    Budget,
 }
 
 /// What one look at a VIP says.
@@ -60,9 +73,10 @@ impl Verdict {
     pub(super) fn take(&mut self, look: Look, spec: &Announce, now: Instant) -> Option<Instant> {
         let is_checked = matches!(look, Look::Bad(..));
         let is_said = matches!(look, Look::Say(..));
+        self.kept = None;
         let (good, tier, reason, wait) = match look {
             Look::Hold(reason) => {
-                (self.turning_since, self.shifting_since) = (None, None);
+                (self.turning_since, self.shifting_since, self.is_paid) = (None, None, false);
                 self.reason = reason;
                 return None;
             }
@@ -71,7 +85,7 @@ impl Verdict {
             Look::Bad(_, reason) => (false, self.tier, reason, spec.fall),
         };
         if good == self.announced {
-            (self.turning_since, self.leaving_since) = (None, None);
+            (self.turning_since, self.leaving_since, self.is_paid) = (None, None, false);
             let wait = if tier > self.tier && !is_said { spec.fall } else { wait };
             return self.shift(tier, reason, wait, now);
         }
@@ -97,7 +111,7 @@ impl Verdict {
         }
         self.announced = good;
         (self.since, self.changed_at) = (Some(now), Some(now));
-        (self.turning_since, self.leaving_since) = (None, None);
+        (self.turning_since, self.leaving_since, self.is_paid) = (None, None, false);
         (self.tier, self.reason) = (tier, reason);
         None
     }
@@ -125,11 +139,21 @@ impl Verdict {
         None
     }
 
+    /// Since when it should be withdrawn and waits for `fall`.
+    pub(super) fn turns(&mut self, now: Instant) -> Instant {
+        self.shifting_since = None;
+        *self.turning_since.get_or_insert(now)
+    }
+
     /// Stays announced although it should turn, which it goes on waiting for.
-    pub(super) fn keep(&mut self, reason: String) {
-        if self.leaving_since.take().is_some() {
-            self.tier = Tier::Normal;
+    pub(super) fn keep(&mut self, kept: Kept, worth: KeptAnnounce, reason: String) {
+        let was_leaving = self.leaving_since.take().is_some();
+        match worth {
+            KeptAnnounce::Worse => self.tier = Tier::Worse,
+            KeptAnnounce::Same if was_leaving => self.tier = Tier::Normal,
+            KeptAnnounce::Same => {}
         }
+        self.kept = Some(kept);
         self.reason = reason;
     }
 

@@ -1,14 +1,17 @@
 //! Processes under test, each ended by its own pid when it goes out of scope, and waiting with a deadline.
 
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 use weir_lab::netns::NetNs;
 use weir_lab::sys;
-use weir_model::status::BgpStatus;
+use weir_model::status::{BgpStatus, ConfigStatus, Health, L4Status, L4VipStatus};
+use weir_model::{Name, Timestamp};
+use weir_runtime::metrics::Registry;
+use weir_runtime::status::{self, Publisher, UnixServer};
 
 /// Long enough for a busy machine; a test that passes needs a fraction of it.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
@@ -86,8 +89,9 @@ impl Agent {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weir-bgp"));
         command
             .arg(dir.path().join("config"))
-            .args(["--node", node, "--log", "debug", "--run-dir"])
+            .args(["--node", node, "--run-dir"])
             .arg(dir.path().join("run"))
+            .env("RUST_LOG", "debug")
             .stderr(log);
         prepare(&mut command);
         Process(command.spawn().unwrap())
@@ -130,13 +134,13 @@ impl Agent {
     pub(crate) fn status(&self) -> Result<BgpStatus, String> {
         let socket = self.run_dir().join("bgp.sock");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(weir_runtime::status::fetch(&socket)).map_err(|error| error.to_string())
+        runtime.block_on(status::fetch(&socket)).map_err(|error| error.to_string())
     }
 
     pub(crate) fn metrics(&self) -> String {
         let socket = self.run_dir().join("bgp.sock");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let body = runtime.block_on(weir_runtime::status::get(&socket, "/metrics")).unwrap();
+        let body = runtime.block_on(status::get(&socket, "/metrics")).unwrap();
         String::from_utf8(body.to_vec()).unwrap()
     }
 
@@ -154,6 +158,15 @@ impl Agent {
         self.until("session established", |status| peer(status).state == "Established")
     }
 
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Wait for its end, whatever it is.
+    pub(crate) fn until_ended(&mut self) -> std::process::ExitStatus {
+        until("agent ends", || self.process.0.try_wait().unwrap().ok_or_else(|| self.log()))
+    }
+
     /// SIGTERM; returns how long it took to end, which must be with success.
     pub(crate) fn stop(&mut self) -> Duration {
         self.stop_by(nix::sys::signal::Signal::SIGTERM)
@@ -163,10 +176,15 @@ impl Agent {
     pub(crate) fn stop_by(&mut self, signal: nix::sys::signal::Signal) -> Duration {
         let begun = Instant::now();
         self.process.signal(signal);
-        let status = until("agent ends", || self.process.0.try_wait().unwrap().ok_or_else(|| self.log()));
+        let status = self.until_ended();
         assert!(status.success(), "{status}, signal {:?}: {}", status.signal(), self.log());
         begun.elapsed()
     }
+}
+
+/// The configuration with as many withdrawals as node n1 likes.
+pub(crate) fn unbudgeted(config: &str) -> String {
+    config.replace("[node.n1]\n", "[node.n1]\nwithdrawals_per_minute = 1000000\n")
 }
 
 /// The one peer of these configurations.
@@ -245,4 +263,64 @@ local_port = {agent_port}
 "#
         )
     }
+}
+
+/// A weir-l4 or weir-proxy that says what the test wants.
+pub(crate) struct Daemon<T> {
+    pub(crate) publisher: Publisher<T>,
+    _server: UnixServer,
+}
+
+impl<T: serde::Serialize> Daemon<T> {
+    pub(crate) async fn start(agent: &Agent, socket: &str, initial: &T) -> Self {
+        let (publisher, feed) = status::publisher(initial);
+        let site = status::Site::new(feed, Registry::default(), || status::Health::Ok);
+        let server = status::serve_unix(&agent.run_dir().join(socket), site).await.unwrap();
+        Self { publisher, _server: server }
+    }
+}
+
+/// The configuration of a daemon that has applied one.
+pub(crate) fn applied() -> ConfigStatus {
+    ConfigStatus { applied_at: Some(Timestamp(SystemTime::now())), ..ConfigStatus::default() }
+}
+
+/// What weir-l4 of n1 says with these VIPs in its datapath, and so many healthy proxies.
+pub(crate) fn datapath_of(
+    vips: impl IntoIterator<Item = (Name, Vec<IpAddr>)>,
+    healthy_proxies: u32,
+) -> L4Status {
+    let vip = |addresses| L4VipStatus { healthy_proxies, addresses, ..L4VipStatus::default() };
+    L4Status {
+        config: applied(),
+        vips: vips.into_iter().map(|(name, addresses)| (name, vip(addresses))).collect(),
+        proxies: [("n1".parse().unwrap(), if healthy_proxies > 0 { Health::Up } else { Health::Down })]
+            .into(),
+        ..L4Status::default()
+    }
+}
+
+/// So many addresses of VIPs, out of 198.18.0.0/15.
+pub(crate) fn many_addresses(count: u32) -> Vec<Ipv4Addr> {
+    let first = u32::from(Ipv4Addr::new(198, 18, 0, 0));
+    (0..count).map(|number| Ipv4Addr::from(first + number)).collect()
+}
+
+/// Objects `vip.v0`, `vip.v1`, … with an address each, that follow the datapath at once.
+pub(crate) fn gated_vips(addresses: &[Ipv4Addr]) -> String {
+    let vip = |(number, address): (usize, &Ipv4Addr)| {
+        format!(
+            "[vip.v{number}]\naddresses = [\"{address}\"]\ngroup = \"g\"\nservices = [\"tcp/80\"]\n\
+             announce = {{ rise = \"0s\", fall = \"0s\" }}\n"
+        )
+    };
+    addresses.iter().enumerate().map(vip).collect()
+}
+
+/// What weir-l4 says of them, with so many healthy proxies.
+pub(crate) fn datapath_of_many(addresses: &[Ipv4Addr], healthy_proxies: u32) -> L4Status {
+    let vip = |(number, address): (usize, &Ipv4Addr)| {
+        (format!("v{number}").parse().unwrap(), vec![IpAddr::V4(*address)])
+    };
+    datapath_of(addresses.iter().enumerate().map(vip), healthy_proxies)
 }

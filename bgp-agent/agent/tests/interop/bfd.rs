@@ -3,7 +3,7 @@
 //! Limits of time are those of a busy machine: they tell BFD from the hold time of 90 s. What it takes on an idle one is
 //! measured by `cargo xtask bench bgp`.
 
-use crate::bench::{Agent, peer, until};
+use crate::bench::{Agent, LIMIT, peer, until};
 use crate::bfd_fabric::{
     self as fabric, Fabric, HOST4, ROUTER4, RouteMonitor, Timers, bird, config, config_with, frr, frr_bfdd,
 };
@@ -62,7 +62,9 @@ fn a_dead_host_leaves(fabric: &Fabric, agent: &Agent, timers: Timers) {
         assert!(bfd.holds_bgp, "{bfd:?}");
         assert!(peer.last_error.contains("bfd down"), "{}", peer.last_error);
     }
-    fabric.host_link(true);
+    let back = fabric.host_link(true);
+    let there = monitor.until_there(LIMIT).expect("the route is back with the host");
+    eprintln!("{timers:?}: route there {:?} after the host", there - back);
     until_up(agent, timers);
     fabric.until_routed(true);
 }

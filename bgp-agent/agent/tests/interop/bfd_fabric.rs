@@ -13,7 +13,7 @@ use nix::sys::socket::{
     sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -131,7 +131,7 @@ impl Drop for Fabric {
     }
 }
 
-/// Hears when routes leave a kernel table.
+/// Hears when routes come to and leave a kernel table.
 pub(crate) struct RouteMonitor(OwnedFd);
 
 impl RouteMonitor {
@@ -154,13 +154,23 @@ impl RouteMonitor {
     /// The moment the route to [`VIP4`] is gone, or `None` after `limit`.
     pub(crate) fn until_gone(&self, limit: Duration) -> Option<Instant> {
         const RTM_DELROUTE: u8 = 25;
-        let vip = VIP4.parse::<std::net::Ipv4Addr>().unwrap().octets();
+        self.until(RTM_DELROUTE, limit)
+    }
+
+    /// The moment it is there, or there anew.
+    pub(crate) fn until_there(&self, limit: Duration) -> Option<Instant> {
+        const RTM_NEWROUTE: u8 = 24;
+        self.until(RTM_NEWROUTE, limit)
+    }
+
+    fn until(&self, message_type: u8, limit: Duration) -> Option<Instant> {
+        let vip = VIP4.parse::<Ipv4Addr>().unwrap().octets();
         let begun = Instant::now();
         let mut buffer = [0; 4096];
         while begun.elapsed() < limit {
             let Ok(len) = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) else { continue };
             let message = &buffer[..len];
-            if message.get(4) == Some(&RTM_DELROUTE) && message.windows(4).any(|window| window == vip) {
+            if message.get(4) == Some(&message_type) && message.windows(4).any(|window| window == vip) {
                 return Some(Instant::now());
             }
         }
@@ -205,12 +215,18 @@ pub(crate) fn bird_protocols(bfd: &str, options: &str) -> String {
 
 /// FRR's zebra, bgpd and bfdd, watching the host on both families.
 pub(crate) fn frr(fabric: &Fabric, timers: Timers) -> Frr {
+    frr_of(fabric, Some(timers))
+}
+
+/// The same without timers: nobody watches the host.
+pub(crate) fn frr_of(fabric: &Fabric, timers: Option<Timers>) -> Frr {
     let neighbors: String = [HOST4, HOST6]
         .iter()
         .map(|host| {
+            let bfd = format!(" neighbor {host} bfd\n neighbor {host} bfd profile fast\n");
             format!(
-                " neighbor {host} remote-as 65001\n neighbor {host} timers connect 1\n neighbor {host} passive\n \
-                 neighbor {host} bfd\n neighbor {host} bfd profile fast\n"
+                " neighbor {host} remote-as 65001\n neighbor {host} timers connect 1\n neighbor {host} passive\n{}",
+                if timers.is_some() { bfd.as_str() } else { "" }
             )
         })
         .collect();
@@ -225,7 +241,9 @@ pub(crate) fn frr(fabric: &Fabric, timers: Timers) -> Frr {
     let mut frr = Frr::new(Some(&fabric.router.netns));
     let zebra = frr.path("zserv.api");
     frr.launch("zebra", "", &["-z", &zebra]);
-    frr_bfdd(&mut frr, timers);
+    if let Some(timers) = timers {
+        frr_bfdd(&mut frr, timers);
+    }
     frr.launch("bgpd", &bgpd, &["-z", &zebra]);
     frr
 }

@@ -1,15 +1,15 @@
 //! weir-bgp and BIRD.
 
-use crate::bench::{AGENT, Agent, Process, ROUTER, Site, available, output, peer, router, until};
+use crate::bench::{
+    AGENT, Agent, Daemon, Process, ROUTER, Site, applied, available, datapath_of, datapath_of_many,
+    gated_vips, many_addresses, output, peer, router, unbudgeted, until,
+};
 use nix::sys::signal::Signal;
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tempfile::TempDir;
 use weir_lab::netns::NetNs;
-use weir_model::Timestamp;
-use weir_model::status::{ConfigStatus, Health, L4Status, L4VipStatus, ProxyStatus, VipDelivery};
-use weir_runtime::metrics::Registry;
-use weir_runtime::status::{self, Publisher, UnixServer};
+use weir_model::status::{ProxyStatus, VipDelivery};
 
 pub(crate) const BIRD: &str = "/usr/sbin/bird";
 
@@ -137,6 +137,71 @@ fn both_families_come_on_one_session_and_go_on_sigterm() {
 }
 
 #[test]
+fn a_stop_asks_the_router_to_find_another_way_first_and_a_second_signal_ends_it() {
+    if !available(BIRD, "a_stop_asks_the_router_to_find_another_way_first_and_a_second_signal_ends_it") {
+        return;
+    }
+    let announce = "{ mode = \"always\", graceful_shutdown = \"2s\" }";
+    let site = Site { announce, ..Site::new() };
+    let bird = Bird::start(&site, "passive;");
+    let mut agent = Agent::start(&site.config());
+    bird.until_routes("both routes", &BOTH);
+    let begun = std::time::Instant::now();
+    agent.signal(Signal::SIGTERM);
+    let asked = |agent: &Agent| {
+        let detail = bird.ask("show route all")?;
+        // Both routes are still there, and each asks.
+        if detail.matches("(65535,0)").count() == 2 {
+            Ok(())
+        } else {
+            Err(format!("{detail}{}", agent.log()))
+        }
+    };
+    until("the router is asked", || asked(&agent));
+    let status = agent.until("the tier", |status| {
+        status.vips.values().all(|vip| vip.tier == weir_model::status::Tier::GracefulShutdown)
+    });
+    assert!(status.vips.values().all(|vip| vip.announced && vip.reason.contains("stopping")));
+    assert!(agent.until_ended().success());
+    let took = begun.elapsed();
+    assert!((Duration::from_secs(2)..Duration::from_secs(6)).contains(&took), "{took:?} for 2 s");
+    bird.until_routes("no routes", &[]);
+    until("bird has read the farewell", || {
+        let log = bird.log();
+        if log.contains("n1 is stopping") { Ok(()) } else { Err(log) }
+    });
+    // In a hurry.
+    let long = Site { announce: "{ mode = \"always\", graceful_shutdown = \"5m\" }", ..site };
+    agent.configure(&long.config());
+    agent.start_again("n1", |_| ());
+    bird.until_routes("both routes again", &BOTH);
+    agent.until_established();
+    agent.signal(Signal::SIGTERM);
+    until("the router is asked", || asked(&agent));
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.until_ended().code(), Some(130));
+    bird.until_routes("gone with the connection", &[]);
+}
+
+#[test]
+fn a_router_that_keeps_the_routes_over_a_restart_is_not_asked_to_find_another_way() {
+    let test = "a_router_that_keeps_the_routes_over_a_restart_is_not_asked_to_find_another_way";
+    if !available(BIRD, test) {
+        return;
+    }
+    let announce = "{ mode = \"always\", graceful_shutdown = \"5m\" }";
+    let site = Site { announce, peer: "graceful_restart = { time = \"60s\" }", ..Site::new() };
+    let bird = Bird::start(&site, "passive; graceful restart on;");
+    let mut agent = Agent::start(&site.config());
+    bird.until_routes("both routes", &BOTH);
+    agent.until_established();
+    let took = agent.stop();
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    let detail = bird.ask("show route all").unwrap();
+    assert!(detail.contains("192.0.2.1/32") && !detail.contains("(65535,0)"), "{detail}");
+}
+
+#[test]
 fn a_session_reset_by_the_router_comes_back_with_all_routes() {
     if !available(BIRD, "a_session_reset_by_the_router_comes_back_with_all_routes") {
         return;
@@ -242,21 +307,6 @@ fn a_reload_changes_routes_and_not_the_session() {
     bird.until_routes("taken off the network", &[]);
 }
 
-/// A weir-l4 or weir-proxy that says what the test wants.
-struct Daemon<T> {
-    publisher: Publisher<T>,
-    _server: UnixServer,
-}
-
-impl<T: serde::Serialize> Daemon<T> {
-    async fn start(agent: &Agent, socket: &str, initial: &T) -> Self {
-        let (publisher, feed) = status::publisher(initial);
-        let site = status::Site::new(feed, Registry::default(), || status::Health::Ok);
-        let server = status::serve_unix(&agent.run_dir().join(socket), site).await.unwrap();
-        Self { publisher, _server: server }
-    }
-}
-
 #[test]
 fn a_gated_vip_follows_the_datapath_and_outlives_its_silence() {
     if !available(BIRD, "a_gated_vip_follows_the_datapath_and_outlives_its_silence") {
@@ -272,21 +322,9 @@ fn a_gated_vip_follows_the_datapath_and_outlives_its_silence() {
     assert_eq!(bird.routes().unwrap(), Vec::<String>::new());
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let applied = ConfigStatus { applied_at: Some(Timestamp(SystemTime::now())), ..ConfigStatus::default() };
-    let l4 = |healthy_proxies| L4Status {
-        config: applied.clone(),
-        vips: [(
-            "web".parse().unwrap(),
-            L4VipStatus {
-                healthy_proxies,
-                addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
-                ..L4VipStatus::default()
-            },
-        )]
-        .into(),
-        proxies: [("n1".parse().unwrap(), if healthy_proxies > 0 { Health::Up } else { Health::Down })]
-            .into(),
-        ..L4Status::default()
+    let l4 = |healthy_proxies| {
+        let addresses = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        datapath_of([("web".parse().unwrap(), addresses)], healthy_proxies)
     };
     let datapath = runtime.block_on(Daemon::start(&agent, "l4.sock", &l4(1)));
     bird.until_routes("confirmed and healthy", &BOTH);
@@ -296,7 +334,7 @@ fn a_gated_vip_follows_the_datapath_and_outlives_its_silence() {
     bird.until_routes("a proxy is back", &BOTH);
 
     let proxy = |deliverable| ProxyStatus {
-        config: applied.clone(),
+        config: applied(),
         vips: [(
             "web".parse().unwrap(),
             VipDelivery { deliverable, reason: "pool app is empty".into(), ..VipDelivery::default() },
@@ -321,6 +359,49 @@ fn a_gated_vip_follows_the_datapath_and_outlives_its_silence() {
     let status = agent.status().unwrap();
     assert!(verdict(&status).announced, "{status:?}");
     assert_eq!(bird.routes().unwrap(), BOTH);
+}
+
+#[test]
+fn fifty_thousand_vips_come_and_go() {
+    if !available(BIRD, "fifty_thousand_vips_come_and_go") {
+        return;
+    }
+    let site = Site::new();
+    let bird = Bird::start(&site, "passive;");
+    let addresses = many_addresses(50_000);
+    // Beside them the one of the site, which is always announced.
+    let config = unbudgeted(&site.config()) + &gated_vips(&addresses);
+    let agent = Agent::start(&config);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let datapath = runtime.block_on(Daemon::start(&agent, "l4.sock", &datapath_of_many(&addresses, 1)));
+    let until_count = |what: &str, count: &str| {
+        until(what, || {
+            let text = bird.ask("show route count")?;
+            if text.contains(&format!("{count} of {count} routes for {count} networks in table master4")) {
+                Ok(())
+            } else {
+                Err(format!("{text}\n{}", agent.log()))
+            }
+        });
+    };
+    until_count("all are announced", "50001");
+    datapath.publisher.publish(&datapath_of_many(&addresses, 0));
+    until_count("all are withdrawn", "1");
+    let log = agent.log();
+    assert!(log.contains("further vips turned at once"), "fifty thousand lines: {} bytes", log.len());
+    datapath.publisher.publish(&datapath_of_many(&addresses, 1));
+    until_count("all are back", "50001");
+    let peer = peer(&agent.until_established());
+    assert_eq!(
+        peer.established_count,
+        1,
+        "the session lived through it: {}\n{}",
+        peer.last_error,
+        agent.log()
+    );
+    let resident_mib = agent.resident_kib() >> 10;
+    eprintln!("50,000 vips: {resident_mib} MiB");
+    assert!(resident_mib < 1_024, "{resident_mib} MiB");
 }
 
 #[test]

@@ -15,3 +15,4 @@ mod frr_fabric;
 mod gobgp;
 mod hostile;
 mod openbgpd;
+mod rehearsal;

@@ -80,7 +80,7 @@ impl std::fmt::Display for StateName {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Lane {
     pub(super) state: State,
     pub(super) timers: Timers,
@@ -93,7 +93,7 @@ impl Lane {
 }
 
 /// A connection over which messages come.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Link {
     pub(super) conn: ConnId,
     pub(super) reader: Reader,
@@ -105,7 +105,7 @@ impl Link {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum State {
     Idle,
     Connect { conn: ConnId },
@@ -158,7 +158,7 @@ pub(super) enum Timer {
     Keepalive,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Timers([Option<Instant>; 5]);
 
 impl Timers {

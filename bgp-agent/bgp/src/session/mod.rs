@@ -36,6 +36,7 @@ mod event;
 mod lane;
 mod negotiate;
 mod received;
+mod rehearse;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -254,8 +255,8 @@ pub struct Stats {
     pub events_lost: u64,
 }
 
-/// One peer.
-#[derive(Debug)]
+/// One peer. A copy is for looking ahead: see [`Session::drain`].
+#[derive(Debug, Clone)]
 pub struct Session {
     config: Config,
     started: bool,

@@ -19,7 +19,7 @@ pub struct Frame {
 /// After draining, fewer than [`MESSAGE_MAX`] bytes stay behind ([`EXTENDED_MESSAGE_MAX`] where extended messages were
 /// agreed), so the buffer is bounded by that plus the largest chunk the caller pushes. After an error the stream is lost:
 /// every later call returns the same error.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Reader {
     buffer: BytesMut,
     extended: bool,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Request, StatusCode, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -21,6 +21,8 @@ use tokio::{
 const ANSWER_LEN_MAX: usize = 64 << 20;
 /// How long an answer may take beyond the time it was asked to wait.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a question may take, with its answer: both limits of the other side, and a little.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(21);
 /// How long one request waits for a change: also how long a daemon that hangs stays unnoticed.
 const WAIT: Duration = Duration::from_secs(2);
 
@@ -56,6 +58,12 @@ pub enum FetchError {
         path: PathBuf,
         /// The code.
         status: StatusCode,
+    },
+    /// It answers, and the answer is no.
+    #[error("{what}")]
+    Refused {
+        /// Why.
+        what: String,
     },
     /// The answer is not what it should be.
     #[error("{path} answered something else than expected: {source}")]
@@ -99,6 +107,21 @@ pub async fn get(path: &Path, page: &str) -> Result<Bytes, FetchError> {
         Ok(body)
     } else {
         Err(FetchError::Status { path: path.to_owned(), status })
+    }
+}
+
+/// Posts a question to a page of the daemon that listens at `path`; [`FetchError::Refused`] is its no.
+pub async fn ask(path: &Path, page: &str, question: impl Into<Bytes>) -> Result<Bytes, FetchError> {
+    let request = Request::post(page).body(Full::new(question.into()));
+    let exchange = async { Connection::open(path).await?.send(request).await };
+    let answer = timeout(QUESTION_TIMEOUT, exchange).await;
+    let (status, _, body) = answer.map_err(|_| FetchError::Timeout { path: path.to_owned() })??;
+    match status {
+        StatusCode::OK => Ok(body),
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
+            Err(FetchError::Status { path: path.to_owned(), status })
+        }
+        _ => Err(FetchError::Refused { what: String::from_utf8_lossy(&body).trim_end().to_owned() }),
     }
 }
 
@@ -160,6 +183,8 @@ async fn follow_once<T: DeserializeOwned>(path: &Path, sender: &watch::Sender<Se
                     *seen = Seen { value: Some(value), live: true, since };
                 });
                 page = format!("/status?after={etag}&timeout={}", WAIT.as_millis());
+                // Whoever waited for this acts on it before the next is asked for.
+                tokio::task::yield_now().await;
             }
             StatusCode::NOT_MODIFIED => {}
             status => return FetchError::Status { path: path.to_owned(), status },
@@ -169,7 +194,7 @@ async fn follow_once<T: DeserializeOwned>(path: &Path, sender: &watch::Sender<Se
 
 struct Connection {
     path: PathBuf,
-    sender: http1::SendRequest<Empty<Bytes>>,
+    sender: http1::SendRequest<Full<Bytes>>,
 }
 
 impl Connection {
@@ -185,10 +210,18 @@ impl Connection {
     }
 
     async fn get(&mut self, page: &str) -> Result<(StatusCode, String, Bytes), FetchError> {
+        self.send(Request::get(page).body(Full::default())).await
+    }
+
+    async fn send(
+        &mut self,
+        request: Result<Request<Full<Bytes>>, hyper::http::Error>,
+    ) -> Result<(StatusCode, String, Bytes), FetchError> {
         let path = self.path.clone();
         let exchange = async {
+            let mut request = request?;
+            request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("localhost"));
             self.sender.ready().await?;
-            let request = Request::get(page).header(header::HOST, "localhost").body(Empty::new())?;
             let response = self.sender.send_request(request).await?;
             let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok()).unwrap_or("");
             let (status, etag) = (response.status(), etag.to_owned());

@@ -10,14 +10,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
-    sync::watch,
+    sync::{Semaphore, mpsc, oneshot, watch},
     time::timeout,
 };
 
@@ -32,6 +32,11 @@ const CONNECTIONS_MAX: usize = 128;
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Questions of one page that wait for the daemon; more are told so, and ask again.
+const QUESTIONS_MAX: usize = 4;
+/// How long a client may take to send its question, and the daemon to answer it.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Whether the daemon wants new work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +98,39 @@ fn render<T: Serialize>(status: &T) -> Bytes {
         .into()
 }
 
+/// What was posted to a page, and wants an answer. Only over unix sockets, which file permissions guard.
+#[derive(Debug)]
+pub struct Question {
+    /// What was posted, in bounds.
+    pub body: Bytes,
+    /// The user who asks, where the kernel knows.
+    pub user: Option<u32>,
+    responder: oneshot::Sender<Result<Bytes, String>>,
+}
+
+impl Question {
+    /// Answers with a document, or says why not.
+    pub fn answer(self, answer: Result<impl Into<Bytes>, String>) {
+        // Whoever is gone needs no answer.
+        let _gone = self.responder.send(answer.map(Into::into));
+    }
+}
+
+/// The two ends of a short queue of questions.
+pub fn questions() -> (mpsc::Sender<Question>, mpsc::Receiver<Question>) {
+    mpsc::channel(QUESTIONS_MAX)
+}
+
+/// A page that takes questions.
+#[derive(Clone)]
+struct Page {
+    path: &'static str,
+    len_max_bytes: usize,
+    questions: mpsc::Sender<Question>,
+    /// One question is received at a time: they may be large.
+    receiving: Arc<Semaphore>,
+}
+
 /// What a server offers.
 #[derive(Clone)]
 pub struct Site {
@@ -102,15 +140,34 @@ pub struct Site {
     pub registry: Option<Registry>,
     /// `/healthz`, given the request's query.
     pub health: Arc<dyn Fn(&str) -> Health + Send + Sync>,
+    /// What may be asked of the daemon.
+    pages: Vec<Page>,
 }
 
 impl Site {
     /// Everything.
     pub fn new(feed: Feed, registry: Registry, health: impl Fn() -> Health + Send + Sync + 'static) -> Self {
-        Self { feed: Some(feed), registry: Some(registry), health: Arc::new(move |_| health()) }
+        Self { feed: Some(feed), registry: Some(registry), ..Self::health_only(move |_| health()) }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    /// `/healthz`, given the request's query.
+    pub fn health_only(health: impl Fn(&str) -> Health + Send + Sync + 'static) -> Self {
+        Self { feed: None, registry: None, health: Arc::new(health), pages: Vec::new() }
+    }
+
+    /// Takes what is posted to `path`, of so many bytes at most, as questions for the other end of `questions`; over unix sockets
+    /// only.
+    pub fn ask_at(&mut self, path: &'static str, len_max_bytes: usize, questions: mpsc::Sender<Question>) {
+        let receiving = Arc::new(Semaphore::new(1));
+        self.pages.push(Page { path, len_max_bytes, questions, receiving });
+    }
+
+    async fn answer(&self, request: Request<Incoming>, user: Option<u32>) -> Response<Full<Bytes>> {
+        if request.method() == Method::POST
+            && let Some(page) = self.pages.iter().find(|page| page.path == request.uri().path())
+        {
+            return page.answer(request.into_body(), user).await;
+        }
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is served\n");
         }
@@ -128,6 +185,32 @@ impl Site {
                 response
             }
             _ => plain(StatusCode::NOT_FOUND, "no such page: /status, /metrics or /healthz\n"),
+        }
+    }
+}
+
+impl Page {
+    async fn answer(&self, body: Incoming, user: Option<u32>) -> Response<Full<Bytes>> {
+        let receive = async {
+            let _turn = self.receiving.acquire().await;
+            Limited::new(body, self.len_max_bytes).collect().await
+        };
+        let Ok(body) = timeout(QUESTION_TIMEOUT, receive).await else {
+            return plain(StatusCode::REQUEST_TIMEOUT, "the question took too long to come\n");
+        };
+        let Ok(body) = body else {
+            let what = format!("a question of more than {} bytes, or a broken one\n", self.len_max_bytes);
+            return plain(StatusCode::PAYLOAD_TOO_LARGE, what);
+        };
+        let (responder, answer) = oneshot::channel();
+        let question = Question { body: body.to_bytes(), user, responder };
+        if self.questions.try_send(question).is_err() {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "too many questions, or nobody to answer them\n");
+        }
+        match timeout(QUESTION_TIMEOUT, answer).await {
+            Ok(Ok(Ok(document))) => Response::new(Full::new(document)),
+            Ok(Ok(Err(why))) => plain(StatusCode::CONFLICT, why),
+            Ok(Err(_)) | Err(_) => plain(StatusCode::SERVICE_UNAVAILABLE, "it was not answered\n"),
         }
     }
 }
@@ -187,7 +270,9 @@ pub async fn serve_unix(path: &Path, site: Site) -> io::Result<UnixServer> {
 }
 
 /// Serves on a TCP socket; connections end when the future is dropped.
-pub async fn serve_tcp(listener: TcpListener, site: Site) {
+pub async fn serve_tcp(listener: TcpListener, mut site: Site) {
+    // Whoever reaches an address may look, and no more.
+    site.pages.clear();
     serve_all(listener, site).await;
 }
 
@@ -195,17 +280,20 @@ async fn serve_all<A>(listener: A, site: Site)
 where
     A: Accept<Connection: AsyncRead + AsyncWrite + Unpin>,
 {
-    inbox::accept_all("status", listener, CONNECTIONS_MAX, |stream| serve_connection(stream, site.clone()))
-        .await;
+    inbox::accept_all("status", listener, CONNECTIONS_MAX, |stream| {
+        let user = A::user(&stream);
+        serve_connection(stream, user, site.clone())
+    })
+    .await;
 }
 
-async fn serve_connection<S>(stream: S, site: Site)
+async fn serve_connection<S>(stream: S, user: Option<u32>, site: Site)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(|request| {
         let site = site.clone();
-        async move { Ok::<_, Infallible>(site.answer(request).await) }
+        async move { Ok::<_, Infallible>(site.answer(request, user).await) }
     });
     // What a client does wrong on its own connection concerns nobody else.
     let _closed = hyper::server::conn::http1::Builder::new()
