@@ -170,7 +170,7 @@ impl Connection {
                     Ok(Ok(stream)) => {
                         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                         if is_http2 {
-                            self.serve_http2(stream).await;
+                            Box::pin(self.serve_http2(stream)).await;
                         } else {
                             self.serve_http1(stream).await;
                         }
@@ -194,7 +194,7 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         if let h1::Ended::Http2(stream, came) = h1::serve(&self, stream).await {
-            self.serve_http2(Preread { came, stream }).await;
+            Box::pin(self.serve_http2(Preread { came, stream })).await;
         }
     }
 

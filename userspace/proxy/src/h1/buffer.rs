@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::AsyncRead;
 
 /// Bytes of a buffer; a head that is longer makes it grow.
 pub(crate) const BUFFER_LEN: usize = 16 << 10;
@@ -101,23 +101,10 @@ impl Buffer {
                 self.bytes.reserve(self.bytes.len());
             }
         }
-        let before = self.bytes.len();
-        let mut room = ReadBuf::uninit(self.bytes.spare_capacity_mut());
-        let polled = Pin::new(stream).poll_read(cx, &mut room);
-        let len = room.filled().len();
-        // Written above by whoever reads; a slice of bytes would have to be zeroed each time.
-        if let Poll::Ready(Ok(())) = polled {
-            set_len(&mut self.bytes, before + len);
-        }
+        let polled = tokio_util::io::poll_read_buf(Pin::new(stream), cx, &mut self.bytes);
         if self.bytes.is_empty() {
             give(std::mem::take(&mut self.bytes));
         }
-        polled.map_ok(|()| len)
+        polled
     }
-}
-
-#[allow(unsafe_code)]
-fn set_len(bytes: &mut Vec<u8>, len: usize) {
-    // SAFETY: `ReadBuf` has seen bytes written up to here: within the capacity, and initialised.
-    unsafe { bytes.set_len(len) };
 }

@@ -13,6 +13,7 @@ use tokio::{
 use weir_core::h1::{self, Bad, Sender};
 
 use super::{
+    answer,
     buffer::{Buffer, Scratch},
     relay,
 };
@@ -69,19 +70,20 @@ where
                 return Ended::Http2(client.stream, came);
             }
             Waited::Bad(bad) => {
-                let after = relay::refuse_bad(connection, &mut client, bad).await;
+                let after = answer::refuse_bad(connection, &mut client, bad).await;
                 end(client, after).await;
                 return Ended::Over;
             }
             Waited::Silent if !client.came.is_empty() => {
-                let after = relay::refuse_slow(connection, &mut client).await;
+                let after = answer::refuse_slow(connection, &mut client).await;
                 end(client, after).await;
                 return Ended::Over;
             }
             Waited::Silent | Waited::Gone => return Ended::Over,
         }
         is_first = false;
-        match relay::relay(connection, &mut client).await {
+        // In memory of its own: a task is as large as the largest thing it ever does, and most connections do nothing.
+        match Box::pin(relay::relay(connection, &mut client)).await {
             After::Next if !connection.is_stopping() => {
                 deadline.as_mut().reset(Instant::now() + HEAD_TIMEOUT);
             }

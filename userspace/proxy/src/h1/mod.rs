@@ -6,6 +6,7 @@
 //!  client ◄───────────────────────────────────────── Pump ◄─ head ◄─ Buffer ◄─────── server
 //! ```
 
+mod answer;
 mod buffer;
 mod client;
 mod pump;

@@ -2,7 +2,6 @@
 
 use std::{future::poll_fn, io, sync::Arc, task::Poll, time::Duration};
 
-use http::StatusCode;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional},
     time::timeout,
@@ -14,6 +13,7 @@ use weir_core::{
 use weir_model::Name;
 
 use super::{
+    answer::{Refused, refuse_bad, say},
     buffer::{Buffer, Scratch},
     client::{After, Client, write},
     pump::{Broken, Pump},
@@ -23,7 +23,7 @@ use crate::{
     attempts::Attempts,
     body::Stall,
     connection::Connection,
-    errors::{CAUSE_HEADER, Failure, Refusal},
+    errors::{Failure, Refusal},
     exchange::Exchange,
     live::{ServerLive, Slot},
     request::{new_cookie, zone_cookie},
@@ -56,12 +56,11 @@ struct Answer {
     keeps: [bool; 2],
 }
 
-/// A request that nobody is asked.
-struct Refused {
-    refusal: Refusal,
-    /// Whether the connection can go on: the request is whole.
-    is_whole: bool,
-    is_head: bool,
+/// What the head in a buffer says; nothing of it is held, nor the room its fields took.
+enum Read<'t> {
+    /// A check of our own.
+    Own,
+    Request(Exchange, Result<Asked<'t>, Refused>),
 }
 
 /// Relays the request whose head is in the buffer.
@@ -70,28 +69,34 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let tables = connection.listener.tables(&connection.proxy);
-    let mut room = h1::field_room();
-    let (mut exchange, len, asked) = match h1::parse_request(client.came.data(), &mut room) {
-        Ok(Some(_)) if connection.answers_itself() => {
+    match read(connection, client, &tables) {
+        Ok(Read::Own) => {
             let mut out = Scratch::new();
             out.0.extend_from_slice(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n");
             let _either_way = write(&mut client.stream, &out).await;
-            return After::Cut;
+            After::Cut
         }
-        Ok(Some(head)) => {
-            let mut exchange = connection.begin(name(head.version));
-            let asked = ask(&head, connection, &tables, &client.sender, &mut exchange);
-            (exchange, head.len, asked)
+        Ok(Read::Request(mut exchange, Ok(asked))) => {
+            serve(connection, client, &tables, asked, &mut exchange).await
         }
-        Ok(None) => return refuse_bad(connection, client, Bad::Syntax).await,
-        Err(bad) => return refuse_bad(connection, client, bad).await,
-    };
+        Ok(Read::Request(mut exchange, Err(refused))) => {
+            say(connection, client, &mut exchange, refused).await
+        }
+        Err(bad) => refuse_bad(connection, client, bad).await,
+    }
+}
+
+fn read<'t, S>(connection: &Connection, client: &mut Client<S>, tables: &'t Tables) -> Result<Read<'t>, Bad> {
+    let mut room = h1::field_room();
+    let head = h1::parse_request(client.came.data(), &mut room)?.ok_or(Bad::Syntax)?;
+    if connection.answers_itself() {
+        return Ok(Read::Own);
+    }
+    let mut exchange = connection.begin(name(head.version));
+    let asked = ask(&head, connection, tables, &client.sender, &mut exchange);
+    let len = head.len;
     client.came.consume(len);
-    let asked = match asked {
-        Ok(asked) => asked,
-        Err(refused) => return refuse(connection, client, exchange, refused).await,
-    };
-    serve(connection, client, &tables, asked, &mut exchange).await
+    Ok(Read::Request(exchange, asked))
 }
 
 /// Finds out what a request is and whom it is for.
@@ -474,75 +479,8 @@ fn lost(exchange: &mut Exchange, server: &ServerLive, cause: &'static str) -> Af
     After::Cut
 }
 
-async fn refuse<S>(
-    connection: &Connection,
-    client: &mut Client<S>,
-    mut exchange: Exchange,
-    refused: Refused,
-) -> After
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    say(connection, client, &mut exchange, refused).await
-}
-
-/// Refuses what is no request.
-pub(crate) async fn refuse_bad<S>(connection: &Connection, client: &mut Client<S>, bad: Bad) -> After
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let status = StatusCode::from_u16(bad.status()).unwrap_or(StatusCode::BAD_REQUEST);
-    let refused =
-        Refused { refusal: Refusal { status, cause: bad.cause() }, is_whole: false, is_head: false };
-    refuse(connection, client, connection.begin(name(Version::Http11)), refused).await
-}
-
-/// Refuses a request that did not come in time. RFC 9110 §15.5.9.
-pub(crate) async fn refuse_slow<S>(connection: &Connection, client: &mut Client<S>) -> After
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let refusal = Refusal { status: StatusCode::REQUEST_TIMEOUT, cause: "request-timeout" };
-    let refused = Refused { refusal, is_whole: false, is_head: false };
-    refuse(connection, client, connection.begin(name(Version::Http11)), refused).await
-}
-
-/// An answer of our own.
-async fn say<S>(
-    connection: &Connection,
-    client: &mut Client<S>,
-    exchange: &mut Exchange,
-    refused: Refused,
-) -> After
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let Refused { refusal, is_whole, is_head } = refused;
-    exchange.status = refusal.status.as_u16();
-    exchange.cause = refusal.cause;
-    let goes_on = is_whole && !connection.is_ending();
-    let close = if goes_on { "" } else { "connection: close\r\n" };
-    let body = refusal.body();
-    let mut out = Scratch::new();
-    let head = format!(
-        "HTTP/1.1 {}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n{CAUSE_HEADER}: {}\r\n{close}\r\n",
-        refusal.status,
-        body.len(),
-        refusal.cause
-    );
-    out.0.extend_from_slice(head.as_bytes());
-    if !is_head {
-        out.0.extend_from_slice(&body);
-        exchange.bytes_out = body.len() as u64;
-    }
-    match write(&mut client.stream, &out).await {
-        Ok(()) if goes_on => After::Next,
-        Ok(()) => After::Close,
-        Err(_) => After::Cut,
-    }
-}
-
-fn name(version: Version) -> &'static str {
+/// What a version is called in the log.
+pub(super) fn name(version: Version) -> &'static str {
     match version {
         Version::Http10 => "http/1.0",
         Version::Http11 => "http/1.1",

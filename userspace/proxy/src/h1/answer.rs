@@ -1,0 +1,80 @@
+//! Answers of our own: why nobody is asked.
+
+use http::StatusCode;
+use tokio::io::{AsyncRead, AsyncWrite};
+use weir_core::h1::{Bad, Version};
+
+use super::{
+    buffer::Scratch,
+    client::{After, Client, write},
+    relay::name,
+};
+use crate::{
+    connection::Connection,
+    errors::{CAUSE_HEADER, Refusal},
+    exchange::Exchange,
+};
+
+/// A request that nobody is asked.
+pub(super) struct Refused {
+    pub(super) refusal: Refusal,
+    /// Whether the connection can go on: the request is whole.
+    pub(super) is_whole: bool,
+    pub(super) is_head: bool,
+}
+
+/// Refuses what is no request.
+pub(super) async fn refuse_bad<S>(connection: &Connection, client: &mut Client<S>, bad: Bad) -> After
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let status = StatusCode::from_u16(bad.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    let refused =
+        Refused { refusal: Refusal { status, cause: bad.cause() }, is_whole: false, is_head: false };
+    say(connection, client, &mut connection.begin(name(Version::Http11)), refused).await
+}
+
+/// Refuses a request that did not come in time. RFC 9110 §15.5.9.
+pub(super) async fn refuse_slow<S>(connection: &Connection, client: &mut Client<S>) -> After
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let refusal = Refusal { status: StatusCode::REQUEST_TIMEOUT, cause: "request-timeout" };
+    let refused = Refused { refusal, is_whole: false, is_head: false };
+    say(connection, client, &mut connection.begin(name(Version::Http11)), refused).await
+}
+
+/// An answer of our own.
+pub(super) async fn say<S>(
+    connection: &Connection,
+    client: &mut Client<S>,
+    exchange: &mut Exchange,
+    refused: Refused,
+) -> After
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Refused { refusal, is_whole, is_head } = refused;
+    exchange.status = refusal.status.as_u16();
+    exchange.cause = refusal.cause;
+    let goes_on = is_whole && !connection.is_ending();
+    let close = if goes_on { "" } else { "connection: close\r\n" };
+    let body = refusal.body();
+    let mut out = Scratch::new();
+    let head = format!(
+        "HTTP/1.1 {}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n{CAUSE_HEADER}: {}\r\n{close}\r\n",
+        refusal.status,
+        body.len(),
+        refusal.cause
+    );
+    out.0.extend_from_slice(head.as_bytes());
+    if !is_head {
+        out.0.extend_from_slice(&body);
+        exchange.bytes_out = body.len() as u64;
+    }
+    match write(&mut client.stream, &out).await {
+        Ok(()) if goes_on => After::Next,
+        Ok(()) => After::Close,
+        Err(_) => After::Cut,
+    }
+}
