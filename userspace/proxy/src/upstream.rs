@@ -54,7 +54,7 @@ impl Upstream {
         match handshake {
             Ok((sender, connection)) => {
                 // Ends when the sender is dropped or the server closes; errors reach whoever waits for a response.
-                tokio::spawn(async move { connection.await });
+                tokio::spawn(connection);
                 Ok(Self { sender, reused: false, slot, progress })
             }
             Err(error) => Err((slot, Failure::Broken(error))),

@@ -57,11 +57,7 @@ struct Answer {
 }
 
 /// What the head in a buffer says; nothing of it is held, nor the room its fields took.
-enum Read<'t> {
-    /// A check of our own.
-    Own,
-    Request(Exchange, Result<Asked<'t>, Refused>),
-}
+type Request<'t> = (Exchange, Result<Asked<'t>, Refused>);
 
 /// Relays the request whose head is in the buffer.
 pub(crate) async fn relay<S>(connection: &Connection, client: &mut Client<S>) -> After
@@ -70,33 +66,34 @@ where
 {
     let tables = connection.listener.tables(&connection.proxy);
     match read(connection, client, &tables) {
-        Ok(Read::Own) => {
+        Ok(None) => {
             let mut out = Scratch::new();
             out.0.extend_from_slice(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n");
             let _either_way = write(&mut client.stream, &out).await;
             After::Cut
         }
-        Ok(Read::Request(mut exchange, Ok(asked))) => {
-            serve(connection, client, &tables, asked, &mut exchange).await
-        }
-        Ok(Read::Request(mut exchange, Err(refused))) => {
-            say(connection, client, &mut exchange, refused).await
-        }
+        Ok(Some((mut exchange, Ok(asked)))) => serve(connection, client, &tables, asked, &mut exchange).await,
+        Ok(Some((mut exchange, Err(refused)))) => say(connection, client, &mut exchange, refused).await,
         Err(bad) => refuse_bad(connection, client, bad).await,
     }
 }
 
-fn read<'t, S>(connection: &Connection, client: &mut Client<S>, tables: &'t Tables) -> Result<Read<'t>, Bad> {
+/// Reads it; `None` where a check of our own asks.
+fn read<'t, S>(
+    connection: &Connection,
+    client: &mut Client<S>,
+    tables: &'t Tables,
+) -> Result<Option<Request<'t>>, Bad> {
     let mut room = h1::field_room();
     let head = h1::parse_request(client.came.data(), &mut room)?.ok_or(Bad::Syntax)?;
     if connection.answers_itself() {
-        return Ok(Read::Own);
+        return Ok(None);
     }
     let mut exchange = connection.begin(name(head.version));
     let asked = ask(&head, connection, tables, &client.sender, &mut exchange);
     let len = head.len;
     client.came.consume(len);
-    Ok(Read::Request(exchange, asked))
+    Ok(Some((exchange, asked)))
 }
 
 /// Finds out what a request is and whom it is for.
