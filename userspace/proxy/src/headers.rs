@@ -74,7 +74,7 @@ pub(crate) fn to_client(headers: &mut HeaderMap, version: Version) {
 /// The values of a cookie, in the order sent.
 pub(crate) fn cookies<'a>(
     fields: impl Iterator<Item = &'a [u8]>,
-    name: &'a str,
+    name: &str,
 ) -> impl Iterator<Item = &'a str> {
     let fields = fields.take(COOKIE_FIELDS_MAX).filter_map(|field| std::str::from_utf8(field).ok());
     let pairs = fields.flat_map(|field| field.split(';'));

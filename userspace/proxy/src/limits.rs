@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use weir_core::h1;
+
 /// Buffer for the head of a message, in bytes; a longer head is answered 431.
-pub(crate) const HEAD_LEN_MAX: usize = 64 << 10;
+pub(crate) const HEAD_LEN_MAX: usize = h1::HEAD_LEN_MAX;
 /// Header fields of a message; hyper answers 431 beyond.
-pub(crate) const HEADERS_MAX: usize = 128;
+pub(crate) const HEADERS_MAX: usize = h1::FIELDS_MAX;
 /// Streams a client may have open on one HTTP/2 connection.
 pub(crate) const STREAMS_MAX: u32 = 256;
 /// How long a client may take for a TLS handshake, and for its first request.

@@ -60,20 +60,10 @@ async fn relay(
     let host = headers::host_of(&parts)?;
     exchange.host.clone_from(&host);
 
-    // Which pool?
     let tables = connection.listener.tables(&connection.proxy);
-    let routed = tables.routes.route(&connection.listener.name, &normal_host(&host), parts.uri.path());
-    let pool_name = routed.ok_or(Refusal::NO_ROUTE)?.pool;
-    exchange.pool = Some(pool_name.clone());
-    let pool = tables.pools.get(pool_name).ok_or(Refusal::NO_ROUTE)?;
-
-    // Which zone is the client's home, and must it be told to remember?
     let cookies = parts.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
-    let cookie = zone_cookie(cookies, &pool.spec);
-    let vip_home = connection.vip_home(&tables);
-    let home = tables.homes.home(cookie.as_ref(), vip_home, connection.client.ip(), tables.zone.as_ref());
-    exchange.home = home.map(|(zone, _)| zone.clone());
-    let set_cookie = home.and_then(|(zone, why)| new_cookie(&pool.spec, zone, why, connection.tls));
+    let Destination { pool, set_cookie } =
+        destination(connection, &tables, (&host, parts.uri.path()), cookies, exchange)?;
 
     headers::to_server(&mut parts, &host, connection.client, connection.tls)?;
     let progress = Arc::new(Progress::default());
@@ -231,8 +221,35 @@ impl Message {
     }
 }
 
+/// Where a request goes.
+pub(crate) struct Destination<'t> {
+    pub(crate) pool: &'t PoolTable,
+    /// What the client must be told to remember.
+    pub(crate) set_cookie: Option<String>,
+}
+
+/// Finds pool and home zone of a request for a host and a path; the exchange is told of both.
+pub(crate) fn destination<'t, 'a>(
+    connection: &Connection,
+    tables: &'t Tables,
+    (host, path): (&str, &str),
+    cookies: impl Iterator<Item = &'a [u8]>,
+    exchange: &mut Exchange,
+) -> Result<Destination<'t>, Refusal> {
+    let routed = tables.routes.route(&connection.listener.name, &normal_host(host), path);
+    let pool_name = routed.ok_or(Refusal::NO_ROUTE)?.pool;
+    exchange.pool = Some(pool_name.clone());
+    let pool = tables.pools.get(pool_name).ok_or(Refusal::NO_ROUTE)?;
+    let cookie = zone_cookie(cookies, &pool.spec);
+    let vip_home = connection.vip_home(tables);
+    let home = tables.homes.home(cookie.as_ref(), vip_home, connection.client.ip(), tables.zone.as_ref());
+    exchange.home = home.map(|(zone, _)| zone.clone());
+    let set_cookie = home.and_then(|(zone, why)| new_cookie(&pool.spec, zone, why, connection.tls));
+    Ok(Destination { pool, set_cookie })
+}
+
 /// The home zone a browser brings along, when the signature is ours.
-pub(crate) fn zone_cookie<'a>(cookies: impl Iterator<Item = &'a [u8]>, pool: &'a Pool) -> Option<Name> {
+fn zone_cookie<'a>(cookies: impl Iterator<Item = &'a [u8]>, pool: &Pool) -> Option<Name> {
     let sticky = pool.sticky.as_ref()?;
     let now = unix_now();
     headers::cookies(cookies, &sticky.cookie)
@@ -240,7 +257,7 @@ pub(crate) fn zone_cookie<'a>(cookies: impl Iterator<Item = &'a [u8]>, pool: &'a
 }
 
 /// The cookie that makes a browser remember its home zone, unless it already does.
-pub(crate) fn new_cookie(pool: &Pool, home: &Name, why: HomeReason, tls: bool) -> Option<String> {
+fn new_cookie(pool: &Pool, home: &Name, why: HomeReason, tls: bool) -> Option<String> {
     let sticky = pool.sticky.as_ref().filter(|_| why != HomeReason::Cookie)?;
     let lifetime = sticky.lifetime.as_secs();
     let value = sticky::encode(home, unix_now() + lifetime, sticky.key.as_bytes());

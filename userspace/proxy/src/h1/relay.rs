@@ -6,11 +6,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional},
     time::timeout,
 };
-use weir_core::{
-    h1::{self, Bad, Framing, RequestHead, Version},
-    l7::normal_host,
-};
-use weir_model::Name;
+use weir_core::h1::{self, Bad, Framing, RequestHead, Version};
 
 use super::{
     answer::{Refused, refuse_bad, say},
@@ -26,14 +22,13 @@ use crate::{
     errors::{Failure, Refusal},
     exchange::Exchange,
     live::{ServerLive, Slot},
-    request::{new_cookie, zone_cookie},
+    request::{Destination, destination},
     tables::{PoolTable, Tables},
 };
 
 /// A request as it is asked of servers.
 struct Asked<'t> {
     pool: &'t PoolTable,
-    home: Option<Name>,
     /// Its head for a server.
     head: Scratch,
     framing: Framing,
@@ -108,24 +103,15 @@ fn ask<'t>(
     let is_head = head.method == "HEAD";
     let refused = |refusal| Refused { refusal, is_whole, is_head };
     exchange.note_request(head.method, head.host, head.target);
-    // Which pool?
     let path = head.target.split('?').next().unwrap_or_default();
-    let routed = tables.routes.route(&connection.listener.name, &normal_host(head.host), path);
-    let pool_name = routed.ok_or_else(|| refused(Refusal::NO_ROUTE))?.pool;
-    exchange.pool = Some(pool_name.clone());
-    let pool = tables.pools.get(pool_name).ok_or_else(|| refused(Refusal::NO_ROUTE))?;
-    // Which zone is the client's home, and must it be told to remember?
-    let cookie_fields = head.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("cookie"));
-    let cookie = zone_cookie(cookie_fields.map(|field| field.value), &pool.spec);
-    let vip_home = connection.vip_home(tables);
-    let home = tables.homes.home(cookie.as_ref(), vip_home, connection.client.ip(), tables.zone.as_ref());
-    exchange.home = home.map(|(zone, _)| zone.clone());
-    let set_cookie = home.and_then(|(zone, why)| new_cookie(&pool.spec, zone, why, connection.tls));
+    let cookies = head.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("cookie"));
+    let cookies = cookies.map(|field| field.value);
+    let found = destination(connection, tables, (head.host, path), cookies, exchange);
+    let Destination { pool, set_cookie } = found.map_err(refused)?;
     let mut out = Scratch::new();
     h1::write_request(&mut out.0, head, sender);
     Ok(Asked {
         pool,
-        home: exchange.home.clone(),
         head: out,
         framing: head.framing,
         client: head.version,
@@ -147,7 +133,7 @@ async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut attempts = Attempts::new(asked.pool, tables, connection, asked.home.clone());
+    let mut attempts = Attempts::new(asked.pool, tables, connection, exchange.home.clone());
     let mut transfer = Transfer {
         connection,
         client,
@@ -168,9 +154,14 @@ where
             Ok((server, answer)) => return transfer.respond(server, answer, exchange).await,
             Err(failure) => failure,
         };
-        if matches!(failure, Failure::Client) {
-            exchange.cause = "client-gone";
-            return After::Cut;
+        match failure {
+            Failure::Client => {
+                exchange.cause = "client-gone";
+                return After::Cut;
+            }
+            // No fault of the server's.
+            Failure::BadRequest => return transfer.refuse(exchange, failure.refusal()).await,
+            _ => {}
         }
         attempts.failed(&live, &failure);
         if !transfer.may_be_sent_again(&failure) {
