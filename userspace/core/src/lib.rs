@@ -18,6 +18,7 @@
 
 pub mod balance;
 pub mod capture;
+pub mod client_hello;
 pub mod datapath;
 pub mod explain;
 pub mod h1;

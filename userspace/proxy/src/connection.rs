@@ -34,7 +34,7 @@ use crate::{
         STREAMS_MAX,
     },
     listen::ListenerState,
-    request,
+    passthrough, request,
     self_check::Knocks,
     tables::Tables,
     tcp,
@@ -71,6 +71,8 @@ pub(crate) struct Connection {
     pub(crate) client: SocketAddr,
     pub(crate) local: SocketAddr,
     pub(crate) tls: bool,
+    /// The client has shown a certificate that the listener believes.
+    pub(crate) has_certificate: bool,
     /// The proxy itself is the client, to see whether it answers.
     is_own: bool,
     requests: AtomicU64,
@@ -95,7 +97,17 @@ impl Connection {
     ) -> Self {
         let tls = listener.spec.protocol == ListenerProtocol::Https;
         let is_own = listener.spec.vip.is_some() && proxy.knocks.knows(client);
-        Self { proxy, listener, client, local, tls, is_own, requests: AtomicU64::new(0), _alive: alive }
+        Self {
+            proxy,
+            listener,
+            client,
+            local,
+            tls,
+            has_certificate: false,
+            is_own,
+            requests: AtomicU64::new(0),
+            _alive: alive,
+        }
     }
 
     /// Begins to account for a request.
@@ -158,17 +170,24 @@ impl Connection {
     }
 
     /// Serves until the end.
-    pub(crate) async fn run(self, stream: TcpStream) {
+    pub(crate) async fn run(mut self, stream: TcpStream) {
         let _best_effort = stream.set_nodelay(true);
         let _best_effort = keep_alive(&stream, CLIENT_KEEPALIVE);
         match (self.listener.spec.protocol, &self.listener.tls) {
-            (ListenerProtocol::Tcp, _) if self.is_own => self.let_go(stream).await,
+            (ListenerProtocol::Tcp | ListenerProtocol::TlsPassthrough, _) if self.is_own => {
+                self.let_go(stream).await;
+            }
             (ListenerProtocol::Tcp, _) => tcp::relay(&self, stream).await,
-            (ListenerProtocol::Https, Some(config)) => {
+            (ListenerProtocol::TlsPassthrough, _) => passthrough::relay(&self, stream).await,
+            (ListenerProtocol::Https, Some(terms)) => {
+                // We show ourselves no certificate.
+                let config = if self.is_own { &terms.own } else { &terms.clients };
                 let handshake = TlsAcceptor::from(Arc::clone(config)).accept(stream);
                 match timeout(HANDSHAKE_TIMEOUT, handshake).await {
                     Ok(Ok(stream)) => {
-                        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                        let session = stream.get_ref().1;
+                        let is_http2 = session.alpn_protocol() == Some(b"h2");
+                        self.has_certificate = session.peer_certificates().is_some();
                         if is_http2 {
                             Box::pin(self.serve_http2(stream)).await;
                         } else {

@@ -168,7 +168,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if self.status == 0 && self.cause.is_empty() && self.protocol != "tcp" {
+        if self.status == 0 && self.cause.is_empty() && !matches!(self.protocol, "tcp" | "tls") {
             self.cause = "client-gone";
         }
         let elapsed = self.began.elapsed();

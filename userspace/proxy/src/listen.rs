@@ -18,7 +18,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
-use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::TcpListener,
@@ -53,7 +52,7 @@ pub(crate) enum Place {
 pub(crate) struct ListenerState {
     pub(crate) name: Name,
     pub(crate) spec: Listener,
-    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) tls: Option<tls::Terms>,
     /// Set when its connections must end: the listener is gone, or speaks something else now.
     pub(crate) retired: watch::Sender<bool>,
     pub(crate) live: Arc<ListenerLive>,

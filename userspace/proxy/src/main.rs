@@ -22,6 +22,7 @@ mod limits;
 mod listen;
 mod live;
 mod options;
+mod passthrough;
 mod report;
 mod request;
 mod self_check;

@@ -237,8 +237,12 @@ pub(crate) fn destination<'t, 'a>(
     exchange: &mut Exchange,
 ) -> Result<Destination<'t>, Refusal> {
     let routed = tables.routes.route(&connection.listener.name, &normal_host(host), path);
-    let pool_name = routed.ok_or(Refusal::NO_ROUTE)?.pool;
+    let routed = routed.ok_or(Refusal::NO_ROUTE)?;
+    let pool_name = routed.pool;
     exchange.pool = Some(pool_name.clone());
+    if routed.demands_certificate && !connection.has_certificate {
+        return Err(Refusal::NO_CERTIFICATE);
+    }
     let pool = tables.pools.get(pool_name).ok_or(Refusal::NO_ROUTE)?;
     let cookie = zone_cookie(cookies, &pool.spec);
     let vip_home = connection.vip_home(tables);
