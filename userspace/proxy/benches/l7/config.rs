@@ -67,12 +67,14 @@ backend web
 frontend tcp
     mode tcp
     option tcplog
-    option splice-auto
+    option splice-request
+    option splice-response
     bind {tcp}
     default_backend tcp
 backend tcp
     mode tcp
-    option splice-auto
+    option splice-request
+    option splice-response
     server origin {origin}
 "
     )

@@ -29,22 +29,22 @@ use weir_lab::figures::Asked;
 use crate::{
     cores::{Cores, raise_open_files},
     proxies::{Rig, pin},
-    rounds::{Bench, Figures},
+    rounds::Bench,
     tls::Certificate,
 };
 
 /// Files open at once: a connection of each idle client, here or in a proxy; the busy ones and the rest are few.
 const OPEN_FILES: u64 = 16_384;
 
+/// What a shell says of a program that Ctrl-C ended.
+const BROKEN_OFF: u8 = 130;
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let asked = Asked::read(&arguments);
     match run(&asked) {
-        Ok(Some(bench)) => {
-            print!("{}", asked.render(&bench.figures));
-            if bench.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-        }
-        Ok(None) => ExitCode::from(130),
+        Ok(Some(code)) => code,
+        Ok(None) => ExitCode::from(BROKEN_OFF),
         Err(error) => {
             eprintln!("bench l7: {error:#}");
             ExitCode::FAILURE
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
 }
 
 /// None when it was broken off; the proxies and their files are gone in any case.
-fn run(asked: &Asked) -> Result<Option<Figures>> {
+fn run(asked: &Asked) -> Result<Option<ExitCode>> {
     let cores = Cores::find()?;
     pin(cores.load)?;
     raise_open_files(OPEN_FILES)?;
@@ -63,10 +63,13 @@ fn run(asked: &Asked) -> Result<Option<Figures>> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let rig = Rig { origin: origin::start().await?, certificate: &certificate, cores };
+        let mut bench = Bench::new(asked, rig);
         tokio::select! {
-            figures = Bench::new(asked, rig).run() => figures.map(Some),
-            _ = interrupt.recv() => Ok(None),
-            _ = terminate.recv() => Ok(None),
+            done = bench.run() => done?,
+            _ = interrupt.recv() => return Ok(None),
+            _ = terminate.recv() => return Ok(None),
         }
+        print!("{}", asked.render(&bench.figures));
+        Ok(Some(if bench.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }))
     })
 }

@@ -1,9 +1,9 @@
 //! The cases: loads put on the three proxies in turn, and the median of what each round took.
 
-use std::{fmt::Display, time::Duration};
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use tokio::time::sleep;
+use anyhow::{Context, Error, Result};
+use tokio::time::{sleep, timeout};
 use weir_lab::figures::{Asked, Cell, Figure, median, quantile};
 
 use crate::{
@@ -22,19 +22,23 @@ const IDLE_ROUNDS: usize = 5;
 const IDLE: usize = 10_000;
 /// Requests a proxy has answered before its memory without idle connections is looked at.
 const IDLE_WARM_UP: usize = 2_000;
+/// Rounds at full load from which the rate at half load is taken.
+const RATE_ROUNDS: usize = 3;
+/// How long is asked at half load in each round.
+const PACED_TIME: Duration = Duration::from_secs(1);
+/// A round takes about a second; one that takes so long has failed.
+const ROUND_LIMIT: Duration = Duration::from_secs(60);
 /// After a round, for what the proxy does when nobody waits: lines of its log, ends of connections.
 const SETTLE: Duration = Duration::from_millis(30);
 /// The same before its memory is looked at.
 const SETTLE_MEMORY: Duration = Duration::from_millis(200);
-/// How much is asked at half load.
-const PACED_TIME: Duration = Duration::from_secs(1);
 
 /// One case of three proxies.
 #[derive(Debug)]
 pub(crate) struct Row {
     case: &'static str,
     unit: &'static str,
-    /// In the order of [`Kind::ALL`]; none where the proxy cannot do it.
+    /// In the order of [`Kind::ALL`]; none where the proxy cannot do it, or failed.
     medians: [Option<f64>; 3],
 }
 
@@ -51,24 +55,27 @@ impl Figure for Row {
     }
 }
 
-pub(crate) struct Figures {
+pub(crate) struct Bench<'a> {
+    asked: &'a Asked,
+    rig: Rig<'a>,
     pub(crate) figures: Vec<Row>,
     /// Whether something went wrong that should not have.
     pub(crate) failed: bool,
 }
 
-pub(crate) struct Bench<'a> {
-    asked: &'a Asked,
-    rig: Rig<'a>,
-    figures: Vec<Row>,
-    failed: bool,
+/// One proxy in one case.
+struct Lane<'p, L> {
+    proxy: &'p Proxy,
+    /// None once it is out of the case.
+    load: Option<L>,
+    /// What a round gave.
+    seen: Vec<f64>,
 }
 
-/// What became of one proxy in one case.
-enum Seen<L> {
-    /// Its load, and what a unit took in each round.
-    Going(L, Vec<f64>),
-    Out,
+impl<L> Lane<'_, L> {
+    fn median(mut self) -> Option<f64> {
+        self.load.map(|_| median(&mut self.seen))
+    }
 }
 
 impl<'a> Bench<'a> {
@@ -76,21 +83,21 @@ impl<'a> Bench<'a> {
         Self { asked, rig, figures: Vec::new(), failed: false }
     }
 
-    pub(crate) async fn run(mut self) -> Result<Figures> {
+    pub(crate) async fn run(&mut self) -> Result<()> {
         let certificate = self.rig.certificate;
         let client = &tls::Client::new(certificate, false)?;
         let proxies = &start_all(self.rig)?;
-        self.cpu("h1", proxies, async |to| KeepAlive::plain(to).await).await?;
-        self.cpu("tls_h1", proxies, async |to| KeepAlive::tls(to, client).await).await?;
+        self.cpu("h1", proxies, async |to| KeepAlive::plain(to).await).await;
+        self.cpu("tls_h1", proxies, async |to| KeepAlive::tls(to, client).await).await;
         let shake = async |to: &Places, how| Handshakes::new(to, certificate, how).await;
-        self.cpu("tls_full", proxies, async |to| shake(to, Resumption::Never).await).await?;
-        self.cpu("tls_resumed", proxies, async |to| shake(to, Resumption::Always).await).await?;
-        self.cpu("h2", proxies, async |to| Http2::open(to).await).await?;
-        self.cpu("tcp_conn", proxies, async |to| Ok(TcpConnections::new(to))).await?;
-        self.cpu("tcp_bulk_mib", proxies, async |to| Bulk::open(to).await).await?;
+        self.cpu("tls_full", proxies, async |to| shake(to, Resumption::Never).await).await;
+        self.cpu("tls_resumed", proxies, async |to| shake(to, Resumption::Always).await).await;
+        self.cpu("h2", proxies, async |to| Http2::open(to).await).await;
+        self.cpu("tcp_conn", proxies, async |to| Ok(TcpConnections::new(to))).await;
+        self.cpu("tcp_bulk_mib", proxies, async |to| Bulk::open(to).await).await;
         self.idle().await?;
-        self.half_load(proxies).await?;
-        Ok(Figures { figures: self.figures, failed: self.failed })
+        self.half_load(proxies).await;
+        Ok(())
     }
 
     /// CPU time per unit, in µs.
@@ -99,43 +106,29 @@ impl<'a> Bench<'a> {
         case: &'static str,
         proxies: &[Proxy],
         open: impl AsyncFn(&Places) -> Result<L>,
-    ) -> Result<()> {
+    ) {
         if !self.asked.wants(case) {
-            return Ok(());
+            return;
         }
-        let mut all = Vec::new();
-        for proxy in proxies {
-            let opened = open(&proxy.places).await;
-            all.push(match opened {
-                Ok(load) => Seen::Going(load, Vec::new()),
-                Err(error) => self.fail(case, proxy, &error),
-            });
-        }
+        let mut lanes = self.open_all(case, proxies, open).await;
         for round in 0..=ROUNDS {
-            for (proxy, seen) in proxies.iter().zip(&mut all) {
-                let Seen::Going(load, took) = seen else { continue };
-                let before = proxy.cpu()?;
-                let done = load.round().await;
-                sleep(SETTLE).await;
-                let spent = proxy.cpu()? - before;
-                match done {
-                    Ok(Done::Units(_)) if round == 0 => {}
-                    Ok(Done::Units(units)) => took.push(spent.as_secs_f64() * 1e6 / units),
-                    Ok(Done::Cannot(why)) => {
-                        eprintln!("bench l7: {case}: {} cannot: {why}", proxy.kind.name());
-                        *seen = Seen::Out;
+            for lane in &mut lanes {
+                let Some(load) = &mut lane.load else { continue };
+                match cpu_round(lane.proxy, load).await {
+                    Ok((_, Done::Units(_))) if round == 0 => {}
+                    Ok((spent, Done::Units(units))) => lane.seen.push(spent.as_secs_f64() * 1e6 / units),
+                    Ok((_, Done::Cannot(why))) => {
+                        eprintln!("bench l7: {case}: {} cannot: {why}", lane.proxy.kind.name());
+                        lane.load = None;
                     }
-                    Err(error) => *seen = self.fail(case, proxy, &error),
+                    Err(error) => {
+                        self.fail(case, lane.proxy, &error);
+                        lane.load = None;
+                    }
                 }
             }
         }
-        let mut medians = all.into_iter().map(|seen| match seen {
-            Seen::Going(_, mut took) => Some(median(&mut took)),
-            Seen::Out => None,
-        });
-        let medians = [(); 3].map(|()| medians.next().flatten());
-        self.figures.push(Row { case, unit: "us", medians });
-        Ok(())
+        self.put(case, "us", lanes.into_iter().map(Lane::median));
     }
 
     /// Memory per idle connection.
@@ -148,58 +141,92 @@ impl<'a> Bench<'a> {
         for _ in 0..IDLE_ROUNDS {
             for (kind, seen) in Kind::ALL.into_iter().zip(&mut all) {
                 let proxy = Proxy::start(kind, self.rig)?;
-                match idle_bytes(&proxy).await {
+                match limited(idle_bytes(&proxy)).await {
                     Ok(bytes) => seen.push(bytes),
-                    Err(error) => drop(self.fail::<()>(case, &proxy, &error)),
+                    Err(error) => self.fail(case, &proxy, &error),
                 }
             }
         }
-        let medians = all.map(|mut seen| (seen.len() == IDLE_ROUNDS).then(|| median(&mut seen)));
-        self.figures.push(Row { case, unit: "bytes", medians });
+        let medians = all.into_iter().map(|mut seen| (seen.len() == IDLE_ROUNDS).then(|| median(&mut seen)));
+        self.put(case, "bytes", medians);
         Ok(())
     }
 
     /// The 99th percentile of answers, in µs, at half of what the slowest can carry.
-    async fn half_load(&mut self, proxies: &[Proxy]) -> Result<()> {
+    async fn half_load(&mut self, proxies: &[Proxy]) {
         let case = "h1_p99_half_load";
         if !self.asked.wants(case) {
-            return Ok(());
+            return;
         }
-        let mut loads = Vec::new();
+        let mut lanes = self.open_all(case, proxies, async |to| KeepAlive::plain(to).await).await;
         let mut rate = f64::INFINITY;
-        for proxy in proxies {
-            let mut load = KeepAlive::plain(&proxy.places).await?;
-            let mut rates = Vec::new();
-            for _ in 0..3 {
-                let begun = std::time::Instant::now();
-                let Done::Units(requests) = load.round().await? else { continue };
-                rates.push(requests / begun.elapsed().as_secs_f64());
+        for lane in &mut lanes {
+            let Some(load) = &mut lane.load else { continue };
+            match limited(rate_of(load)).await {
+                Ok(full) => rate = rate.min(full / 2.0),
+                Err(error) => {
+                    self.fail(case, lane.proxy, &error);
+                    lane.load = None;
+                }
             }
-            rate = rate.min(median(&mut rates) / 2.0);
-            loads.push(load.into_connections());
         }
         let requests = (rate * PACED_TIME.as_secs_f64()) as usize;
-        let mut all = [const { Vec::new() }; 3];
         for round in 0..=ROUNDS {
-            for (connections, seen) in loads.iter_mut().zip(&mut all) {
-                let (mut took, kept) = latencies(std::mem::take(connections), rate, requests).await?;
-                *connections = kept;
-                if round > 0 {
-                    seen.push(quantile(&mut took, 0.99));
+            for lane in &mut lanes {
+                let Some(load) = lane.load.take() else { continue };
+                match limited(latencies(load, rate, requests)).await {
+                    Ok((mut took, load)) => {
+                        lane.load = Some(load);
+                        if round > 0 {
+                            lane.seen.push(quantile(&mut took, 0.99));
+                        }
+                    }
+                    Err(error) => self.fail(case, lane.proxy, &error),
                 }
             }
         }
         eprintln!("bench l7: {case}: {rate:.0} requests a second");
-        self.figures.push(Row { case, unit: "us", medians: all.map(|mut seen| Some(median(&mut seen))) });
-        Ok(())
+        self.put(case, "us", lanes.into_iter().map(Lane::median));
+    }
+
+    /// A load on each; without one where it cannot even be opened.
+    async fn open_all<'p, L>(
+        &mut self,
+        case: &str,
+        proxies: &'p [Proxy],
+        open: impl AsyncFn(&Places) -> Result<L>,
+    ) -> Vec<Lane<'p, L>> {
+        let mut lanes = Vec::new();
+        for proxy in proxies {
+            let load = limited(open(&proxy.places)).await;
+            let load = load.inspect_err(|error| self.fail(case, proxy, error)).ok();
+            lanes.push(Lane { proxy, load, seen: Vec::new() });
+        }
+        lanes
     }
 
     /// A proxy that fails is out of the case, and the benchmark has failed; the others go on.
-    fn fail<L>(&mut self, case: &str, proxy: &Proxy, error: &dyn Display) -> Seen<L> {
+    fn fail(&mut self, case: &str, proxy: &Proxy, error: &Error) {
         eprintln!("bench l7: {case}: FAILED with {}: {error:#}", proxy.kind.name());
         self.failed = true;
-        Seen::Out
     }
+
+    fn put(
+        &mut self,
+        case: &'static str,
+        unit: &'static str,
+        mut medians: impl Iterator<Item = Option<f64>>,
+    ) {
+        self.figures.push(Row { case, unit, medians: [(); 3].map(|()| medians.next().flatten()) });
+    }
+}
+
+/// What a proxy spent on a round, and what was done.
+async fn cpu_round(proxy: &Proxy, load: &mut impl Load) -> Result<(Duration, Done)> {
+    let before = proxy.cpu()?;
+    let done = limited(load.round()).await?;
+    sleep(SETTLE).await;
+    Ok((proxy.cpu()? - before, done))
 }
 
 async fn idle_bytes(proxy: &Proxy) -> Result<f64> {
@@ -207,7 +234,26 @@ async fn idle_bytes(proxy: &Proxy) -> Result<f64> {
     busy.ask(IDLE_WARM_UP).await?;
     sleep(SETTLE_MEMORY).await;
     let before = proxy.private_bytes()?;
-    let held = hold_idle(&proxy.places, IDLE).await?;
+    let mut idle = hold_idle(&proxy.places, IDLE).await?;
     sleep(SETTLE_MEMORY).await;
-    Ok((proxy.private_bytes()? - before) / held.len() as f64)
+    let held = proxy.private_bytes()? - before;
+    // A proxy that closed some of them would have held less.
+    idle.ask_each().await.context("ask on a connection that was idle")?;
+    Ok(held / IDLE as f64)
+}
+
+/// Requests a second, when as many as possible are made.
+async fn rate_of(load: &mut KeepAlive<tokio::net::TcpStream>) -> Result<f64> {
+    let mut rates = Vec::new();
+    for _ in 0..RATE_ROUNDS {
+        let begun = Instant::now();
+        if let Done::Units(requests) = load.round().await? {
+            rates.push(requests / begun.elapsed().as_secs_f64());
+        }
+    }
+    Ok(median(&mut rates))
+}
+
+async fn limited<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(ROUND_LIMIT, work).await.with_context(|| format!("not done after {ROUND_LIMIT:?}"))?
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use tokio::net::TcpStream;
 
 use super::{
-    Budget,
+    Budget, KeepAlive,
     h1::{Connection, get_of},
     together,
 };
@@ -17,7 +17,7 @@ use crate::{
 const OPENERS: usize = 64;
 
 /// Opens so many; they stay as long as what is returned.
-pub(crate) async fn hold_idle(places: &Places, count: usize) -> Result<Vec<Connection<TcpStream>>> {
+pub(crate) async fn hold_idle(places: &Places, count: usize) -> Result<KeepAlive<TcpStream>> {
     let (http, budget) = (places.http, Budget::new(count));
     let opening = (0..OPENERS).map(|_| {
         let budget = budget.clone();
@@ -32,5 +32,5 @@ pub(crate) async fn hold_idle(places: &Places, count: usize) -> Result<Vec<Conne
             Ok(opened)
         }
     });
-    Ok(together(opening).await?.into_iter().flatten().collect())
+    Ok(KeepAlive::of(together(opening).await?.into_iter().flatten().collect()))
 }

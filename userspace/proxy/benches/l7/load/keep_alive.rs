@@ -64,6 +64,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> KeepAlive<S> {
         Ok(())
     }
 
+    /// One request on each connection.
+    pub(crate) async fn ask_each(&mut self) -> Result<()> {
+        let request = get_of(ORDINARY);
+        for connection in &mut self.connections {
+            connection.ask(&request, BODY_LEN).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn of(connections: Vec<Connection<S>>) -> Self {
+        Self { connections }
+    }
+
     pub(crate) fn into_connections(self) -> Vec<Connection<S>> {
         self.connections
     }

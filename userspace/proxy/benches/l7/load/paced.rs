@@ -10,10 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use tokio::{net::TcpStream, sync::Semaphore, task::yield_now};
 
-use super::{
-    h1::{Connection, get_of},
-    together,
-};
+use super::{KeepAlive, h1::get_of, together};
 use crate::origin::{BODY_LEN, ORDINARY};
 
 /// Requests that are due, in order; one permit for each.
@@ -35,14 +32,14 @@ impl Due {
 }
 
 /// So many requests at `rate` a second on average, at times drawn as of many clients who know nothing of each other;
-/// returns how long each answer took, in µs, and the connections.
+/// returns how long each answer took, in µs, and what asked.
 pub(crate) async fn latencies(
-    connections: Vec<Connection<TcpStream>>,
+    load: KeepAlive<TcpStream>,
     rate: f64,
     requests: usize,
-) -> Result<(Vec<f64>, Vec<Connection<TcpStream>>)> {
+) -> Result<(Vec<f64>, KeepAlive<TcpStream>)> {
     let due = Arc::new(Due { times: Mutex::default(), count: Semaphore::new(0) });
-    let asking = connections.into_iter().map(|mut connection| {
+    let asking = load.into_connections().into_iter().map(|mut connection| {
         let due = Arc::clone(&due);
         async move {
             let request = get_of(ORDINARY);
@@ -72,7 +69,7 @@ pub(crate) async fn latencies(
     due.count.close();
     let all = asking.await.context("the load broke off")??;
     let (took, connections): (Vec<Vec<f64>>, Vec<_>) = all.into_iter().unzip();
-    Ok((took.concat(), connections))
+    Ok((took.concat(), KeepAlive::of(connections)))
 }
 
 /// Every run draws the same gaps.
