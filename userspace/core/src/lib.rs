@@ -31,6 +31,7 @@ pub mod path_probe;
 pub mod pcap;
 pub mod plan;
 pub mod preview;
+pub mod proxy_protocol;
 pub mod routing;
 pub mod sticky;
 

@@ -1,9 +1,7 @@
 //! One server after the other, until one answers, the retries are used up, or asking again could do harm.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
-
 use weir_core::ClientKey;
-use weir_model::Name;
+use weir_model::{Name, Pool};
 
 use crate::{
     connection::Connection,
@@ -20,7 +18,7 @@ pub(crate) struct Attempts<'a> {
     /// Whether there is another zone to go to.
     has_zones: bool,
     client: ClientKey,
-    home: Option<Name>,
+    home: Option<&'a Name>,
     tried: Vec<Name>,
     avoid: Option<Name>,
     made: u32,
@@ -33,7 +31,7 @@ impl<'a> Attempts<'a> {
         pool: &'a PoolTable,
         tables: &Tables,
         connection: &Connection,
-        home: Option<Name>,
+        home: Option<&'a Name>,
     ) -> Self {
         Self {
             pool,
@@ -47,32 +45,35 @@ impl<'a> Attempts<'a> {
         }
     }
 
+    /// The settings of the pool.
+    pub(crate) fn spec(&self) -> &'a Pool {
+        &self.pool.spec
+    }
+
     /// A slot at the next server to ask; or why nobody is asked any more.
     pub(crate) async fn next(&mut self, exchange: &mut Exchange) -> Result<Slot, Refusal> {
         if self.made > self.pool.spec.retries {
             return Err(self.refusal());
         }
-        let asking = Asking {
-            home: self.home.as_ref(),
-            client: self.client,
-            tried: &self.tried,
-            avoid: self.avoid.as_ref(),
-        };
+        let asking =
+            Asking { home: self.home, client: self.client, tried: &self.tried, avoid: self.avoid.as_ref() };
         let slot = match wait_for_slot(self.pool, asking).await {
             Ok(slot) => slot,
             // What the servers that were tried had is more telling than that none is left.
             Err(refusal) => return Err(self.last.take().unwrap_or(refusal)),
         };
-        exchange.server = Some(slot.server.name.clone());
-        exchange.zone = Some(slot.server.zone.clone());
+        exchange.note(|noted| {
+            noted.server = Some(slot.server.name.clone());
+            noted.zone = Some(slot.server.zone.clone());
+        });
         exchange.retries = self.made;
-        slot.server.requests.fetch_add(1, Relaxed);
+        slot.server.count_request();
         self.made += 1;
         Ok(slot)
     }
 
     /// The attempt at this server came to nothing.
-    pub(crate) fn failed(&mut self, server: &Arc<ServerLive>, failure: &Failure) {
+    pub(crate) fn failed(&mut self, server: &ServerLive, failure: &Failure) {
         tracing::debug!(server = %server.name, "attempt {}: {failure}", self.made - 1);
         server.note_failure(failure.avoid_for());
         self.last = Some(failure.refusal());

@@ -30,9 +30,10 @@ use weir_runtime::{
 };
 
 use crate::{
+    access_log::AccessLog,
     checks::{Checks, HealthEvent},
-    connection::{Phase, Proxy},
-    exchange::Ledger,
+    connection::{AtomicPhase, Phase, Proxy},
+    ledger::Ledger,
     limits::HEALTH_QUEUE_MAX,
     listen::Listeners,
     live::Live,
@@ -41,6 +42,7 @@ use crate::{
     self_check::{Knocks, SelfChecks, ServiceEvent},
     tables::Tables,
     tls,
+    worker::Workers,
 };
 
 /// The status is looked over, idle connections are swept, and certificate files looked at this often.
@@ -52,7 +54,6 @@ pub(crate) struct Control {
     options: Options,
     source: Source,
     proxy: Arc<Proxy>,
-    phase: watch::Sender<Phase>,
     snapshot: Arc<Snapshot>,
     tls: tls::Configs,
     keyring: tls::Keyring,
@@ -119,15 +120,16 @@ impl Control {
         options: Options,
         source: Source,
         first: &Arc<Snapshot>,
-        ledger: Arc<Ledger>,
+        log: AccessLog,
+        workers: &Workers,
         registry: &Registry,
     ) -> Result<(Self, Feed), Problems> {
-        let (phase, phase_seen) = watch::channel(Phase::Running);
         let knocks = Arc::new(Knocks::default());
         let proxy = Arc::new(Proxy {
-            tables: ArcSwap::default(),
-            ledger,
-            phase: phase_seen,
+            tables: Arc::default(),
+            ledger: Ledger::default(),
+            log,
+            phase: AtomicPhase::default(),
             knocks: Arc::clone(&knocks),
         });
         let (alive, connections) = mpsc::channel(1);
@@ -141,12 +143,12 @@ impl Control {
         let latest: Arc<ArcSwap<ProxyStatus>> = Arc::default();
         let certificates: Arc<ArcSwap<tls::Report>> = Arc::default();
         let node = options.node.clone();
+        let workers = workers.handles().to_vec();
         let mut control = Self {
-            listeners: Listeners::new(Arc::clone(&proxy), registry.clone(), alive, node),
+            listeners: Listeners::new(Arc::clone(&proxy), registry.clone(), workers, alive, node),
             options,
             source,
             proxy,
-            phase,
             snapshot: Arc::default(),
             tls: tls::Configs::new(),
             keyring: tls::Keyring::default(),
@@ -169,6 +171,8 @@ impl Control {
             latest: Arc::clone(&latest),
             publish_due: None,
         };
+        let counted = Arc::clone(&control.proxy);
+        registry.collect(move |text| counted.ledger.write(text));
         registry.collect(move |text| report::metrics(text, &latest.load()));
         registry.collect(move |text| certificates.load().render(text));
         control.apply(first).map_err(Problems)?;
@@ -192,6 +196,7 @@ impl Control {
         loop {
             let publish_at = self.publish_due;
             let expiry = self.next_expiry();
+            let sweep_at = self.listeners.next_sweep().map(Instant::from_std);
             tokio::select! {
                 snapshot = self.source.candidate() => match self.apply(&snapshot) {
                     Ok(()) => self.source.accept(&snapshot),
@@ -214,10 +219,11 @@ impl Control {
                     self.publish();
                     continue;
                 }
+                () = at(sweep_at) => self.listeners.sweep(std::time::Instant::now()),
                 _ = tick.tick() => self.tick(),
                 () = shutdown.wait(), if stop_at.is_none() => {
                     tracing::info!("draining for {:?}", self.options.drain_wait);
-                    self.phase.send_replace(Phase::Draining);
+                    self.proxy.phase.set(Phase::Draining);
                     self.healthz.state.store(Healthz::DRAINING, Relaxed);
                     stop_at = Some(Instant::now() + self.options.drain_wait);
                 }
@@ -230,7 +236,8 @@ impl Control {
     }
 
     async fn stop(mut self) {
-        self.phase.send_replace(Phase::Stopping);
+        self.proxy.phase.set(Phase::Stopping);
+        self.listeners.end_connections();
         self.publish();
         if let Some(steering) = &self.steering {
             steering.want(Vec::new());
@@ -240,8 +247,7 @@ impl Control {
         match timeout(self.options.stop_timeout, self.connections.recv()).await {
             Ok(_all_closed) => tracing::info!("stopped: every connection has ended"),
             Err(_) => {
-                let open: u64 =
-                    self.listeners.states().values().map(|s| s.live.connections.load(Relaxed)).sum();
+                let open: u64 = self.listeners.states().values().map(|s| s.live.connections()).sum();
                 tracing::warn!("stopped with {open} connections open");
             }
         }
@@ -320,7 +326,9 @@ impl Control {
     }
 
     fn rebuild(&mut self) {
-        let tables = Tables::build(&self.snapshot, &self.health, &self.live, self.zone(), SystemTime::now());
+        let (ledger, zone) = (&self.proxy.ledger, self.zone());
+        let now = SystemTime::now();
+        let tables = Tables::build(&self.snapshot, &self.health, &self.live, ledger, zone, now);
         self.proxy.tables.store(Arc::new(tables));
         // Those that wait may find a server now.
         for pool in self.live.pools.values() {
@@ -358,7 +366,6 @@ impl Control {
     }
 
     fn tick(&mut self) {
-        self.listeners.sweep(std::time::Instant::now());
         for ((pool, _), server) in &self.live.servers {
             if let Some(pool) = self.snapshot.pools.get(pool) {
                 server.sweep(pool.idle_timeout);
@@ -458,7 +465,7 @@ impl Control {
         let place = report::Place {
             node: self.options.node.as_ref(),
             zone: tables.zone.as_ref(),
-            draining: *self.phase.borrow() != Phase::Running,
+            draining: self.proxy.phase.get() != Phase::Running,
         };
         let doors = report::Doors {
             listeners: &self.listeners,

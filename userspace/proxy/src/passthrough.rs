@@ -3,7 +3,9 @@
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 use weir_core::client_hello::{self, BadHello, ClientHello, HELLO_LEN_MAX};
 
-use crate::{connection::Connection, errors::Refusal, limits::HANDSHAKE_TIMEOUT, tcp};
+use crate::{
+    connection::Connection, errors::Refusal, limits::HANDSHAKE_TIMEOUT, request::destination_of_host, tcp,
+};
 
 /// An alert of TLS that ends the connection: version 1.2 as in every first record, level fatal. RFC 8446 §6.
 const fn alert(description: u8) -> [u8; 7] {
@@ -32,14 +34,15 @@ pub(crate) async fn relay(connection: &Connection, mut client: TcpStream) {
         }
     };
     let host = hello.server_name.unwrap_or_default();
-    exchange.host.clone_from(&host);
-    let tables = connection.listener.tables(&connection.proxy);
-    let Some(routed) = tables.routes.route(&connection.listener.name, &host, "/") else {
-        exchange.cause = Refusal::NO_ROUTE.cause;
-        tcp::say_and_close(&mut client, &UNRECOGNIZED_NAME).await;
-        return;
-    };
-    tcp::join(connection, (client, &came), Some(routed.pool), &tables, &mut exchange).await;
+    exchange.note(|noted| noted.request("", &host, ""));
+    let tables = connection.tables();
+    match destination_of_host(connection, &tables, &host, &mut exchange) {
+        Ok(found) => tcp::join(connection, (client, &came), found, &tables, &mut exchange).await,
+        Err(refusal) => {
+            exchange.cause = refusal.cause;
+            tcp::say_and_close(&mut client, &UNRECOGNIZED_NAME).await;
+        }
+    }
 }
 
 /// The first message; `None` when the client goes before it is whole.

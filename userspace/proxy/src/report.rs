@@ -114,10 +114,10 @@ fn delivery(vip: &Name, zone: Option<&Name>, tables: &Tables) -> VipDelivery {
 }
 
 fn listener_status(listeners: &Listeners, registered: &Registered) -> BTreeMap<Name, ListenerStatus> {
-    let status = |(name, state): (&Name, &std::sync::Arc<crate::listen::ListenerState>)| {
+    let status = |(name, state): (&Name, &std::sync::Arc<crate::listener::ListenerState>)| {
         let mut status = ListenerStatus {
-            connections: state.live.connections.load(Relaxed),
-            requests: state.live.requests.load(Relaxed),
+            connections: state.live.connections(),
+            requests: state.live.requests.sum(),
             ..ListenerStatus::default()
         };
         let mut waiting = None;
@@ -163,7 +163,7 @@ fn pool_status(
             health: seen,
             reason,
             active: live.active(),
-            requests: live.requests.load(Relaxed),
+            requests: live.requests(),
             failures: live.failures.load(Relaxed),
         };
         Some((verdict.name.clone(), status))

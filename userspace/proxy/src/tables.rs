@@ -1,11 +1,14 @@
 //! All a request needs to know, as one immutable value: swapped whole when configuration, health or the clock change it.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, HashMap},
+    ops::Deref,
     sync::Arc,
     time::SystemTime,
 };
 
+use arc_swap::{ArcSwap, Cache};
 use weir_core::{
     ClientKey,
     balance::{Balancer, Request},
@@ -15,7 +18,11 @@ use weir_core::{
 };
 use weir_model::{Failover, Name, Pool, Snapshot};
 
-use crate::live::{Live, PoolLive, ServerLive, Slot, random};
+use crate::{
+    exchange::Exchange,
+    ledger::{Ledger, Series},
+    live::{Live, PoolLive, ServerLive, Slot, random},
+};
 
 /// Routes, homes and pools at one moment.
 #[derive(Debug, Default)]
@@ -23,9 +30,27 @@ pub(crate) struct Tables {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) routes: RouteTable,
     pub(crate) homes: HomeTable,
+    pub(crate) listeners: HashMap<Name, ListenerTable>,
     pub(crate) pools: BTreeMap<Name, PoolTable>,
     /// The zone this proxy stands in.
     pub(crate) zone: Option<Name>,
+}
+
+/// The tables at one moment, as one thread holds them: other threads count their own holders, elsewhere.
+#[derive(Clone, Debug)]
+pub(crate) struct Now(Arc<Held>);
+
+/// What a thread holds of tables: one part of them, however many requests have a part of this.
+#[derive(Debug)]
+struct Held(Arc<Tables>);
+
+/// One listener at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct ListenerTable {
+    /// The home zone of everybody who comes by its VIP.
+    pub(crate) vip_home: Option<Name>,
+    /// What is counted, by pool.
+    series: HashMap<Name, Arc<Series>>,
 }
 
 /// One pool at one moment.
@@ -60,12 +85,67 @@ pub(crate) enum Choice {
     Nobody,
 }
 
+impl Deref for Now {
+    type Target = Tables;
+
+    fn deref(&self) -> &Tables {
+        &self.0.0
+    }
+}
+
+impl Now {
+    pub(crate) fn of(tables: Arc<Tables>) -> Self {
+        Self(Arc::new(Held(tables)))
+    }
+
+    /// What is in force.
+    pub(crate) fn load(tables: &Arc<ArcSwap<Tables>>) -> Self {
+        type Seen = (Cache<Arc<ArcSwap<Tables>>, Arc<Tables>>, Now);
+        thread_local!(static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) });
+        SEEN.with_borrow_mut(|seen| {
+            let (cache, now) = seen.get_or_insert_with(|| {
+                let mut cache = Cache::new(Arc::clone(tables));
+                let now = Self::of(Arc::clone(cache.load()));
+                (cache, now)
+            });
+            let newest = cache.load();
+            if !Arc::ptr_eq(newest, &now.0.0) {
+                *now = Self::of(Arc::clone(newest));
+            }
+            now.clone()
+        })
+    }
+}
+
+impl ListenerTable {
+    fn build(name: &Name, snapshot: &Snapshot, ledger: &Ledger) -> Option<Self> {
+        let listener = snapshot.listeners.get(name)?;
+        let vip = listener.vip.as_ref().and_then(|vip| snapshot.vips.get(vip));
+        let mut series = HashMap::new();
+        for pool in listener.pool.iter().chain(listener.routes.iter().map(|route| &route.pool)) {
+            if !series.contains_key(pool) {
+                series.insert(pool.clone(), ledger.series(name, Some(pool)));
+            }
+        }
+        Some(Self { vip_home: vip.and_then(|vip| vip.home_zone.clone()), series })
+    }
+
+    /// An exchange of this listener goes to a pool.
+    pub(crate) fn goes_to(&self, pool: &Name, exchange: &mut Exchange) {
+        if let Some(series) = self.series.get(pool) {
+            exchange.part = series.mine();
+        }
+        exchange.note(|noted| noted.pool = Some(pool.clone()));
+    }
+}
+
 impl Tables {
     /// The tables of a snapshot at `now`.
     pub(crate) fn build(
         snapshot: &Arc<Snapshot>,
         health: &HealthView,
         live: &Live,
+        ledger: &Ledger,
         zone: Option<Name>,
         now: SystemTime,
     ) -> Self {
@@ -77,7 +157,9 @@ impl Tables {
                 Some((name, table))
             })
             .collect();
+        let listener = |name: &Name| Some((name.clone(), ListenerTable::build(name, snapshot, ledger)?));
         Self {
+            listeners: snapshot.listeners.keys().filter_map(listener).collect(),
             snapshot: Arc::clone(snapshot),
             routes: RouteTable::build(snapshot),
             homes: HomeTable::build(snapshot),
@@ -143,7 +225,7 @@ impl PoolTable {
                 (active < u64::from(max) && wanted(server)).then_some(active)
             };
             let chosen = balancer.choose(&zone.candidates, request, load)?;
-            if let Some(slot) = Slot::take(self.servers.get(&chosen.name)?, &self.live, max) {
+            if let Some(slot) = Slot::take(self.servers.get(&chosen.name)?, max) {
                 return Some(slot);
             }
         }

@@ -5,7 +5,6 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use weir_model::Name;
 
 use crate::{
     attempts::Attempts,
@@ -14,35 +13,31 @@ use crate::{
     exchange::Exchange,
     limits::LINGER,
     live::Slot,
-    tables::{PoolTable, Tables},
+    request::{Destination, default_destination},
+    tables::Tables,
     upstream::connect,
 };
 
 /// Relays one connection. Without a server it is closed: there is no way to say why.
 pub(crate) async fn relay(connection: &Connection, client: TcpStream) {
     let mut exchange = connection.begin("tcp");
-    let tables = connection.listener.tables(&connection.proxy);
-    let pool = tables.routes.default_pool(&connection.listener.name);
-    join(connection, (client, &[]), pool, &tables, &mut exchange).await;
+    let tables = connection.tables();
+    match default_destination(connection, &tables, &mut exchange) {
+        Ok(found) => join(connection, (client, &[]), found, &tables, &mut exchange).await,
+        Err(refusal) => exchange.cause = refusal.cause,
+    }
 }
 
-/// Joins a client, of whom `came` was read already, with a server of the pool.
+/// Joins a client, of whom `came` was read already, with a server.
 pub(crate) async fn join(
     connection: &Connection,
     (mut client, came): (TcpStream, &[u8]),
-    pool_name: Option<&Name>,
+    to: Destination<'_>,
     tables: &Tables,
     exchange: &mut Exchange,
 ) {
-    exchange.pool = pool_name.cloned();
-    let Some(pool) = pool_name.and_then(|name| tables.pools.get(name)) else {
-        exchange.cause = Refusal::NO_ROUTE.cause;
-        return;
-    };
-    let vip_home = connection.vip_home(tables);
-    let home = tables.homes.home(None, vip_home, connection.client.ip(), tables.zone.as_ref());
-    exchange.home = home.map(|(zone, _)| zone.clone());
-    match find_server(connection, pool, tables, exchange).await {
+    let Destination { pool, home, .. } = to;
+    match find_server(Attempts::new(pool, tables, connection, home), exchange).await {
         Ok((slot, mut server)) => {
             // An end of stream on one side is passed on as one; the other direction stays open.
             let joined = async {
@@ -78,15 +73,12 @@ pub(crate) async fn say_and_close(client: &mut TcpStream, words: &[u8]) {
 }
 
 async fn find_server(
-    connection: &Connection,
-    pool: &PoolTable,
-    tables: &Tables,
+    mut attempts: Attempts<'_>,
     exchange: &mut Exchange,
 ) -> Result<(Slot, TcpStream), Refusal> {
-    let mut attempts = Attempts::new(pool, tables, connection, exchange.home.clone());
     loop {
         let slot = attempts.next(exchange).await?;
-        match connect(&slot, pool.spec.connect_timeout).await {
+        match connect(&slot, attempts.spec().connect_timeout).await {
             Ok(stream) => return Ok((slot, stream)),
             Err(failure) => attempts.failed(&slot.server, &failure),
         }
