@@ -22,6 +22,7 @@ pub mod client_hello;
 pub mod datapath;
 pub mod explain;
 pub mod h1;
+pub mod h2_guard;
 pub mod hash;
 pub mod health;
 pub mod image;

@@ -31,6 +31,12 @@ pub(crate) fn host_of(parts: &Parts) -> Result<String, Refusal> {
     }
     // RFC 9112 §3.2.2: the absolute-form's host goes before the field. HTTP/2 has it in :authority.
     let host = match (parts.uri.authority(), field) {
+        // RFC 9113 §8.3.1: nor may the two differ.
+        (Some(authority), Some(field))
+            if !field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
+            return Err(Refusal::BAD_HOST);
+        }
         (Some(authority), _) => authority.as_str(),
         (None, Some(field)) => field.to_str().map_err(|_| Refusal::BAD_HOST)?,
         (None, None) if parts.version < Version::HTTP_11 => return Ok(String::new()),

@@ -17,6 +17,7 @@ mod connection;
 mod control;
 mod errors;
 mod exchange;
+mod guarded;
 mod h1;
 mod headers;
 mod ledger;

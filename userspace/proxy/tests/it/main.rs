@@ -10,6 +10,7 @@ mod certificates;
 mod config_changes;
 mod failures;
 mod http;
+mod http2;
 mod limits;
 mod passthrough;
 mod stopping;
