@@ -18,6 +18,7 @@
 
 pub mod balance;
 pub mod capture;
+pub mod cookie;
 pub mod datapath;
 pub mod explain;
 pub mod h1;
@@ -30,6 +31,7 @@ pub mod path_probe;
 pub mod pcap;
 pub mod plan;
 pub mod preview;
+pub mod retry_budget;
 pub mod routing;
 pub mod sticky;
 

@@ -20,6 +20,7 @@ pub(crate) struct Attempts<'a> {
     /// Whether there is another zone to go to.
     has_zones: bool,
     client: ClientKey,
+    key: Option<ClientKey>,
     home: Option<Name>,
     tried: Vec<Name>,
     avoid: Option<Name>,
@@ -39,6 +40,7 @@ impl<'a> Attempts<'a> {
             pool,
             has_zones: tables.snapshot.zones.len() > 1,
             client: ClientKey::of_address(connection.client.ip()),
+            key: None,
             home,
             tried: Vec::new(),
             avoid: None,
@@ -55,6 +57,7 @@ impl<'a> Attempts<'a> {
         let asking = Asking {
             home: self.home.as_ref(),
             client: self.client,
+            key: self.key,
             tried: &self.tried,
             avoid: self.avoid.as_ref(),
         };

@@ -256,7 +256,7 @@ impl Control {
         self.forget_moved_servers(snapshot);
         self.live.update(snapshot);
         self.health.retain(snapshot);
-        self.checks.update(snapshot, &self.live);
+        self.checks.update(snapshot, &self.live, self.source.dir());
         let checks = &self.checks;
         self.reasons.retain(|key, _| checks.has(key));
         self.snapshot = Arc::clone(snapshot);

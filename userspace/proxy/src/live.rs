@@ -14,8 +14,11 @@ use std::{
 
 use hyper::client::conn::http1::SendRequest;
 use tokio::sync::Notify;
-use weir_core::{balance::Balancer, hash};
-use weir_model::{Balance, Name, Snapshot};
+use weir_core::{
+    balance::{Balancer, Method},
+    hash,
+};
+use weir_model::{Name, Snapshot};
 
 use crate::{body::RequestBody, h1::Kept};
 
@@ -50,7 +53,7 @@ pub(crate) struct PoolLive {
     pub(crate) waiting: AtomicU64,
     /// A slot became free.
     pub(crate) released: Notify,
-    balancers: Mutex<BTreeMap<Name, (Balance, Arc<Balancer>)>>,
+    balancers: Mutex<BTreeMap<Name, (Method, Arc<Balancer>)>>,
 }
 
 /// The right to one connection to a server; dropping it gives it back.
@@ -170,7 +173,7 @@ impl ServerLive {
 
 impl PoolLive {
     /// The balancer of a zone; a new one when the method has changed.
-    pub(crate) fn balancer(&self, zone: &Name, method: Balance) -> Arc<Balancer> {
+    pub(crate) fn balancer(&self, zone: &Name, method: Method) -> Arc<Balancer> {
         let mut balancers = self.balancers.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || (method, Arc::new(Balancer::new(method, random())));
         let entry = balancers.entry(zone.clone()).or_insert_with(new);

@@ -8,7 +8,7 @@ use std::{
 use http::{HeaderValue, Method, Request, Response, Version, header, request::Parts};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
-use weir_core::{l7::normal_host, routing::HomeReason, sticky};
+use weir_core::{cookie, l7::normal_host, routing::HomeReason, sticky};
 use weir_model::{Name, Pool};
 
 use crate::{
@@ -252,7 +252,7 @@ pub(crate) fn destination<'t, 'a>(
 fn zone_cookie<'a>(cookies: impl Iterator<Item = &'a [u8]>, pool: &Pool) -> Option<Name> {
     let sticky = pool.sticky.as_ref()?;
     let now = unix_now();
-    headers::cookies(cookies, &sticky.cookie)
+    cookie::values(cookies, &sticky.cookie)
         .find_map(|value| sticky::decode(value, now, sticky.key.as_bytes()))
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use weir_core::{
     ClientKey,
-    balance::{Balancer, Request},
+    balance::{Balancer, Method, Request},
     health::HealthView,
     l7::RouteTable,
     routing::{HomeTable, PoolAssessment, ZoneAssessment, assess_all},
@@ -43,6 +43,8 @@ pub(crate) struct PoolTable {
 pub(crate) struct Asking<'a> {
     pub(crate) home: Option<&'a Name>,
     pub(crate) client: ClientKey,
+    /// What the pool hashes it by.
+    pub(crate) key: Option<ClientKey>,
     /// Servers this request has tried.
     pub(crate) tried: &'a [Name],
     /// A zone to stay away from while another can serve.
@@ -90,9 +92,8 @@ impl Tables {
 impl PoolTable {
     fn build(name: &Name, spec: &Pool, assessment: PoolAssessment, live: &Live) -> Option<Self> {
         let pool = Arc::clone(live.pools.get(name)?);
-        let zones = assessment.zones();
-        let balancers =
-            zones.iter().map(|z| (z.zone.clone(), pool.balancer(&z.zone, spec.balance))).collect();
+        let (zones, method) = (assessment.zones(), Method::from(spec));
+        let balancers = zones.iter().map(|z| (z.zone.clone(), pool.balancer(&z.zone, method))).collect();
         let server = |server: &Name| {
             Some((server.clone(), Arc::clone(live.servers.get(&(name.clone(), server.clone()))?)))
         };
@@ -136,7 +137,8 @@ impl PoolTable {
         let max = self.spec.max_connections;
         // Each round either takes a slot or finds that another thread took the last one of a server.
         for _race in 0..=zone.candidates.servers().len() {
-            let request = Request { client: asking.client, random: random(), tried: asking.tried };
+            let request =
+                Request { client: asking.client, key: asking.key, random: random(), tried: asking.tried };
             let load = |candidate: &weir_core::balance::Candidate| {
                 let server = self.servers.get(&candidate.name)?;
                 let active = server.active();
