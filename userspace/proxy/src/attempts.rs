@@ -1,9 +1,7 @@
 //! One server after the other, until one answers, the retries are used up, or asking again could do harm.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
-
 use weir_core::ClientKey;
-use weir_model::Name;
+use weir_model::{Name, Pool};
 
 use crate::{
     connection::Connection,
@@ -20,8 +18,9 @@ pub(crate) struct Attempts<'a> {
     /// Whether there is another zone to go to.
     has_zones: bool,
     client: ClientKey,
+    /// What the pool hashes it by.
     key: Option<ClientKey>,
-    home: Option<Name>,
+    home: Option<&'a Name>,
     tried: Vec<Name>,
     avoid: Option<Name>,
     made: u32,
@@ -34,7 +33,7 @@ impl<'a> Attempts<'a> {
         pool: &'a PoolTable,
         tables: &Tables,
         connection: &Connection,
-        home: Option<Name>,
+        home: Option<&'a Name>,
     ) -> Self {
         Self {
             pool,
@@ -49,13 +48,28 @@ impl<'a> Attempts<'a> {
         }
     }
 
+    /// With the key the pool hashes requests by.
+    pub(crate) fn by(self, key: Option<ClientKey>) -> Self {
+        Self { key, ..self }
+    }
+
+    /// The settings of the pool.
+    pub(crate) fn spec(&self) -> &'a Pool {
+        &self.pool.spec
+    }
+
     /// A slot at the next server to ask; or why nobody is asked any more.
     pub(crate) async fn next(&mut self, exchange: &mut Exchange) -> Result<Slot, Refusal> {
         if self.made > self.pool.spec.retries {
             return Err(self.refusal());
         }
+        if self.made == 0 {
+            self.pool.enter()?;
+        } else if !self.pool.may_retry() {
+            return Err(self.refusal());
+        }
         let asking = Asking {
-            home: self.home.as_ref(),
+            home: self.home,
             client: self.client,
             key: self.key,
             tried: &self.tried,
@@ -66,18 +80,29 @@ impl<'a> Attempts<'a> {
             // What the servers that were tried had is more telling than that none is left.
             Err(refusal) => return Err(self.last.take().unwrap_or(refusal)),
         };
-        exchange.server = Some(slot.server.name.clone());
-        exchange.zone = Some(slot.server.zone.clone());
+        exchange.note(|noted| {
+            noted.server = Some(slot.server.name.clone());
+            noted.zone = Some(slot.server.zone.clone());
+        });
         exchange.retries = self.made;
-        slot.server.requests.fetch_add(1, Relaxed);
+        slot.server.count_request();
+        self.pool.note_sent(&slot.server);
         self.made += 1;
         Ok(slot)
     }
 
+    /// The server has answered with this status.
+    pub(crate) fn answered(&self, server: &ServerLive, status: u16) {
+        self.pool.note_answer(server, !(500..=599).contains(&status));
+    }
+
     /// The attempt at this server came to nothing.
-    pub(crate) fn failed(&mut self, server: &Arc<ServerLive>, failure: &Failure) {
+    pub(crate) fn failed(&mut self, server: &ServerLive, failure: &Failure) {
         tracing::debug!(server = %server.name, "attempt {}: {failure}", self.made - 1);
         server.note_failure(failure.avoid_for());
+        if failure.is_servers() {
+            self.pool.note_answer(server, false);
+        }
         self.last = Some(failure.refusal());
         self.tried.push(server.name.clone());
         // The last attempt goes elsewhere: servers of one zone tend to fail together.

@@ -14,10 +14,13 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::{exchange::Exchange, limits::STALL_MAX, upstream::Upstream};
+use crate::{connection::Connection, exchange::Account, limits::STALL_MAX, upstream::Upstream};
 
 /// Boxed because the causes differ and nobody looks into them: they end the connection.
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// An exchange of HTTP/2, where many share a connection.
+pub(crate) type SharedAccount = Account<Arc<Connection>>;
 
 /// How far a request body has come.
 #[derive(Debug, Default)]
@@ -96,7 +99,7 @@ impl Body for RequestBody {
 pub(crate) struct ResponseBody {
     source: Source,
     /// Absent when the exchange goes on beside this body, in a tunnel.
-    exchange: Option<Exchange>,
+    exchange: Option<SharedAccount>,
     stall: Stall,
 }
 
@@ -108,13 +111,13 @@ enum Source {
 
 impl ResponseBody {
     /// Our own words.
-    pub(crate) fn words(words: Bytes, exchange: Exchange) -> Self {
+    pub(crate) fn words(words: Bytes, exchange: SharedAccount) -> Self {
         let words = Some(words).filter(|words| !words.is_empty());
         Self { source: Source::Words(words), exchange: Some(exchange), stall: Stall::default() }
     }
 
     /// What the server says.
-    pub(crate) fn server(incoming: Incoming, upstream: Upstream, exchange: Exchange) -> Self {
+    pub(crate) fn server(incoming: Incoming, upstream: Upstream, exchange: SharedAccount) -> Self {
         let source = Source::Server { incoming, upstream: Some(upstream), ended: false };
         Self { source, exchange: Some(exchange), stall: Stall::default() }
     }

@@ -7,7 +7,10 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicU8, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     task::{Context, Poll},
 };
@@ -19,34 +22,33 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::{mpsc, watch},
+    sync::mpsc,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use weir_model::{ListenerProtocol, Name};
+use weir_model::ListenerProtocol;
 
 use crate::{
+    access_log::AccessLog,
     body::ResponseBody,
-    exchange::{Exchange, Ledger},
+    exchange::Account,
     h1,
-    limits::{
-        CLIENT_KEEPALIVE, HANDSHAKE_TIMEOUT, HEAD_LEN_MAX, LAST_CALL, PING_INTERVAL, SELF_CHECK_LINGER,
-        STREAMS_MAX,
-    },
-    listen::ListenerState,
+    ledger::Ledger,
+    limits::{HANDSHAKE_TIMEOUT, HEAD_LEN_MAX, LAST_CALL, PING_INTERVAL, SELF_CHECK_LINGER, STREAMS_MAX},
+    listener::ListenerState,
     request,
     self_check::Knocks,
-    tables::Tables,
+    tables::{Now, Tables},
     tcp,
-    upstream::keep_alive,
 };
 
 /// What every connection needs.
 #[derive(Debug)]
 pub(crate) struct Proxy {
-    pub(crate) tables: ArcSwap<Tables>,
-    pub(crate) ledger: Arc<Ledger>,
-    pub(crate) phase: watch::Receiver<Phase>,
+    pub(crate) tables: Arc<ArcSwap<Tables>>,
+    pub(crate) ledger: Ledger,
+    pub(crate) log: AccessLog,
+    pub(crate) phase: AtomicPhase,
     /// Checks of the listeners that the proxy itself has under way.
     pub(crate) knocks: Arc<Knocks>,
 }
@@ -63,6 +65,21 @@ pub(crate) enum Phase {
     Stopping,
 }
 
+/// The phase, as all threads see it.
+#[derive(Debug, Default)]
+pub(crate) struct AtomicPhase(AtomicU8);
+
+impl AtomicPhase {
+    pub(crate) fn set(&self, phase: Phase) {
+        self.0.store(phase as u8, SeqCst);
+    }
+
+    pub(crate) fn get(&self) -> Phase {
+        let at = |phase| phase as u8 == self.0.load(SeqCst);
+        [Phase::Running, Phase::Draining].into_iter().find(|phase| at(*phase)).unwrap_or(Phase::Stopping)
+    }
+}
+
 /// One client's connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -73,7 +90,7 @@ pub(crate) struct Connection {
     pub(crate) tls: bool,
     /// The proxy itself is the client, to see whether it answers.
     is_own: bool,
-    requests: AtomicU64,
+    pub(crate) requests: AtomicU64,
     /// Held while the connection is open; the one who stops the process waits for all of them.
     _alive: mpsc::Sender<Infallible>,
 }
@@ -99,37 +116,23 @@ impl Connection {
     }
 
     /// Begins to account for a request.
-    pub(crate) fn begin(&self, protocol: &'static str) -> Exchange {
-        self.requests.fetch_add(1, Relaxed);
-        self.listener.live.requests.fetch_add(1, Relaxed);
-        Exchange::begin(&self.proxy.ledger, &self.listener.name, self.client, self.local, protocol, self.tls)
+    pub(crate) fn begin(&self, protocol: &'static str) -> Account<&Self> {
+        Account::begin(self, protocol)
+    }
+
+    /// The tables that a request on it is served by.
+    pub(crate) fn tables(&self) -> Now {
+        self.listener.tables(Now::load(&self.proxy.tables))
     }
 
     /// Whether no further request is welcome.
     pub(crate) fn is_ending(&self) -> bool {
-        *self.proxy.phase.borrow() != Phase::Running || *self.listener.retired.borrow()
+        self.proxy.phase.get() != Phase::Running || self.is_stopping()
     }
 
     /// Whether it must end with the request it is at.
     pub(crate) fn is_stopping(&self) -> bool {
-        *self.proxy.phase.borrow() == Phase::Stopping || *self.listener.retired.borrow()
-    }
-
-    /// The home zone of everybody who comes by this VIP.
-    pub(crate) fn vip_home<'a>(&self, tables: &'a Tables) -> Option<&'a Name> {
-        let vip = self.listener.spec.vip.as_ref()?;
-        tables.snapshot.vips.get(vip)?.home_zone.as_ref()
-    }
-
-    /// Waits until the process stops or the listener is gone.
-    pub(crate) async fn asked_to_end(&self) {
-        let mut phase = self.proxy.phase.clone();
-        let mut retired = self.listener.retired.subscribe();
-        // A sender that is gone means the end as well.
-        tokio::select! {
-            _ = phase.wait_for(|phase| *phase == Phase::Stopping) => {}
-            _ = retired.wait_for(|retired| *retired) => {}
-        }
+        self.listener.ending.is_asked()
     }
 
     /// Answers a check of our own by telling it that it has arrived; it then ends the connection.
@@ -157,45 +160,48 @@ impl Connection {
         response
     }
 
-    /// Serves until the end.
-    pub(crate) async fn run(self, stream: TcpStream) {
-        let _best_effort = stream.set_nodelay(true);
-        let _best_effort = keep_alive(&stream, CLIENT_KEEPALIVE);
+    /// Serves until the end, in a task that is no larger than its protocol needs.
+    pub(crate) fn serve(self, stream: TcpStream) {
         match (self.listener.spec.protocol, &self.listener.tls) {
-            (ListenerProtocol::Tcp, _) if self.is_own => self.let_go(stream).await,
-            (ListenerProtocol::Tcp, _) => tcp::relay(&self, stream).await,
+            (ListenerProtocol::Tcp, _) => drop(tokio::spawn(self.serve_tcp(stream))),
             (ListenerProtocol::Https, Some(config)) => {
                 let handshake = TlsAcceptor::from(Arc::clone(config)).accept(stream);
-                match timeout(HANDSHAKE_TIMEOUT, handshake).await {
-                    Ok(Ok(stream)) => {
-                        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                        if is_http2 {
-                            Box::pin(self.serve_http2(stream)).await;
-                        } else {
-                            self.serve_http1(stream).await;
-                        }
-                    }
-                    Ok(Err(error)) => {
-                        self.listener.live.handshake_failures.add(1);
-                        tracing::debug!(client = %self.client, "tls handshake: {error}");
-                    }
-                    Err(_) => self.listener.live.handshake_failures.add(1),
-                }
+                drop(tokio::spawn(self.serve_tls(handshake)));
             }
-            (ListenerProtocol::Https | ListenerProtocol::Http, _) => {
-                self.serve_http1(stream).await;
-            }
+            (ListenerProtocol::Https | ListenerProtocol::Http, _) => self.serve_http1(stream),
         }
     }
 
-    /// HTTP/1.1, unless the first bytes say that it is HTTP/2.
-    async fn serve_http1<S>(self, stream: S)
+    async fn serve_tcp(self, stream: TcpStream) {
+        if self.is_own { self.let_go(stream).await } else { tcp::relay(&self, stream).await }
+    }
+
+    async fn serve_tls(self, handshake: tokio_rustls::Accept<TcpStream>) {
+        match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(Ok(stream)) => {
+                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                if is_http2 { Box::pin(self.serve_http2(stream)).await } else { self.serve_http1(stream) }
+            }
+            Ok(Err(error)) => {
+                self.listener.live.handshake_failures.add(1);
+                tracing::debug!(client = %self.client, "tls handshake: {error}");
+            }
+            Err(_) => self.listener.live.handshake_failures.add(1),
+        }
+    }
+
+    /// HTTP/1.1, unless the first bytes say that it is HTTP/2. In a task of its own, without the room a handshake took.
+    fn serve_http1<S>(self, stream: S)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        if let h1::Ended::Http2(stream, came) = h1::serve(&self, stream).await {
-            Box::pin(self.serve_http2(Preread { came, stream })).await;
-        }
+        let mut http1 = h1::Http1::new(self, stream);
+        tokio::spawn(async move {
+            if let h1::Ended::Http2 = http1.serve().await {
+                let (connection, came, stream) = http1.into_parts();
+                Box::pin(connection.serve_http2(Preread { came, stream })).await;
+            }
+        });
     }
 
     async fn serve_http2<S>(self, stream: S)
@@ -222,7 +228,7 @@ impl Connection {
         let began = Instant::now();
         let silent = || this.requests.load(Relaxed) == 0;
         let ending = async {
-            this.asked_to_end().await;
+            this.listener.ending.wait().await;
             let last_call = Instant::now() + LAST_CALL;
             while silent() && Instant::now() < last_call {
                 sleep(LAST_CALL / 10).await;

@@ -30,17 +30,21 @@ use weir_runtime::{
 };
 
 use crate::{
+    access_log::AccessLog,
     checks::{Checks, HealthEvent},
-    connection::{Phase, Proxy},
-    exchange::Ledger,
+    connection::{AtomicPhase, Phase, Proxy},
+    ledger::Ledger,
     limits::HEALTH_QUEUE_MAX,
     listen::Listeners,
     live::Live,
     options::Options,
+    passive::Intervals,
     report,
     self_check::{Knocks, SelfChecks, ServiceEvent},
     tables::Tables,
     tls,
+    weights::Weights,
+    worker::Workers,
 };
 
 /// The status is looked over, idle connections are swept, and certificate files looked at this often.
@@ -52,12 +56,13 @@ pub(crate) struct Control {
     options: Options,
     source: Source,
     proxy: Arc<Proxy>,
-    phase: watch::Sender<Phase>,
     snapshot: Arc<Snapshot>,
     tls: tls::Configs,
     tls_seen: Vec<(std::path::PathBuf, Option<(SystemTime, u64)>)>,
     live: Live,
     health: HealthView,
+    weights: Weights,
+    intervals: Intervals,
     /// Why a server has the health it has.
     reasons: BTreeMap<(Name, Name), String>,
     checks: Checks,
@@ -117,15 +122,16 @@ impl Control {
         options: Options,
         source: Source,
         first: &Arc<Snapshot>,
-        ledger: Arc<Ledger>,
+        log: AccessLog,
+        workers: &Workers,
         registry: &Registry,
     ) -> Result<(Self, Feed), Problems> {
-        let (phase, phase_seen) = watch::channel(Phase::Running);
         let knocks = Arc::new(Knocks::default());
         let proxy = Arc::new(Proxy {
-            tables: ArcSwap::default(),
-            ledger,
-            phase: phase_seen,
+            tables: Arc::default(),
+            ledger: Ledger::default(),
+            log,
+            phase: AtomicPhase::default(),
             knocks: Arc::clone(&knocks),
         });
         let (alive, connections) = mpsc::channel(1);
@@ -138,17 +144,19 @@ impl Control {
         let (publisher, feed) = weir_runtime::status::publisher(&ProxyStatus::default());
         let latest: Arc<ArcSwap<ProxyStatus>> = Arc::default();
         let node = options.node.clone();
+        let workers = workers.handles().to_vec();
         let mut control = Self {
-            listeners: Listeners::new(Arc::clone(&proxy), registry.clone(), alive, node),
+            listeners: Listeners::new(Arc::clone(&proxy), registry.clone(), workers, alive, node),
             options,
             source,
             proxy,
-            phase,
             snapshot: Arc::default(),
             tls: tls::Configs::new(),
             tls_seen: Vec::new(),
             live: Live::default(),
             health: HealthView::default(),
+            weights: Weights::default(),
+            intervals: Intervals::default(),
             reasons: BTreeMap::new(),
             checks: Checks::new(health_events),
             events,
@@ -164,6 +172,8 @@ impl Control {
             latest: Arc::clone(&latest),
             publish_due: None,
         };
+        let counted = Arc::clone(&control.proxy);
+        registry.collect(move |text| counted.ledger.write(text));
         registry.collect(move |text| report::metrics(text, &latest.load()));
         control.apply(first).map_err(Problems)?;
         control.source.accept(first);
@@ -186,6 +196,9 @@ impl Control {
         loop {
             let publish_at = self.publish_due;
             let expiry = self.next_expiry();
+            let next_weight = self.weights.next_step(&self.snapshot, std::time::Instant::now());
+            let next_weight = next_weight.map(Instant::from_std);
+            let sweep_at = self.listeners.next_sweep().map(Instant::from_std);
             tokio::select! {
                 snapshot = self.source.candidate() => match self.apply(&snapshot) {
                     Ok(()) => self.source.accept(&snapshot),
@@ -204,14 +217,16 @@ impl Control {
                     tracing::info!("a failover has ended");
                     self.rebuild();
                 }
+                () = at(next_weight) => self.rebuild(),
                 () = at(publish_at) => {
                     self.publish();
                     continue;
                 }
+                () = at(sweep_at) => self.listeners.sweep(std::time::Instant::now()),
                 _ = tick.tick() => self.tick(),
                 () = shutdown.wait(), if stop_at.is_none() => {
                     tracing::info!("draining for {:?}", self.options.drain_wait);
-                    self.phase.send_replace(Phase::Draining);
+                    self.proxy.phase.set(Phase::Draining);
                     self.healthz.state.store(Healthz::DRAINING, Relaxed);
                     stop_at = Some(Instant::now() + self.options.drain_wait);
                 }
@@ -224,7 +239,8 @@ impl Control {
     }
 
     async fn stop(mut self) {
-        self.phase.send_replace(Phase::Stopping);
+        self.proxy.phase.set(Phase::Stopping);
+        self.listeners.end_connections();
         self.publish();
         if let Some(steering) = &self.steering {
             steering.want(Vec::new());
@@ -234,8 +250,7 @@ impl Control {
         match timeout(self.options.stop_timeout, self.connections.recv()).await {
             Ok(_all_closed) => tracing::info!("stopped: every connection has ended"),
             Err(_) => {
-                let open: u64 =
-                    self.listeners.states().values().map(|s| s.live.connections.load(Relaxed)).sum();
+                let open: u64 = self.listeners.states().values().map(|s| s.live.connections()).sum();
                 tracing::warn!("stopped with {open} connections open");
             }
         }
@@ -254,6 +269,7 @@ impl Control {
         let (Ok(tls), Ok(sockets), true) = (tls, sockets, problems.is_empty()) else { return Err(problems) };
 
         self.forget_moved_servers(snapshot);
+        self.weights.follow(snapshot, &self.live, std::time::Instant::now());
         self.live.update(snapshot);
         self.health.retain(snapshot);
         self.checks.update(snapshot, &self.live, self.source.dir());
@@ -313,7 +329,10 @@ impl Control {
     }
 
     fn rebuild(&mut self) {
-        let tables = Tables::build(&self.snapshot, &self.health, &self.live, self.zone(), SystemTime::now());
+        let (ledger, zone) = (&self.proxy.ledger, self.zone());
+        let now = SystemTime::now();
+        self.weights.tell(&mut self.health, &self.snapshot, std::time::Instant::now());
+        let tables = Tables::build(&self.snapshot, &self.health, &self.live, ledger, zone, now);
         self.proxy.tables.store(Arc::new(tables));
         // Those that wait may find a server now.
         for pool in self.live.pools.values() {
@@ -326,10 +345,12 @@ impl Control {
         // All that have come, then one rebuild: when a zone dies, many servers change at once.
         while let Some(event) = next {
             if self.checks.is_current(&event) {
-                let HealthEvent { pool, server, health, reason, .. } = event;
+                let HealthEvent { pool, server, health, weight_percent, reason, .. } = event;
                 tracing::info!(%pool, %server, "{health:?}: {reason}");
-                self.health.set(&pool, &server, health);
                 let key = (pool.clone(), server.clone());
+                let before = self.health.get(&pool, &server);
+                self.weights.note(key.clone(), before, health, weight_percent, std::time::Instant::now());
+                self.health.set(&pool, &server, health);
                 if health == weir_model::status::Health::Down
                     && let Some(live) = self.live.servers.get(&key)
                 {
@@ -351,7 +372,7 @@ impl Control {
     }
 
     fn tick(&mut self) {
-        self.listeners.sweep(std::time::Instant::now());
+        self.intervals.look(&self.proxy.tables.load(), std::time::Instant::now());
         for ((pool, _), server) in &self.live.servers {
             if let Some(pool) = self.snapshot.pools.get(pool) {
                 server.sweep(pool.idle_timeout);
@@ -450,7 +471,7 @@ impl Control {
         let place = report::Place {
             node: self.options.node.as_ref(),
             zone: tables.zone.as_ref(),
-            draining: *self.phase.borrow() != Phase::Running,
+            draining: self.proxy.phase.get() != Phase::Running,
         };
         let doors = report::Doors {
             listeners: &self.listeners,

@@ -1,65 +1,172 @@
-//! One exchange as it is accounted for: a line of the access log and the metrics, written when it is over.
+//! One exchange as it is accounted for: counted, and written to the access log, when it is over.
 
 use std::{
-    collections::HashMap,
+    cell::RefCell,
+    fmt::Display,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, PoisonError, RwLock},
+    ops::{Deref, DerefMut},
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Instant, SystemTime},
 };
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use weir_model::{Name, Timestamp};
-use weir_runtime::metrics::{Counter, Histogram, LATENCY_SECONDS, Registry};
 
-use crate::{access_log::AccessLog, limits::LOGGED_LEN_MAX};
-
-/// Where exchanges are written to.
-#[derive(Debug)]
-pub(crate) struct Ledger {
-    pub(crate) log: AccessLog,
-    pub(crate) registry: Registry,
-    /// By listener and pool; the pool is absent for requests that found none.
-    series: RwLock<HashMap<SeriesKey, Arc<Series>>>,
-}
-
-type SeriesKey = (Name, Option<Name>);
-
-/// The metrics of one listener and pool.
-#[derive(Debug)]
-struct Series {
-    /// By first digit of the status code; index 0 is none at all.
-    by_class: [Counter; 6],
-    duration: Histogram,
-    retries: Counter,
-}
+use crate::{connection::Connection, ledger::Part, limits::LOGGED_LEN_MAX};
 
 /// One request and its response, or one relayed connection.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    ledger: Arc<Ledger>,
     began: Instant,
-    pub(crate) listener: Name,
-    pub(crate) client: SocketAddr,
-    pub(crate) local: SocketAddr,
+    /// Where it is counted.
+    pub(crate) part: Arc<Part>,
     pub(crate) protocol: &'static str,
-    pub(crate) tls: bool,
-    pub(crate) method: String,
-    pub(crate) host: String,
-    pub(crate) target: String,
-    pub(crate) pool: Option<Name>,
-    pub(crate) home: Option<Name>,
-    pub(crate) zone: Option<Name>,
-    pub(crate) server: Option<Name>,
     pub(crate) status: u16,
     pub(crate) retries: u32,
     pub(crate) bytes_out: u64,
     /// Why it did not go as it should; empty when it did.
     pub(crate) cause: &'static str,
+    /// What only the log wants to know; absent without one.
+    noted: Option<Box<Noted>>,
+}
+
+/// Who asked whom for what.
+#[derive(Debug, Default)]
+pub(crate) struct Noted {
+    method: String,
+    host: String,
+    target: String,
+    pub(crate) pool: Option<Name>,
+    pub(crate) home: Option<Name>,
+    pub(crate) zone: Option<Name>,
+    pub(crate) server: Option<Name>,
+}
+
+/// An exchange on a connection, which is accounted for when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Account<C: Deref<Target = Connection>> {
+    exchange: Exchange,
+    connection: C,
+}
+
+/// Used again, because their texts have room already. No more than a few: one thread has few exchanges at a moment that wait
+/// for nobody.
+const SPARE_MAX: usize = 64;
+
+thread_local! {
+    #[expect(clippy::vec_box, reason = "they move, and are large")]
+    static SPARE: RefCell<Vec<Box<Noted>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Exchange {
+    /// Notes for the log, if there is one.
+    pub(crate) fn note(&mut self, note: impl FnOnce(&mut Noted)) {
+        if let Some(noted) = &mut self.noted {
+            note(noted);
+        }
+    }
+}
+
+impl Noted {
+    fn new() -> Box<Self> {
+        SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
+    }
+
+    /// What is asked of whom.
+    pub(crate) fn request(&mut self, method: &str, host: &str, target: &str) {
+        method.clone_into(&mut self.method);
+        cut(host).clone_into(&mut self.host);
+        cut(target).clone_into(&mut self.target);
+    }
+
+    fn give_back(mut self: Box<Self>) {
+        let Self { method, host, target, pool, home, zone, server } = &mut *self;
+        for text in [method, host, target] {
+            text.clear();
+        }
+        for name in [pool, home, zone, server] {
+            *name = None;
+        }
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < SPARE_MAX {
+                spare.push(self);
+            }
+        });
+    }
+}
+
+impl<C: Deref<Target = Connection>> Account<C> {
+    pub(crate) fn begin(connection: C, protocol: &'static str) -> Self {
+        connection.requests.fetch_add(1, Relaxed);
+        connection.listener.live.requests.add(1);
+        let exchange = Exchange {
+            began: Instant::now(),
+            part: connection.listener.live.unrouted.mine(),
+            protocol,
+            status: 0,
+            retries: 0,
+            bytes_out: 0,
+            cause: "",
+            noted: connection.proxy.log.is_on().then(Noted::new),
+        };
+        Self { exchange, connection }
+    }
+}
+
+impl<C: Deref<Target = Connection>> Deref for Account<C> {
+    type Target = Exchange;
+
+    fn deref(&self) -> &Exchange {
+        &self.exchange
+    }
+}
+
+impl<C: Deref<Target = Connection>> DerefMut for Account<C> {
+    fn deref_mut(&mut self) -> &mut Exchange {
+        &mut self.exchange
+    }
+}
+
+impl<C: Deref<Target = Connection>> Drop for Account<C> {
+    fn drop(&mut self) {
+        let Self { exchange, connection } = self;
+        if exchange.status == 0 && exchange.cause.is_empty() && exchange.protocol != "tcp" {
+            exchange.cause = "client-gone";
+        }
+        let took = exchange.began.elapsed();
+        exchange.part.count(exchange.status, exchange.retries, took);
+        let Some(noted) = exchange.noted.take() else { return };
+        let line = Line {
+            time: Timestamp(SystemTime::now()),
+            listener: &connection.listener.name,
+            client: connection.client.ip().to_canonical(),
+            client_port: connection.client.port(),
+            local: connection.local,
+            protocol: exchange.protocol,
+            tls: connection.tls,
+            method: &noted.method,
+            host: &noted.host,
+            target: &noted.target,
+            pool: noted.pool.as_ref(),
+            home: noted.home.as_ref(),
+            zone: noted.zone.as_ref(),
+            server: noted.server.as_ref(),
+            status: exchange.status,
+            retries: exchange.retries,
+            bytes_out: exchange.bytes_out,
+            duration_us: took.as_micros() as u64,
+            cause: exchange.cause,
+        };
+        // Texts and numbers always serialise.
+        connection.proxy.log.write(|out| _ = serde_json::to_writer(out, &line));
+        noted.give_back();
+    }
 }
 
 #[derive(Serialize)]
 struct Line<'a> {
-    time: String,
+    #[serde(serialize_with = "as_text")]
+    time: Timestamp,
     listener: &'a Name,
     client: IpAddr,
     client_port: u16,
@@ -84,127 +191,8 @@ struct Line<'a> {
     cause: &'a str,
 }
 
-impl Ledger {
-    pub(crate) fn new(log: AccessLog, registry: Registry) -> Self {
-        Self { log, registry, series: RwLock::default() }
-    }
-
-    /// Forgets the metrics of listeners that are gone.
-    pub(crate) fn retain(&self, wanted: impl Fn(&Name) -> bool) {
-        self.series
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|(listener, _), _| wanted(listener));
-    }
-
-    fn series(&self, listener: &Name, pool: Option<&Name>) -> Arc<Series> {
-        let key = (listener.clone(), pool.cloned());
-        if let Some(series) = self.series.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Arc::clone(series);
-        }
-        let pool = pool.map_or("", Name::as_str);
-        let at = [("listener", listener.as_str()), ("pool", pool)];
-        let by_class = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| {
-            let labels = [at[0], at[1], ("code", class)];
-            self.registry.counter(
-                "weir_proxy_requests_total",
-                "Requests answered, or connections relayed.",
-                &labels,
-            )
-        });
-        let help = "From the head of a request to the last byte of its response.";
-        let duration =
-            self.registry.histogram("weir_proxy_request_duration_seconds", help, &at, LATENCY_SECONDS);
-        let retries =
-            self.registry.counter("weir_proxy_retries_total", "Requests sent to another server.", &at);
-        let series = Arc::new(Series { by_class, duration, retries });
-        self.series.write().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&series));
-        series
-    }
-}
-
-impl Exchange {
-    pub(crate) fn begin(
-        ledger: &Arc<Ledger>,
-        listener: &Name,
-        client: SocketAddr,
-        local: SocketAddr,
-        protocol: &'static str,
-        tls: bool,
-    ) -> Self {
-        Self {
-            ledger: Arc::clone(ledger),
-            began: Instant::now(),
-            listener: listener.clone(),
-            client,
-            local,
-            protocol,
-            tls,
-            method: String::new(),
-            host: String::new(),
-            target: String::new(),
-            pool: None,
-            home: None,
-            zone: None,
-            server: None,
-            status: 0,
-            retries: 0,
-            bytes_out: 0,
-            cause: "",
-        }
-    }
-}
-
-impl Exchange {
-    /// What is asked of whom; only the log wants to know.
-    pub(crate) fn note_request(&mut self, method: &str, host: &str, target: &str) {
-        if self.ledger.log.is_on() {
-            method.clone_into(&mut self.method);
-            cut(host).clone_into(&mut self.host);
-            cut(target).clone_into(&mut self.target);
-        }
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        if self.status == 0 && self.cause.is_empty() && self.protocol != "tcp" {
-            self.cause = "client-gone";
-        }
-        let elapsed = self.began.elapsed();
-        let series = self.ledger.series(&self.listener, self.pool.as_ref());
-        series.by_class[usize::from(self.status / 100).min(5)].add(1);
-        series.duration.observe(elapsed.as_secs_f64());
-        series.retries.add(u64::from(self.retries));
-        if !self.ledger.log.is_on() {
-            return;
-        }
-        let line = Line {
-            time: Timestamp(SystemTime::now()).to_string(),
-            listener: &self.listener,
-            client: self.client.ip().to_canonical(),
-            client_port: self.client.port(),
-            local: self.local,
-            protocol: self.protocol,
-            tls: self.tls,
-            method: &self.method,
-            host: cut(&self.host),
-            target: cut(&self.target),
-            pool: self.pool.as_ref(),
-            home: self.home.as_ref(),
-            zone: self.zone.as_ref(),
-            server: self.server.as_ref(),
-            status: self.status,
-            retries: self.retries,
-            bytes_out: self.bytes_out,
-            duration_us: elapsed.as_micros() as u64,
-            cause: self.cause,
-        };
-        // Strings and numbers always serialise.
-        if let Ok(line) = serde_json::to_string(&line) {
-            self.ledger.log.write(line);
-        }
-    }
+fn as_text<S: Serializer>(value: &impl Display, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(value)
 }
 
 fn cut(text: &str) -> &str {

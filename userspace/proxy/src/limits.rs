@@ -20,8 +20,8 @@ pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(20);
 pub(crate) const STALL_MAX: Duration = Duration::from_secs(300);
 /// Connections the kernel completes before we accept them, per socket.
 pub(crate) const BACKLOG: i32 = 4096;
-/// Lines of the access log that wait for the writer; further ones are dropped and counted.
-pub(crate) const LOG_QUEUE_MAX: usize = 8192;
+/// Bytes of the access log of one thread that wait for the writer; further lines are dropped and counted.
+pub(crate) const LOG_BUFFER_MAX: usize = 4 << 20;
 /// Bytes of a request target or host that are logged.
 pub(crate) const LOGGED_LEN_MAX: usize = 1024;
 /// How long a server that refused a connection is avoided, unless a check passes before.
@@ -48,6 +48,8 @@ pub(crate) const SELF_CHECKS_RATE_MAX: u32 = 100;
 pub(crate) const SELF_CHECK_LINGER: Duration = Duration::from_secs(1);
 /// Pause after a failed accept (no descriptors left).
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a socket about to close still hears the end of handshakes that have begun.
+pub(crate) const HANDSHAKES_END: Duration = Duration::from_millis(250);
 /// On a stop, a connection that has not sent its first request yet may still do so for this long.
 pub(crate) const LAST_CALL: Duration = Duration::from_millis(250);
 /// After the last response on a connection, a client may still send for so long, and so much, before the connection is cut:

@@ -1,13 +1,17 @@
 //! What outlives a configuration change: counters, kept connections and round-robin turns of pools and servers.
 //!
-//! The tables are rebuilt whole on every change and point into here.
+//! The tables are rebuilt whole on every change and point into here. Limits are the process's, and so is what they count;
+//! connections are kept by each thread for itself.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{
+            AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::{Duration, Instant},
 };
@@ -20,7 +24,12 @@ use weir_core::{
 };
 use weir_model::{Name, Snapshot};
 
-use crate::{body::RequestBody, h1::Kept};
+use crate::{
+    body::RequestBody,
+    h1::Kept,
+    passive::{PoolPassive, ServerPassive},
+    worker::PerThread,
+};
 
 /// One server in one pool.
 #[derive(Debug)]
@@ -28,22 +37,44 @@ pub(crate) struct ServerLive {
     pub(crate) name: Name,
     pub(crate) zone: Name,
     pub(crate) address: SocketAddr,
+    pub(crate) pool: Arc<PoolLive>,
     /// Requests in flight; each has a connection of its own.
     active: AtomicU64,
-    pub(crate) requests: AtomicU64,
     pub(crate) failures: AtomicU64,
     /// Avoided until then, in milliseconds of [`now_ms`].
     suspect_until_ms: AtomicU64,
+    /// What became of requests to it.
+    pub(crate) passive: ServerPassive,
     /// Tells the check of this server that a live request failed.
     pub(crate) failed: Notify,
-    idle: Mutex<VecDeque<Idle>>,
-    kept: Mutex<Vec<Kept>>,
+    threads: PerThread<OnThread>,
+}
+
+/// What one thread has of a server. The lock is for those who sweep; nobody waits for it otherwise.
+#[derive(Debug, Default)]
+struct OnThread {
+    requests: AtomicU64,
+    idle: Mutex<Idle>,
+}
+
+/// Connections nobody uses; the one used last, which is the least likely to have been closed, is the last.
+#[derive(Debug, Default)]
+struct Idle {
+    kept: Vec<Kept>,
+    /// The same of those that HTTP/2 clients are served by.
+    senders: Vec<IdleSender>,
 }
 
 #[derive(Debug)]
-struct Idle {
+struct IdleSender {
     sender: SendRequest<RequestBody>,
     since: Instant,
+}
+
+impl IdleSender {
+    fn is_usable(&self, idle_timeout: Duration) -> bool {
+        !self.sender.is_closed() && self.since.elapsed() < idle_timeout
+    }
 }
 
 /// One pool.
@@ -51,6 +82,8 @@ struct Idle {
 pub(crate) struct PoolLive {
     /// Requests that wait for a slot.
     pub(crate) waiting: AtomicU64,
+    /// What became of requests to it.
+    pub(crate) passive: PoolPassive,
     /// A slot became free.
     pub(crate) released: Notify,
     balancers: Mutex<BTreeMap<Name, (Method, Arc<Balancer>)>>,
@@ -60,43 +93,55 @@ pub(crate) struct PoolLive {
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) server: Arc<ServerLive>,
-    pool: Arc<PoolLive>,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.server.active.fetch_sub(1, Relaxed);
-        self.pool.released.notify_one();
+        self.server.active.fetch_sub(1, SeqCst);
+        // Whoever begins to wait says so before looking once more.
+        if self.server.pool.waiting.load(SeqCst) > 0 {
+            self.server.pool.released.notify_one();
+        }
     }
 }
 
 impl Slot {
     /// Takes a slot while fewer than `max` are taken.
-    pub(crate) fn take(server: &Arc<ServerLive>, pool: &Arc<PoolLive>, max: u32) -> Option<Self> {
+    pub(crate) fn take(server: &Arc<ServerLive>, max: u32) -> Option<Self> {
         let more = |active| (active < u64::from(max)).then_some(active + 1);
-        server.active.fetch_update(Relaxed, Relaxed, more).ok()?;
-        Some(Self { server: Arc::clone(server), pool: Arc::clone(pool) })
+        server.active.fetch_update(SeqCst, Relaxed, more).ok()?;
+        Some(Self { server: Arc::clone(server) })
     }
 }
 
 impl ServerLive {
-    fn new(name: &Name, zone: &Name, address: SocketAddr) -> Self {
+    fn new(name: &Name, zone: &Name, address: SocketAddr, pool: &Arc<PoolLive>) -> Self {
         Self {
             name: name.clone(),
             zone: zone.clone(),
             address,
+            pool: Arc::clone(pool),
             active: AtomicU64::new(0),
-            requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             suspect_until_ms: AtomicU64::new(0),
+            passive: ServerPassive::default(),
             failed: Notify::new(),
-            idle: Mutex::default(),
-            kept: Mutex::default(),
+            threads: PerThread::default(),
         }
     }
 
     pub(crate) fn active(&self) -> u64 {
-        self.active.load(Relaxed)
+        self.active.load(SeqCst)
+    }
+
+    /// One more request is sent to it.
+    pub(crate) fn count_request(&self) {
+        self.threads.mine().requests.fetch_add(1, Relaxed);
+    }
+
+    /// Requests sent to it so far.
+    pub(crate) fn requests(&self) -> u64 {
+        self.threads.iter().map(|thread| thread.requests.load(Relaxed)).sum()
     }
 
     /// A request could not be sent, or broke before its answer. `avoid_for`: how long others should keep away.
@@ -121,52 +166,51 @@ impl ServerLive {
         self.suspect_until_ms.store(0, Relaxed);
     }
 
-    /// The same of those that HTTP/1.1 clients are served by.
+    /// A connection this thread has kept.
     pub(crate) fn take_kept(&self, idle_timeout: Duration) -> Option<Kept> {
-        let mut kept = self.lock_kept();
-        std::iter::from_fn(|| kept.pop()).find(|kept| kept.is_usable(idle_timeout))
+        let mut idle = self.threads.mine().lock();
+        std::iter::from_fn(|| idle.kept.pop()).find(|kept| kept.is_usable(idle_timeout))
     }
 
     /// Keeps a connection whose exchange is complete.
     pub(crate) fn keep(&self, kept: Kept) {
-        self.lock_kept().push(kept);
+        self.threads.mine().lock().kept.push(kept);
     }
 
-    /// The connection used last, which is the least likely to have been closed.
-    pub(crate) fn take_idle(&self, idle_timeout: Duration) -> Option<SendRequest<RequestBody>> {
-        let mut idle = self.lock_idle();
-        while let Some(kept) = idle.pop_back() {
-            if !kept.sender.is_closed() && kept.since.elapsed() < idle_timeout {
-                return Some(kept.sender);
-            }
-        }
-        None
+    /// The same of those that HTTP/2 clients are served by.
+    pub(crate) fn take_sender(&self, idle_timeout: Duration) -> Option<SendRequest<RequestBody>> {
+        let mut idle = self.threads.mine().lock();
+        let usable = std::iter::from_fn(|| idle.senders.pop()).find(|kept| kept.is_usable(idle_timeout));
+        usable.map(|kept| kept.sender)
     }
 
     /// Keeps a connection whose exchange is complete.
     pub(crate) fn keep_sender(&self, sender: SendRequest<RequestBody>) {
         if !sender.is_closed() {
-            self.lock_idle().push_back(Idle { sender, since: Instant::now() });
+            self.threads.mine().lock().senders.push(IdleSender { sender, since: Instant::now() });
         }
     }
 
-    /// Closes connections that were not used for `idle_timeout`, or that the server closed.
+    /// Closes connections of any thread that were not used for `idle_timeout`, or that the server closed.
     pub(crate) fn sweep(&self, idle_timeout: Duration) {
-        self.lock_idle().retain(|kept| !kept.sender.is_closed() && kept.since.elapsed() < idle_timeout);
-        self.lock_kept().retain(|kept| kept.is_usable(idle_timeout));
+        for thread in self.threads.iter() {
+            let mut idle = thread.lock();
+            idle.senders.retain(|kept| kept.is_usable(idle_timeout));
+            idle.kept.retain(|kept| kept.is_usable(idle_timeout));
+        }
     }
 
     /// Closes every kept connection.
     pub(crate) fn close_idle(&self) {
-        self.lock_idle().clear();
-        self.lock_kept().clear();
+        for thread in self.threads.iter() {
+            let closed = std::mem::take(&mut *thread.lock());
+            drop(closed);
+        }
     }
+}
 
-    fn lock_kept(&self) -> std::sync::MutexGuard<'_, Vec<Kept>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock_idle(&self) -> std::sync::MutexGuard<'_, VecDeque<Idle>> {
+impl OnThread {
+    fn lock(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -201,13 +245,12 @@ impl Live {
         let mut old = std::mem::take(&mut self.servers);
         for (name, server) in &snapshot.servers {
             for pool in &server.pools {
+                let Some(pool_live) = self.pools.get(pool) else { continue };
                 let key = (pool.clone(), name.clone());
                 let same =
                     |live: &Arc<ServerLive>| live.address == server.address && live.zone == server.zone;
-                let live = old
-                    .remove(&key)
-                    .filter(same)
-                    .unwrap_or_else(|| Arc::new(ServerLive::new(name, &server.zone, server.address)));
+                let new = || Arc::new(ServerLive::new(name, &server.zone, server.address, pool_live));
+                let live = old.remove(&key).filter(same).unwrap_or_else(new);
                 self.servers.insert(key, live);
             }
         }

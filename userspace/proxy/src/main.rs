@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!  control ──► tables (one Arc, swapped whole) ◄── request: route → pool → home → zone → server → relay
-//!     ▲  └───► listen (sockets by place) ──► connection ──► request / tcp
-//!  source, checks, steering, signals
+//!     ▲  └───► listen (sockets by place) ──► accept ──► connection ──► request / tcp
+//!  source, checks, steering, signals        └───────────── once for each worker ────┘
 //! ```
 //!
 //! Every decision is `weir_core`'s; here are sockets, timers and bytes.
 
+mod accept;
 mod access_log;
 mod attempts;
 mod body;
@@ -18,10 +19,13 @@ mod errors;
 mod exchange;
 mod h1;
 mod headers;
+mod ledger;
 mod limits;
 mod listen;
+mod listener;
 mod live;
 mod options;
+mod passive;
 mod report;
 mod request;
 mod self_check;
@@ -29,8 +33,10 @@ mod tables;
 mod tcp;
 mod tls;
 mod upstream;
+mod weights;
+mod worker;
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{num::NonZero, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -42,7 +48,7 @@ use weir_runtime::{
     telemetry,
 };
 
-use crate::{access_log::AccessLog, control::Control, exchange::Ledger, options::Options};
+use crate::{access_log::AccessLog, control::Control, options::Options, worker::Workers};
 
 /// How long the access log may take to write what is left when the process ends.
 const LOG_FLUSH: Duration = Duration::from_secs(1);
@@ -68,30 +74,34 @@ fn main() -> ExitCode {
 fn start(options: Options) -> Result<()> {
     telemetry::init(options.log.as_deref(), options.log_format).map_err(anyhow::Error::msg)?;
     let registry = Registry::default();
+    // Before everything that each of them has a part of.
+    let workers = Workers::start(threads(&options)).context("start threads")?;
     let (log, writer) = AccessLog::open(&options.access_log, &registry)
         .with_context(|| format!("access log {}", options.access_log))?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start threads")?;
-    let result = runtime.block_on(run(options, registry, log));
-    // Connections that would not end in time are cut here, and accounted for.
+    // What decides has a thread of its own: this one.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    let result = runtime.block_on(run(options, registry, log, &workers));
     runtime.shutdown_timeout(LOG_FLUSH);
+    // Connections that would not end in time are cut here, and accounted for.
+    workers.end(LOG_FLUSH);
     if let Some(writer) = writer {
-        let begin = std::time::Instant::now();
-        while !writer.is_finished() && begin.elapsed() < LOG_FLUSH {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        writer.end(LOG_FLUSH);
     }
     result
 }
 
-async fn run(options: Options, registry: Registry, log: AccessLog) -> Result<()> {
+fn threads(options: &Options) -> usize {
+    let processors = || std::thread::available_parallelism().map_or(1, NonZero::get);
+    options.threads.map_or_else(processors, usize::from)
+}
+
+async fn run(options: Options, registry: Registry, log: AccessLog, workers: &Workers) -> Result<()> {
     let shutdown = shutdown::on_signals().context("listen for signals")?;
     let mut source = Source::open(&options.config, &registry)
         .with_context(|| format!("configuration in {} cannot be used", options.config.display()))?;
     let first = source.candidate().await;
     let permits = source.permits();
-    let ledger = Arc::new(Ledger::new(log, registry.clone()));
-    let (control, feed) = Control::start(options.clone(), source, &first, ledger, &registry)
+    let (control, feed) = Control::start(options.clone(), source, &first, log, workers, &registry)
         .with_context(|| format!("configuration in {} cannot be used", options.config.display()))?;
 
     let healthz = control.healthz();

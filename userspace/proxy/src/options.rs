@@ -24,6 +24,9 @@ pub(crate) struct Options {
     /// Serve /metrics, /status and /healthz on this TCP address too.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) metrics: Option<SocketAddr>,
+    /// Threads that carry traffic; by default one for each processor this process may use. 1 to 1024.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
     /// Where the access log goes: a file, "-" for standard output, or "off".
     #[arg(long, default_value = "-", value_name = "FILE")]
     pub(crate) access_log: String,

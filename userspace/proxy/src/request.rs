@@ -1,7 +1,7 @@
 //! The life of one request, top to bottom: host → route → pool → home zone → zone → server → connection → response.
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::SeqCst},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -16,7 +16,7 @@ use crate::{
     body::{Progress, RequestBody, ResponseBody},
     connection::Connection,
     errors::{CAUSE_HEADER, Failure, Refusal},
-    exchange::Exchange,
+    exchange::{Account, Exchange},
     headers,
     limits::QUEUE_RECHECK,
     live::Slot,
@@ -29,7 +29,7 @@ pub(crate) async fn serve(
     connection: &Arc<Connection>,
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
-    let mut exchange = connection.begin(version_name(request.version()));
+    let mut exchange = Account::begin(Arc::clone(connection), version_name(request.version()));
     match relay(connection, request, &mut exchange).await {
         Ok((response, upstream)) => {
             exchange.status = response.status().as_u16();
@@ -52,24 +52,27 @@ async fn relay(
     exchange: &mut Exchange,
 ) -> Result<(Response<Incoming>, Upstream), Refusal> {
     let (mut parts, body) = request.into_parts();
-    parts.method.as_str().clone_into(&mut exchange.method);
-    exchange.target = parts.uri.path_and_query().map_or(String::new(), |target| target.as_str().to_owned());
+    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+    exchange.note(|noted| noted.request(parts.method.as_str(), "", target));
     if parts.method == Method::CONNECT {
         return Err(Refusal::NO_TUNNELS);
     }
     let host = headers::host_of(&parts)?;
-    exchange.host.clone_from(&host);
+    exchange.note(|noted| noted.request(parts.method.as_str(), &host, target));
 
-    let tables = connection.listener.tables(&connection.proxy);
+    let tables = connection.tables();
     let cookies = parts.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
-    let Destination { pool, set_cookie } =
+    let Destination { pool, home, set_cookie } =
         destination(connection, &tables, (&host, parts.uri.path()), cookies, exchange)?;
 
+    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+    let key = pool.key(target, parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
     headers::to_server(&mut parts, &host, connection.client, connection.tls)?;
     let progress = Arc::new(Progress::default());
     let message = Message::new(parts, RequestBody::new(body, &progress));
     let (mut response, upstream) =
-        ask_servers(pool, &tables, message, &progress, connection, exchange).await?;
+        ask_servers(Attempts::new(pool, &tables, connection, home).by(key), message, &progress, exchange)
+            .await?;
 
     let version = response.version();
     headers::to_client(response.headers_mut(), version);
@@ -82,19 +85,19 @@ async fn relay(
 
 /// Asks one server after the other until one answers, the retries are used up, or asking again could do harm.
 async fn ask_servers(
-    pool: &PoolTable,
-    tables: &Tables,
+    mut attempts: Attempts<'_>,
     mut message: Message,
     progress: &Arc<Progress>,
-    connection: &Connection,
     exchange: &mut Exchange,
 ) -> Result<(Response<Incoming>, Upstream), Refusal> {
-    let mut attempts = Attempts::new(pool, tables, connection, exchange.home.clone());
     loop {
         let slot = attempts.next(exchange).await?;
         let server = Arc::clone(&slot.server);
-        let failure = match ask(slot, &pool.spec, &mut message, progress).await {
-            Ok(answer) => return Ok(answer),
+        let failure = match ask(slot, attempts.spec(), &mut message, progress).await {
+            Ok(answer) => {
+                attempts.answered(&server, answer.0.status().as_u16());
+                return Ok(answer);
+            }
             Err(failure) => failure,
         };
         attempts.failed(&server, &failure);
@@ -140,7 +143,7 @@ pub(crate) async fn wait_for_slot(pool: &PoolTable, asking: Asking<'_>) -> Resul
     }
     let live = &pool.live;
     let place = QueuePlace(&live.waiting);
-    if live.waiting.fetch_add(1, Relaxed) >= u64::from(pool.spec.max_queue) {
+    if live.waiting.fetch_add(1, SeqCst) >= u64::from(pool.spec.max_queue) {
         return Err(Refusal::QUEUE_FULL);
     }
     let deadline = Instant::now() + pool.spec.queue_timeout;
@@ -168,7 +171,7 @@ struct QueuePlace<'a>(&'a std::sync::atomic::AtomicU64);
 
 impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.0.fetch_sub(1, SeqCst);
     }
 }
 
@@ -224,6 +227,7 @@ impl Message {
 /// Where a request goes.
 pub(crate) struct Destination<'t> {
     pub(crate) pool: &'t PoolTable,
+    pub(crate) home: Option<&'t Name>,
     /// What the client must be told to remember.
     pub(crate) set_cookie: Option<String>,
 }
@@ -236,16 +240,36 @@ pub(crate) fn destination<'t, 'a>(
     cookies: impl Iterator<Item = &'a [u8]>,
     exchange: &mut Exchange,
 ) -> Result<Destination<'t>, Refusal> {
-    let routed = tables.routes.route(&connection.listener.name, &normal_host(host), path);
-    let pool_name = routed.ok_or(Refusal::NO_ROUTE)?.pool;
-    exchange.pool = Some(pool_name.clone());
+    let name = &connection.listener.name;
+    let routed = tables.routes.route(name, &normal_host(host), path).ok_or(Refusal::NO_ROUTE)?;
+    found(connection, tables, routed.pool, |pool| zone_cookie(cookies, pool), exchange)
+}
+
+/// The same of a connection without requests.
+pub(crate) fn default_destination<'t>(
+    connection: &Connection,
+    tables: &'t Tables,
+    exchange: &mut Exchange,
+) -> Result<Destination<'t>, Refusal> {
+    let pool = tables.routes.default_pool(&connection.listener.name).ok_or(Refusal::NO_ROUTE)?;
+    found(connection, tables, pool, |_| None, exchange)
+}
+
+fn found<'t>(
+    connection: &Connection,
+    tables: &'t Tables,
+    pool_name: &Name,
+    cookie: impl FnOnce(&Pool) -> Option<Name>,
+    exchange: &mut Exchange,
+) -> Result<Destination<'t>, Refusal> {
+    let listener = tables.listeners.get(&connection.listener.name).ok_or(Refusal::NO_ROUTE)?;
+    listener.goes_to(pool_name, exchange);
     let pool = tables.pools.get(pool_name).ok_or(Refusal::NO_ROUTE)?;
-    let cookie = zone_cookie(cookies, &pool.spec);
-    let vip_home = connection.vip_home(tables);
+    let (cookie, vip_home) = (cookie(&pool.spec), listener.vip_home.as_ref());
     let home = tables.homes.home(cookie.as_ref(), vip_home, connection.client.ip(), tables.zone.as_ref());
-    exchange.home = home.map(|(zone, _)| zone.clone());
+    exchange.note(|noted| noted.home = home.map(|(zone, _)| zone.clone()));
     let set_cookie = home.and_then(|(zone, why)| new_cookie(&pool.spec, zone, why, connection.tls));
-    Ok(Destination { pool, set_cookie })
+    Ok(Destination { pool, home: home.map(|(zone, _)| zone), set_cookie })
 }
 
 /// The home zone a browser brings along, when the signature is ours.

@@ -39,7 +39,7 @@ use weir_runtime::probe::{self, HttpProbe, ProbeResult};
 use crate::{
     checks::{Subject, drive},
     limits::SELF_CHECKS_RATE_MAX,
-    listen::ListenerState,
+    listener::ListenerState,
     live::random,
 };
 

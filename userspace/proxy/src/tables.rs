@@ -1,21 +1,28 @@
 //! All a request needs to know, as one immutable value: swapped whole when configuration, health or the clock change it.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, HashMap},
+    ops::Deref,
     sync::Arc,
     time::SystemTime,
 };
 
+use arc_swap::{ArcSwap, Cache};
 use weir_core::{
     ClientKey,
-    balance::{Balancer, Method, Request},
+    balance::{Balancer, Candidate, Candidates, Method, Request, key},
     health::HealthView,
     l7::RouteTable,
     routing::{HomeTable, PoolAssessment, ZoneAssessment, assess_all},
 };
 use weir_model::{Failover, Name, Pool, Snapshot};
 
-use crate::live::{Live, PoolLive, ServerLive, Slot, random};
+use crate::{
+    exchange::Exchange,
+    ledger::{Ledger, Series},
+    live::{Live, PoolLive, ServerLive, Slot, random},
+};
 
 /// Routes, homes and pools at one moment.
 #[derive(Debug, Default)]
@@ -23,9 +30,27 @@ pub(crate) struct Tables {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) routes: RouteTable,
     pub(crate) homes: HomeTable,
+    pub(crate) listeners: HashMap<Name, ListenerTable>,
     pub(crate) pools: BTreeMap<Name, PoolTable>,
     /// The zone this proxy stands in.
     pub(crate) zone: Option<Name>,
+}
+
+/// The tables at one moment, as one thread holds them: other threads count their own holders, elsewhere.
+#[derive(Clone, Debug)]
+pub(crate) struct Now(Arc<Held>);
+
+/// What a thread holds of tables: one part of them, however many requests have a part of this.
+#[derive(Debug)]
+struct Held(Arc<Tables>);
+
+/// One listener at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct ListenerTable {
+    /// The home zone of everybody who comes by its VIP.
+    pub(crate) vip_home: Option<Name>,
+    /// What is counted, by pool.
+    series: HashMap<Name, Arc<Series>>,
 }
 
 /// One pool at one moment.
@@ -62,12 +87,67 @@ pub(crate) enum Choice {
     Nobody,
 }
 
+impl Deref for Now {
+    type Target = Tables;
+
+    fn deref(&self) -> &Tables {
+        &self.0.0
+    }
+}
+
+impl Now {
+    pub(crate) fn of(tables: Arc<Tables>) -> Self {
+        Self(Arc::new(Held(tables)))
+    }
+
+    /// What is in force.
+    pub(crate) fn load(tables: &Arc<ArcSwap<Tables>>) -> Self {
+        type Seen = (Cache<Arc<ArcSwap<Tables>>, Arc<Tables>>, Now);
+        thread_local!(static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) });
+        SEEN.with_borrow_mut(|seen| {
+            let (cache, now) = seen.get_or_insert_with(|| {
+                let mut cache = Cache::new(Arc::clone(tables));
+                let now = Self::of(Arc::clone(cache.load()));
+                (cache, now)
+            });
+            let newest = cache.load();
+            if !Arc::ptr_eq(newest, &now.0.0) {
+                *now = Self::of(Arc::clone(newest));
+            }
+            now.clone()
+        })
+    }
+}
+
+impl ListenerTable {
+    fn build(name: &Name, snapshot: &Snapshot, ledger: &Ledger) -> Option<Self> {
+        let listener = snapshot.listeners.get(name)?;
+        let vip = listener.vip.as_ref().and_then(|vip| snapshot.vips.get(vip));
+        let mut series = HashMap::new();
+        for pool in listener.pool.iter().chain(listener.routes.iter().map(|route| &route.pool)) {
+            if !series.contains_key(pool) {
+                series.insert(pool.clone(), ledger.series(name, Some(pool)));
+            }
+        }
+        Some(Self { vip_home: vip.and_then(|vip| vip.home_zone.clone()), series })
+    }
+
+    /// An exchange of this listener goes to a pool.
+    pub(crate) fn goes_to(&self, pool: &Name, exchange: &mut Exchange) {
+        if let Some(series) = self.series.get(pool) {
+            exchange.part = series.mine();
+        }
+        exchange.note(|noted| noted.pool = Some(pool.clone()));
+    }
+}
+
 impl Tables {
     /// The tables of a snapshot at `now`.
     pub(crate) fn build(
         snapshot: &Arc<Snapshot>,
         health: &HealthView,
         live: &Live,
+        ledger: &Ledger,
         zone: Option<Name>,
         now: SystemTime,
     ) -> Self {
@@ -79,7 +159,9 @@ impl Tables {
                 Some((name, table))
             })
             .collect();
+        let listener = |name: &Name| Some((name.clone(), ListenerTable::build(name, snapshot, ledger)?));
         Self {
+            listeners: snapshot.listeners.keys().filter_map(listener).collect(),
             snapshot: Arc::clone(snapshot),
             routes: RouteTable::build(snapshot),
             homes: HomeTable::build(snapshot),
@@ -99,16 +181,27 @@ impl PoolTable {
         };
         let servers =
             zones.iter().flat_map(|z| &z.servers).filter_map(|verdict| server(&verdict.name)).collect();
-        Some(Self { spec: spec.clone(), assessment, live: pool, servers, balancers })
+        let table = Self { spec: spec.clone(), assessment, live: pool, servers, balancers };
+        table.forget_circuits();
+        Some(table)
     }
 
-    /// Picks zone and server. Servers that refused a connection a moment ago are asked last.
+    /// What a request is hashed by, where the pool wants that.
+    pub(crate) fn key<'f>(
+        &self,
+        target: &str,
+        fields: impl Iterator<Item = (&'f str, &'f [u8])>,
+    ) -> Option<ClientKey> {
+        key::of(self.spec.hash_on.as_ref()?, target, fields)
+    }
+
+    /// Picks zone and server. Servers that refused a connection a moment ago, or are ejected, are asked last, even after backups.
     pub(crate) fn choose(&self, asking: Asking<'_>) -> Choice {
-        let trusted = |server: &ServerLive| !server.is_suspect();
+        let trusted = |server: &ServerLive| !server.is_suspect() && server.passive.admits();
         // The usual case takes no memory: the picked zone has a server that is free.
         let picked = self.assessment.pick_zone(asking.home, asking.client);
         if let Some(zone) = picked.filter(|zone| Some(&zone.zone) != asking.avoid)
-            && let Some(slot) = self.choose_in(zone, asking, trusted)
+            && let Some(slot) = self.choose_in(zone, &zone.candidates, asking, trusted)
         {
             return Choice::Server(slot);
         }
@@ -117,35 +210,59 @@ impl PoolTable {
         order.sort_by_key(|zone| Some(&zone.zone) == asking.avoid);
         let slot = order
             .iter()
-            .find_map(|zone| self.choose_in(zone, asking, trusted))
-            .or_else(|| order.iter().find_map(|zone| self.choose_in(zone, asking, |_| true)));
+            .find_map(|zone| self.choose_in(zone, &zone.candidates, asking, trusted))
+            .or_else(|| self.choose_backup(&order, asking, trusted))
+            .or_else(|| {
+                order.iter().find_map(|zone| self.choose_in(zone, &zone.candidates, asking, |_| true))
+            });
         if let Some(slot) = slot {
             return Choice::Server(slot);
         }
-        let untried =
-            order.iter().flat_map(|zone| zone.candidates.servers()).any(|s| !asking.tried.contains(&s.name));
+        let servers = order.iter().flat_map(|zone| zone.candidates.servers());
+        let untried = servers.into_iter().any(|s| !asking.tried.contains(&s.name));
         if untried { Choice::Full } else { Choice::Nobody }
+    }
+
+    /// A backup, when all that is left of the others has just failed: while one of them is merely full, requests wait for it.
+    fn choose_backup(
+        &self,
+        order: &[&ZoneAssessment],
+        asking: Asking<'_>,
+        trusted: impl Fn(&ServerLive) -> bool + Copy,
+    ) -> Option<Slot> {
+        let is_there = |candidate: &Candidate| {
+            !asking.tried.contains(&candidate.name)
+                && self.servers.get(&candidate.name).is_some_and(|s| trusted(s))
+        };
+        if order.iter().flat_map(|zone| zone.candidates.servers()).any(is_there) {
+            return None;
+        }
+        let is_home = |zone: &&ZoneAssessment| Some(&zone.zone) == asking.home;
+        let zones = self.assessment.zones();
+        let home_first = zones.iter().filter(is_home).chain(zones.iter().filter(|zone| !is_home(zone)));
+        home_first.into_iter().find_map(|zone| self.choose_in(zone, &zone.backups, asking, trusted))
     }
 
     fn choose_in(
         &self,
         zone: &ZoneAssessment,
+        candidates: &Candidates,
         asking: Asking<'_>,
         wanted: impl Fn(&ServerLive) -> bool,
     ) -> Option<Slot> {
         let balancer = self.balancers.get(&zone.zone)?;
         let max = self.spec.max_connections;
         // Each round either takes a slot or finds that another thread took the last one of a server.
-        for _race in 0..=zone.candidates.servers().len() {
+        for _race in 0..=candidates.servers().len() {
             let request =
                 Request { client: asking.client, key: asking.key, random: random(), tried: asking.tried };
-            let load = |candidate: &weir_core::balance::Candidate| {
+            let load = |candidate: &Candidate| {
                 let server = self.servers.get(&candidate.name)?;
                 let active = server.active();
                 (active < u64::from(max) && wanted(server)).then_some(active)
             };
-            let chosen = balancer.choose(&zone.candidates, request, load)?;
-            if let Some(slot) = Slot::take(self.servers.get(&chosen.name)?, &self.live, max) {
+            let chosen = balancer.choose(candidates, request, load)?;
+            if let Some(slot) = Slot::take(self.servers.get(&chosen.name)?, max) {
                 return Some(slot);
             }
         }

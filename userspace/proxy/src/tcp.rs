@@ -8,24 +8,22 @@ use crate::{
     errors::Refusal,
     exchange::Exchange,
     live::Slot,
-    tables::{PoolTable, Tables},
+    request::{Destination, default_destination},
     upstream::connect,
 };
 
 /// Relays one connection. Without a server it is closed: there is no way to say why.
 pub(crate) async fn relay(connection: &Connection, mut client: TcpStream) {
     let mut exchange = connection.begin("tcp");
-    let tables = connection.listener.tables(&connection.proxy);
-    let pool_name = tables.routes.default_pool(&connection.listener.name);
-    exchange.pool = pool_name.cloned();
-    let Some(pool) = pool_name.and_then(|name| tables.pools.get(name)) else {
-        exchange.cause = Refusal::NO_ROUTE.cause;
-        return;
+    let tables = connection.tables();
+    let Destination { pool, home, .. } = match default_destination(connection, &tables, &mut exchange) {
+        Ok(found) => found,
+        Err(refusal) => {
+            exchange.cause = refusal.cause;
+            return;
+        }
     };
-    let vip_home = connection.vip_home(&tables);
-    let home = tables.homes.home(None, vip_home, connection.client.ip(), tables.zone.as_ref());
-    exchange.home = home.map(|(zone, _)| zone.clone());
-    match find_server(connection, pool, &tables, &mut exchange).await {
+    match find_server(Attempts::new(pool, &tables, connection, home), &mut exchange).await {
         Ok((slot, mut server)) => {
             // An end of stream on one side is passed on as one; the other direction stays open.
             match copy_bidirectional(&mut client, &mut server).await {
@@ -41,16 +39,16 @@ pub(crate) async fn relay(connection: &Connection, mut client: TcpStream) {
 }
 
 async fn find_server(
-    connection: &Connection,
-    pool: &PoolTable,
-    tables: &Tables,
+    mut attempts: Attempts<'_>,
     exchange: &mut Exchange,
 ) -> Result<(Slot, TcpStream), Refusal> {
-    let mut attempts = Attempts::new(pool, tables, connection, exchange.home.clone());
     loop {
         let slot = attempts.next(exchange).await?;
-        match connect(&slot, pool.spec.connect_timeout).await {
-            Ok(stream) => return Ok((slot, stream)),
+        match connect(&slot, attempts.spec().connect_timeout).await {
+            Ok(stream) => {
+                attempts.answered(&slot.server, 200);
+                return Ok((slot, stream));
+            }
             Err(failure) => attempts.failed(&slot.server, &failure),
         }
     }

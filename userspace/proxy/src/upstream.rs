@@ -37,7 +37,7 @@ impl Upstream {
         progress: &Arc<Progress>,
     ) -> Result<Self, (Slot, Failure)> {
         let progress = Arc::clone(progress);
-        while let Some(mut sender) = slot.server.take_idle(pool.idle_timeout) {
+        while let Some(mut sender) = slot.server.take_sender(pool.idle_timeout) {
             if sender.is_ready() || matches!(timeout(READY_TIMEOUT, sender.ready()).await, Ok(Ok(()))) {
                 return Ok(Self { sender, reused: true, slot, progress });
             }

@@ -165,7 +165,11 @@ impl Registry {
                 match series {
                     Series::Counter(counter) => text.line(name, "", labels, counter.get() as f64),
                     Series::Gauge(gauge) => text.line(name, "", labels, gauge.get()),
-                    Series::Histogram(histogram) => text.histogram(name, labels, &histogram.0),
+                    Series::Histogram(Histogram(buckets)) => {
+                        let counts = buckets.counts.iter().map(|count| count.load(Relaxed));
+                        let sum = buckets.sum_micro.load(Relaxed) as f64 / 1e6;
+                        text.buckets(name, labels, buckets.bounds, counts, sum);
+                    }
                 }
             }
         }
@@ -217,15 +221,34 @@ impl Text {
         };
     }
 
-    fn histogram(&mut self, name: &str, labels: &str, buckets: &Buckets) {
+    /// One histogram of the family begun last. `counts`: one for each bound and one for everything above, each of its own range.
+    pub fn histogram(
+        &mut self,
+        name: &str,
+        labels: &[(&str, &str)],
+        bounds: &[f64],
+        counts: &[u64],
+        sum: f64,
+    ) {
+        self.buckets(name, &label_text(labels), bounds, counts.iter().copied(), sum);
+    }
+
+    fn buckets(
+        &mut self,
+        name: &str,
+        labels: &str,
+        bounds: &[f64],
+        counts: impl Iterator<Item = u64>,
+        sum: f64,
+    ) {
         let comma = if labels.is_empty() { "" } else { "," };
         let mut total = 0;
-        for (index, count) in buckets.counts.iter().enumerate() {
-            total += count.load(Relaxed);
-            let bound = buckets.bounds.get(index).map_or("+Inf".to_owned(), f64::to_string);
+        for (index, count) in counts.enumerate() {
+            total += count;
+            let bound = bounds.get(index).map_or("+Inf".to_owned(), f64::to_string);
             self.line(name, "_bucket", &format!("{labels}{comma}le=\"{bound}\""), total as f64);
         }
-        self.line(name, "_sum", labels, buckets.sum_micro.load(Relaxed) as f64 / 1e6);
+        self.line(name, "_sum", labels, sum);
         self.line(name, "_count", labels, total as f64);
     }
 }

@@ -1,32 +1,63 @@
 //! Heads for the other side: what was understood, written anew. RFC 9110 §7.6.
 
-use std::io::Write as _;
+use std::{io::Write as _, net::IpAddr};
 
 use super::{
     Framing, RequestHead, ResponseHead, Version,
     fields::{Known, known},
 };
 
-/// What is said of a client to servers; made once per connection.
-#[derive(Debug)]
+/// What is said of a client to servers.
+#[derive(Clone, Copy, Debug)]
 pub struct Sender {
-    /// Its address, as in X-Forwarded-For.
-    address: String,
-    /// The `for` of Forwarded. RFC 7239 §6: an IPv6 address stands in brackets and quotes.
-    by_whom: String,
+    address: IpAddr,
     proto: &'static str,
 }
 
 impl Sender {
     /// A client at an address, over TLS or not.
-    pub fn new(client: std::net::IpAddr, tls: bool) -> Self {
-        let client = client.to_canonical();
-        let by_whom = match client {
-            std::net::IpAddr::V4(v4) => v4.to_string(),
-            std::net::IpAddr::V6(v6) => format!("\"[{v6}]\""),
-        };
-        Self { address: client.to_string(), by_whom, proto: if tls { "https" } else { "http" } }
+    pub fn new(client: IpAddr, tls: bool) -> Self {
+        Self { address: client.to_canonical(), proto: if tls { "https" } else { "http" } }
     }
+
+    /// Its address, as in X-Forwarded-For.
+    fn write_address(self, out: &mut Vec<u8>) {
+        match self.address {
+            IpAddr::V4(v4) => {
+                for (index, octet) in v4.octets().into_iter().enumerate() {
+                    if index > 0 {
+                        out.push(b'.');
+                    }
+                    write_number(out, octet.into());
+                }
+            }
+            IpAddr::V6(v6) => _ = write!(out, "{v6}"),
+        }
+    }
+
+    /// The `for` of Forwarded. RFC 7239 §6: an IPv6 address stands in brackets and quotes.
+    fn write_by_whom(self, out: &mut Vec<u8>) {
+        let [before, after]: [&[u8]; 2] = if self.address.is_ipv4() { [b"", b""] } else { [b"\"[", b"]\""] };
+        out.extend_from_slice(before);
+        self.write_address(out);
+        out.extend_from_slice(after);
+    }
+}
+
+/// Appends a number in decimal; formatting as texts do it costs more than the rest of a head.
+fn write_number(out: &mut Vec<u8>, number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    let mut rest = number;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 pub(super) fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
@@ -38,24 +69,25 @@ pub(super) fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 
 fn write_framing(out: &mut Vec<u8>, framing: Framing) {
     match framing {
-        Framing::Length(length) => _ = write!(out, "content-length: {length}\r\n"),
+        Framing::Length(length) => {
+            out.extend_from_slice(b"content-length: ");
+            write_number(out, length);
+            out.extend_from_slice(b"\r\n");
+        }
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         Framing::None | Framing::UntilClose => {}
     }
 }
 
-/// Appends a list field: the elements that came, in their order, and one more. One field, because some read only the first.
-fn write_list(out: &mut Vec<u8>, name: &str, came: &RequestHead<'_, '_>, which: Known, one_more: &[&str]) {
+/// Begins a list field with the elements that came, in their order; one more is to follow. One field, because some read only the
+/// first.
+fn begin_list(out: &mut Vec<u8>, name: &str, came: &RequestHead<'_, '_>, which: Known) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     for field in came.fields.iter().filter(|field| known(field.name) == which && !field.value.is_empty()) {
         out.extend_from_slice(field.value);
         out.extend_from_slice(b", ");
     }
-    for part in one_more {
-        out.extend_from_slice(part.as_bytes());
-    }
-    out.extend_from_slice(b"\r\n");
 }
 
 /// Appends the head of a request as the server shall see it: in origin-form and HTTP/1.1, without what was meant for this
@@ -82,20 +114,33 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, sender: &Sen
         out.extend_from_slice(b"connection: upgrade\r\n");
         write_field(out, "upgrade", protocol.as_bytes());
     }
-    write_list(out, "x-forwarded-for", head, Known::ForwardedFor, &[&sender.address]);
+    begin_list(out, "x-forwarded-for", head, Known::ForwardedFor);
+    sender.write_address(out);
+    out.extend_from_slice(b"\r\n");
     write_field(out, "x-forwarded-proto", sender.proto.as_bytes());
     write_field(out, "x-forwarded-host", head.host.as_bytes());
-    let host: &[&str] = if head.host.is_empty() { &["", "", ""] } else { &[";host=\"", head.host, "\""] };
-    let element = ["for=", &sender.by_whom, host[0], host[1], host[2], ";proto=", sender.proto];
-    write_list(out, "forwarded", head, Known::Forwarded, &element);
-    write_list(out, "via", head, Known::Via, &[via(head.version)]);
+    begin_list(out, "forwarded", head, Known::Forwarded);
+    out.extend_from_slice(b"for=");
+    sender.write_by_whom(out);
+    if !head.host.is_empty() {
+        out.extend_from_slice(b";host=\"");
+        out.extend_from_slice(head.host.as_bytes());
+        out.push(b'"');
+    }
+    out.extend_from_slice(b";proto=");
+    out.extend_from_slice(sender.proto.as_bytes());
     out.extend_from_slice(b"\r\n");
+    begin_list(out, "via", head, Known::Via);
+    out.extend_from_slice(via(head.version).as_bytes());
+    out.extend_from_slice(b"\r\n\r\n");
 }
 
 /// Appends the head of a response as the client shall see it. `framing` is that of the body that follows, `more` further field
 /// lines, each with its line end.
 pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, framing: Framing, more: &[&[u8]]) {
-    let _infallible = write!(out, "HTTP/1.1 {} ", head.status);
+    out.extend_from_slice(b"HTTP/1.1 ");
+    write_number(out, head.status.into());
+    out.push(b' ');
     out.extend_from_slice(head.reason.as_bytes());
     out.extend_from_slice(b"\r\n");
     let mut has_via = false;

@@ -74,20 +74,21 @@ impl HomeTable {
 
     /// The home zone of a client and why. `cookie` is a zone from a verified cookie; a zone that no longer exists is
     /// passed over. `None` when nothing applies: a proxy that stands alone and has no zone.
-    pub fn home<'a>(
-        &'a self,
-        cookie: Option<&'a Name>,
-        vip_home: Option<&'a Name>,
+    pub fn home(
+        &self,
+        cookie: Option<&Name>,
+        vip_home: Option<&Name>,
         client: IpAddr,
-        receiving: Option<&'a Name>,
-    ) -> Option<(&'a Name, HomeReason)> {
-        let known = |zone: &&Name| self.zones.binary_search(zone).is_ok();
+        receiving: Option<&Name>,
+    ) -> Option<(&Name, HomeReason)> {
+        // The table's own name: it outlives the cookie's.
+        let known = |zone: &Name| self.zones.binary_search(zone).ok().and_then(|index| self.zones.get(index));
         cookie
-            .filter(known)
+            .and_then(known)
             .map(|zone| (zone, HomeReason::Cookie))
-            .or_else(|| vip_home.filter(known).map(|zone| (zone, HomeReason::Vip)))
+            .or_else(|| vip_home.and_then(known).map(|zone| (zone, HomeReason::Vip)))
             .or_else(|| self.by_prefix(client).map(|(zone, p)| (zone, HomeReason::ClientPrefix(p))))
-            .or_else(|| receiving.filter(known).map(|zone| (zone, HomeReason::ReceivingZone)))
+            .or_else(|| receiving.and_then(known).map(|zone| (zone, HomeReason::ReceivingZone)))
     }
 }
 

@@ -1,16 +1,18 @@
 //! A client's connection: one request after the other, until either side has enough.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     pin::{Pin, pin},
     task::{Context, Poll},
 };
 
+use pin_project_lite::pin_project;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    time::{Instant, Sleep, sleep_until},
+    sync::futures::Notified,
+    time::{Instant, Sleep, sleep_until, timeout},
 };
-use weir_core::h1::{self, Bad, Sender};
+use weir_core::h1::{self, Bad};
 
 use super::{
     answer,
@@ -20,24 +22,30 @@ use super::{
 use crate::{
     connection::Connection,
     limits::{HANDSHAKE_TIMEOUT, HEAD_TIMEOUT, LAST_CALL, LINGER, LINGER_LEN_MAX},
+    listener::Ending,
 };
 
 /// How HTTP/2 begins. RFC 9113 §3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How a connection ended.
-pub(crate) enum Ended<S> {
+pub(crate) enum Ended {
     /// It is over.
     Over,
-    /// It is HTTP/2 and not for us: the stream, and what was read of it.
-    Http2(S, Vec<u8>),
+    /// It is HTTP/2 and not for us.
+    Http2,
 }
 
-/// Both sides' bytes while requests are served.
+/// A connection and its client. Most of them do nothing most of the time: what is not here is held only while there is work.
+pub(crate) struct Http1<S> {
+    connection: Connection,
+    client: Client<S>,
+}
+
+/// The client's side while requests are served.
 pub(crate) struct Client<S> {
     pub(crate) stream: S,
     pub(crate) came: Buffer,
-    pub(crate) sender: Sender,
 }
 
 /// What a request leaves behind.
@@ -51,49 +59,38 @@ pub(crate) enum After {
     Cut,
 }
 
-/// Serves until the end.
-pub(crate) async fn serve<S>(connection: &Connection, stream: S) -> Ended<S>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let sender = Sender::new(connection.client.ip(), connection.tls);
-    let mut client = Client { stream, came: Buffer::default(), sender };
-    let mut deadline = pin!(sleep_until(Instant::now() + HANDSHAKE_TIMEOUT));
-    let mut ending = pin!(connection.asked_to_end());
-    let mut is_first = true;
-    let mut last_call = false;
-    loop {
-        match head(&mut client, deadline.as_mut(), ending.as_mut(), is_first, &mut last_call).await {
-            Waited::Head => {}
-            Waited::Http2 => {
-                let came = client.came.data().to_vec();
-                return Ended::Http2(client.stream, came);
-            }
-            Waited::Bad(bad) => {
-                let after = answer::refuse_bad(connection, &mut client, bad).await;
-                end(client, after).await;
-                return Ended::Over;
-            }
-            Waited::Silent if !client.came.is_empty() => {
-                let after = answer::refuse_slow(connection, &mut client).await;
-                end(client, after).await;
-                return Ended::Over;
-            }
-            Waited::Silent | Waited::Gone => return Ended::Over,
-        }
-        is_first = false;
-        // In memory of its own: a task is as large as the largest thing it ever does, and most connections do nothing.
-        match Box::pin(relay::relay(connection, &mut client)).await {
-            After::Next if !connection.is_stopping() => {
-                deadline.as_mut().reset(Instant::now() + HEAD_TIMEOUT);
-            }
-            After::Next => {
-                end(client, After::Close).await;
-                return Ended::Over;
-            }
-            after => {
-                end(client, after).await;
-                return Ended::Over;
+impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
+    pub(crate) fn new(connection: Connection, stream: S) -> Self {
+        Self { connection, client: Client { stream, came: Buffer::default() } }
+    }
+
+    /// The connection, what was read of it, and its stream.
+    pub(crate) fn into_parts(self) -> (Connection, Vec<u8>, S) {
+        let Client { stream, came } = self.client;
+        (self.connection, came.data().to_vec(), stream)
+    }
+
+    /// Serves until the end.
+    pub(crate) async fn serve(&mut self) -> Ended {
+        let Self { connection, client } = self;
+        let ending = &connection.listener.ending;
+        let mut waiting = pin!(Waiting::begin(ending));
+        loop {
+            // All that takes room is in memory of its own: a task is as large as the largest thing it ever does.
+            let after = match waiting.as_mut().head(client).await {
+                Waited::Head => Box::pin(relay::relay(connection, client)).await,
+                Waited::Http2 => return Ended::Http2,
+                Waited::Bad(bad) => Box::pin(answer::refuse_bad(connection, client, bad)).await,
+                Waited::Slow => Box::pin(answer::refuse_slow(connection, client)).await,
+                Waited::Gone => return Ended::Over,
+            };
+            match after {
+                After::Next if !connection.is_stopping() => waiting.as_mut().again(),
+                After::Next | After::Close => {
+                    Box::pin(end(client)).await;
+                    return Ended::Over;
+                }
+                After::Cut => return Ended::Over,
             }
         }
     }
@@ -104,23 +101,51 @@ enum Waited {
     Head,
     Http2,
     Bad(Bad),
-    /// Nothing, or not all of a head, in time; or there will be no time.
-    Silent,
-    /// The client left.
+    /// Not all of a head, in time; or there will be no time.
+    Slow,
+    /// The client left, or said nothing for too long.
     Gone,
 }
 
-/// Waits for the whole head of a request.
-async fn head<S: AsyncRead + Unpin>(
-    client: &mut Client<S>,
-    mut deadline: Pin<&mut Sleep>,
-    mut ending: Pin<&mut impl Future<Output = ()>>,
-    is_first: bool,
-    last_call: &mut bool,
-) -> Waited {
-    std::future::poll_fn(|cx: &mut Context<'_>| {
+pin_project! {
+    /// The wait for the head of a request: all that an idle connection is.
+    struct Waiting<'e> {
+        #[pin]
+        deadline: Sleep,
+        #[pin]
+        asked: Notified<'e>,
+        ending: &'e Ending,
+        is_first: bool,
+        last_call: bool,
+    }
+}
+
+impl<'e> Waiting<'e> {
+    fn begin(ending: &'e Ending) -> Self {
+        let deadline = sleep_until(Instant::now() + HANDSHAKE_TIMEOUT);
+        Self { deadline, asked: ending.notified(), ending, is_first: true, last_call: false }
+    }
+
+    /// The next request is waited for.
+    fn again(self: Pin<&mut Self>) {
+        let this = self.project();
+        *this.is_first = false;
+        this.deadline.reset(Instant::now() + HEAD_TIMEOUT);
+    }
+
+    /// Waits for the whole head of a request.
+    async fn head<S: AsyncRead + Unpin>(mut self: Pin<&mut Self>, client: &mut Client<S>) -> Waited {
+        poll_fn(|cx| self.as_mut().poll_head(cx, client)).await
+    }
+
+    fn poll_head<S: AsyncRead + Unpin>(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        client: &mut Client<S>,
+    ) -> Poll<Waited> {
+        let mut this = self.project();
         loop {
-            match is_whole(client.came.data(), is_first) {
+            match is_whole(client.came.data(), *this.is_first) {
                 Ok(Some(what)) => return Poll::Ready(what),
                 Err(bad) => return Poll::Ready(Waited::Bad(bad)),
                 Ok(None) => {}
@@ -128,21 +153,20 @@ async fn head<S: AsyncRead + Unpin>(
             match client.came.poll_fill(cx, &mut client.stream) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Waited::Gone),
                 Poll::Ready(Ok(_)) => {}
-                Poll::Pending => {
-                    // Whoever is asked to end between two requests ends; one that has sent nothing yet gets a little time.
-                    if !*last_call && ending.as_mut().poll(cx).is_ready() {
-                        *last_call = true;
-                        if !is_first && client.came.is_empty() {
-                            return Poll::Ready(Waited::Silent);
-                        }
-                        deadline.as_mut().reset(Instant::now() + LAST_CALL);
-                    }
-                    return deadline.as_mut().poll(cx).map(|()| Waited::Silent);
-                }
+                Poll::Pending => break,
             }
         }
-    })
-    .await
+        // Whoever is asked to end between two requests ends; one that has sent nothing yet gets a little time.
+        if !*this.last_call && (this.ending.is_asked() || this.asked.as_mut().poll(cx).is_ready()) {
+            *this.last_call = true;
+            if !*this.is_first && client.came.is_empty() {
+                return Poll::Ready(Waited::Gone);
+            }
+            this.deadline.as_mut().reset(Instant::now() + LAST_CALL);
+        }
+        let silent = if client.came.is_empty() { Waited::Gone } else { Waited::Slow };
+        this.deadline.poll(cx).map(|()| silent)
+    }
 }
 
 /// Whether there is enough to go on with. Parsed again by whoever does: a head seldom comes in pieces.
@@ -163,22 +187,22 @@ fn is_whole(came: &[u8], is_first: bool) -> Result<Option<Waited>, Bad> {
 
 /// Ends a connection so that the last response arrives: a close with bytes unread would make the kernel throw away what it has
 /// not sent yet. RFC 9112 §9.6.
-async fn end<S: AsyncRead + AsyncWrite + Unpin>(client: Client<S>, after: After) {
-    let Client { mut stream, mut came, .. } = client;
-    if after == After::Cut || stream.shutdown().await.is_err() {
+async fn end<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Client<S>) {
+    let Client { stream, came } = client;
+    if stream.shutdown().await.is_err() {
         return;
     }
     let mut left = LINGER_LEN_MAX;
     let drained = async {
         while left > 0 {
             came.consume(came.data().len());
-            match std::future::poll_fn(|cx| came.poll_fill(cx, &mut stream)).await {
+            match poll_fn(|cx| came.poll_fill(cx, stream)).await {
                 Ok(len) if len > 0 => left = left.saturating_sub(len),
                 _ => return,
             }
         }
     };
-    let _in_time = tokio::time::timeout(LINGER, drained).await;
+    let _in_time = timeout(LINGER, drained).await;
 }
 
 /// Writes all of it.

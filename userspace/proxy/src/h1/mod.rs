@@ -13,5 +13,5 @@ mod pump;
 mod relay;
 mod server;
 
-pub(crate) use client::{Ended, serve};
+pub(crate) use client::{Ended, Http1};
 pub(crate) use server::Kept;

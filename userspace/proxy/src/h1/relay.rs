@@ -6,7 +6,11 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional},
     time::timeout,
 };
-use weir_core::h1::{self, Bad, Framing, RequestHead, Version};
+use weir_core::{
+    ClientKey,
+    h1::{self, Bad, Framing, RequestHead, Version},
+};
+use weir_model::Name;
 
 use super::{
     answer::{Refused, refuse_bad, say},
@@ -20,7 +24,7 @@ use crate::{
     body::Stall,
     connection::Connection,
     errors::{Failure, Refusal},
-    exchange::Exchange,
+    exchange::{Account, Exchange},
     live::{ServerLive, Slot},
     request::{Destination, destination},
     tables::{PoolTable, Tables},
@@ -29,6 +33,9 @@ use crate::{
 /// A request as it is asked of servers.
 struct Asked<'t> {
     pool: &'t PoolTable,
+    home: Option<&'t Name>,
+    /// What the pool hashes it by.
+    key: Option<ClientKey>,
     /// Its head for a server.
     head: Scratch,
     framing: Framing,
@@ -52,14 +59,14 @@ struct Answer {
 }
 
 /// What the head in a buffer says; nothing of it is held, nor the room its fields took.
-type Request<'t> = (Exchange, Result<Asked<'t>, Refused>);
+type Request<'c, 't> = (Account<&'c Connection>, Result<Asked<'t>, Refused>);
 
 /// Relays the request whose head is in the buffer.
 pub(crate) async fn relay<S>(connection: &Connection, client: &mut Client<S>) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let tables = connection.listener.tables(&connection.proxy);
+    let tables = connection.tables();
     match read(connection, client, &tables) {
         Ok(None) => {
             let mut out = Scratch::new();
@@ -74,18 +81,18 @@ where
 }
 
 /// Reads it; `None` where a check of our own asks.
-fn read<'t, S>(
-    connection: &Connection,
+fn read<'c, 't, S>(
+    connection: &'c Connection,
     client: &mut Client<S>,
     tables: &'t Tables,
-) -> Result<Option<Request<'t>>, Bad> {
+) -> Result<Option<Request<'c, 't>>, Bad> {
     let mut room = h1::field_room();
     let head = h1::parse_request(client.came.data(), &mut room)?.ok_or(Bad::Syntax)?;
     if connection.answers_itself() {
         return Ok(None);
     }
     let mut exchange = connection.begin(name(head.version));
-    let asked = ask(&head, connection, tables, &client.sender, &mut exchange);
+    let asked = ask(&head, connection, tables, &mut exchange);
     let len = head.len;
     client.came.consume(len);
     Ok(Some((exchange, asked)))
@@ -96,22 +103,24 @@ fn ask<'t>(
     head: &RequestHead<'_, '_>,
     connection: &Connection,
     tables: &'t Tables,
-    sender: &h1::Sender,
     exchange: &mut Exchange,
 ) -> Result<Asked<'t>, Refused> {
     let is_whole = head.framing == Framing::None && head.is_persistent;
     let is_head = head.method == "HEAD";
     let refused = |refusal| Refused { refusal, is_whole, is_head };
-    exchange.note_request(head.method, head.host, head.target);
+    exchange.note(|noted| noted.request(head.method, head.host, head.target));
     let path = head.target.split('?').next().unwrap_or_default();
     let cookies = head.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("cookie"));
     let cookies = cookies.map(|field| field.value);
     let found = destination(connection, tables, (head.host, path), cookies, exchange);
-    let Destination { pool, set_cookie } = found.map_err(refused)?;
+    let Destination { pool, home, set_cookie } = found.map_err(refused)?;
+    let key = pool.key(head.target, head.fields.iter().map(|field| (field.name, field.value)));
     let mut out = Scratch::new();
-    h1::write_request(&mut out.0, head, sender);
+    h1::write_request(&mut out.0, head, &h1::Sender::new(connection.client.ip(), connection.tls));
     Ok(Asked {
         pool,
+        home,
+        key,
         head: out,
         framing: head.framing,
         client: head.version,
@@ -133,7 +142,7 @@ async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut attempts = Attempts::new(asked.pool, tables, connection, exchange.home.clone());
+    let mut attempts = Attempts::new(asked.pool, tables, connection, asked.home).by(asked.key);
     let mut transfer = Transfer {
         connection,
         client,
@@ -151,7 +160,10 @@ where
         };
         let live = Arc::clone(&slot.server);
         let failure = match transfer.ask_one(slot).await {
-            Ok((server, answer)) => return transfer.respond(server, answer, exchange).await,
+            Ok((server, answer)) => {
+                attempts.answered(&live, answer.status);
+                return transfer.respond(server, answer, exchange).await;
+            }
             Err(failure) => failure,
         };
         match failure {
