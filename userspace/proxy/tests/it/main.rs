@@ -5,10 +5,13 @@ mod raw;
 mod servers;
 mod subject;
 
+mod balance;
 mod config_changes;
 mod failures;
+mod health;
 mod http;
 mod limits;
+mod outliers;
 mod stopping;
 mod tcp_mode;
 mod tls;
