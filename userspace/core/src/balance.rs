@@ -47,6 +47,8 @@ pub struct Candidates {
     servers: Vec<Candidate>,
     /// `ends[n]`: sum of the weights of servers 0 to n.
     ends: Vec<u64>,
+    /// Whether all weights are equal: then a rendezvous needs no logarithms.
+    is_even: bool,
     /// Round-robin turns, as indices into `servers`.
     schedule: Vec<u16>,
 }
@@ -114,7 +116,8 @@ impl Candidates {
             end += u64::from(server.weight);
             end
         });
-        Self { ends: ends.collect(), schedule: schedule(&servers), servers }
+        let is_even = servers.windows(2).all(|pair| pair[0].weight == pair[1].weight);
+        Self { is_even, ends: ends.collect(), schedule: schedule(&servers), servers }
     }
 
     /// The servers, by name.
@@ -177,13 +180,13 @@ impl Balancer {
         load: impl Fn(&Candidate) -> Option<u64>,
     ) -> Option<&'c Candidate> {
         let best = |has_room: &dyn Fn(&Candidate, u64) -> bool| {
-            candidates
-                .servers
-                .iter()
-                .filter(|server| load(server).is_some_and(|load| has_room(server, load)))
-                .map(|server| (key.score(server.seed, f64::from(server.weight)), server))
-                .max_by(|a, b| a.0.total_cmp(&b.0))
-                .map(|(_, server)| server)
+            let has_room = |server: &&Candidate| load(server).is_some_and(|load| has_room(server, load));
+            let free = candidates.servers.iter().filter(has_room);
+            if candidates.is_even {
+                return free.max_by_key(|server| key.rank(server.seed));
+            }
+            let scored = free.map(|server| (key.score(server.seed, f64::from(server.weight)), server));
+            scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, server)| server)
         };
         let Some(factor) = self.method.load_factor else { return best(&|_, _| true) };
         let loads = candidates.servers.iter().filter_map(|server| Some((server.weight, load(server)?)));

@@ -25,7 +25,7 @@ pub struct Pool {
     /// How many servers `random` draws to take the least loaded of; 1 to 16.
     #[serde(default = "default_random_of")]
     pub random_of: u32,
-    /// A server that came up, or was added, gets its weight by and by: a tenth at once, all of it after this; 100 ms to 1 h. Servers
+    /// A server that came up, was added or taken back by an operator gets its weight by and by: a tenth at once, all of it after this; 100 ms to 1 h. Servers
     /// that are up when a proxy starts have it at once.
     #[serde(with = "units::optional_duration", default, skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<Duration>,

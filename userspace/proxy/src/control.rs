@@ -269,7 +269,7 @@ impl Control {
         let (Ok(tls), Ok(sockets), true) = (tls, sockets, problems.is_empty()) else { return Err(problems) };
 
         self.forget_moved_servers(snapshot);
-        self.weights.follow(snapshot, &self.live, std::time::Instant::now());
+        self.weights.follow(snapshot, &self.snapshot, std::time::Instant::now());
         self.live.update(snapshot);
         self.health.retain(snapshot);
         self.checks.update(snapshot, &self.live, self.source.dir());

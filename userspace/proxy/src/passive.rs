@@ -105,7 +105,7 @@ impl PoolTable {
         }
         let Some(spec) = self.spec.breaker.as_ref().filter(|_| passive.is_open()) else { return Ok(()) };
         let now = now_ms();
-        if passive.breaker.admits(now) && passive.breaker.enter(&spec.into(), now) {
+        if passive.breaker.enter(&spec.into(), now) {
             return Ok(());
         }
         passive.refused.fetch_add(1, Relaxed);

@@ -6,9 +6,7 @@ use std::{
 };
 
 use weir_core::{balance::slow_start, health::HealthView};
-use weir_model::{Name, Snapshot, status::Health};
-
-use crate::live::Live;
+use weir_model::{Admin, Name, Snapshot, status::Health};
 
 /// Pool and server.
 type Key = (Name, Name);
@@ -16,7 +14,7 @@ type Key = (Name, Name);
 /// What is known of it.
 #[derive(Debug, Default)]
 pub(crate) struct Weights {
-    /// What agents ask for, in hundredths.
+    /// What agents ask for, in hundredths, where that is not all.
     agents: BTreeMap<Key, u32>,
     /// When servers came up that have not got all of their weight yet.
     since: BTreeMap<Key, Instant>,
@@ -25,18 +23,21 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    /// Follows a change of the configuration; `before` is what the proxy had until then, nothing when it starts.
-    pub(crate) fn follow(&mut self, snapshot: &Snapshot, before: &Live, now: Instant) {
+    /// Follows a change of the configuration; `before` is what was in force until then, nothing when the proxy starts.
+    pub(crate) fn follow(&mut self, snapshot: &Snapshot, before: &Snapshot, now: Instant) {
         let is_start = before.servers.is_empty();
         let is_checked = |pool: &Name| snapshot.pools.get(pool).is_some_and(|pool| pool.check.is_some());
         let mut members = BTreeSet::new();
         for (name, server) in &snapshot.servers {
             for pool in &server.pools {
                 let key = (pool.clone(), name.clone());
-                let is_new = before.servers.get(&key).is_none_or(|live| live.address != server.address);
-                if is_new && !is_start && is_checked(pool) {
+                let old = before.servers.get(name).filter(|old| old.pools.contains(pool));
+                let is_new = old.is_none_or(|old| old.address != server.address);
+                let is_back =
+                    old.is_some_and(|old| old.admin != Admin::Active && server.admin == Admin::Active);
+                if !is_start && is_new && is_checked(pool) {
                     self.joined.insert(key.clone());
-                } else if is_new && !is_start {
+                } else if !is_start && (is_new || is_back) {
                     self.since.insert(key.clone(), now);
                 }
                 members.insert(key);
@@ -59,23 +60,27 @@ impl Weights {
                 self.since.remove(&key);
             }
         }
-        self.agents.insert(key, agent_percent);
+        if agent_percent == 100 {
+            self.agents.remove(&key);
+        } else {
+            self.agents.insert(key, agent_percent);
+        }
     }
 
     /// Tells `health` what each server gets now.
     pub(crate) fn tell(&mut self, health: &mut HealthView, snapshot: &Snapshot, now: Instant) {
-        let slow_start = |pool: &Name| snapshot.pools.get(pool).and_then(|pool| pool.slow_start);
-        let share = |key: &Key, since: &Instant| {
-            slow_start(&key.0).map_or(100, |slow| slow_start::share_percent(now - *since, slow))
-        };
-        let shares: BTreeMap<Key, u32> =
-            self.since.iter().map(|(key, at)| (key.clone(), share(key, at))).collect();
-        for key in shares.keys().chain(self.agents.keys()) {
-            let agent = self.agents.get(key).copied().unwrap_or(100);
-            let share = shares.get(key).copied().unwrap_or(100);
-            health.set_weight(&key.0, &key.1, (agent * share / 100).max(1));
+        health.reset_weights();
+        for ((pool, server), agent) in &self.agents {
+            health.set_weight(pool, server, (*agent).max(1));
         }
-        self.since.retain(|key, _| shares.get(key).is_some_and(|share| *share < 100));
+        self.since.retain(|(pool, server), since| {
+            let slow_start = snapshot.pools.get(pool).and_then(|pool| pool.slow_start);
+            let share = slow_start.map_or(100, |slow| slow_start::share_percent(now - *since, slow));
+            if share < 100 {
+                health.set_weight(pool, server, (health.weight(pool, server) * share / 100).max(1));
+            }
+            share < 100
+        });
     }
 
     /// When some share next changes.
@@ -90,7 +95,7 @@ impl Weights {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::time::Duration;
 
     use super::*;
 
@@ -109,13 +114,12 @@ mod tests {
 
     #[test]
     fn who_comes_up_or_joins_begins_slowly_and_who_was_there_at_the_start_does_not() {
-        let (mut weights, mut live, mut view) = (Weights::default(), Live::default(), HealthView::default());
+        let (mut weights, mut view) = (Weights::default(), HealthView::default());
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);
         let key = |pool: &str, server: &str| (pool.parse::<Name>().unwrap(), server.parse::<Name>().unwrap());
-        let one = Arc::new(snapshot(&["s1"]));
-        weights.follow(&one, &live, start);
-        live.update(&one);
+        let one = snapshot(&["s1"]);
+        weights.follow(&one, &Snapshot::default(), start);
         weights.note(key("p", "s1"), Health::Unknown, Health::Up, 100, start);
         weights.tell(&mut view, &one, start);
         let get = |view: &HealthView, pool, server| {
@@ -127,8 +131,7 @@ mod tests {
 
         // One joins: at once where nothing is checked, once it is up where it is.
         let two = snapshot(&["s1", "s2"]);
-        weights.follow(&two, &live, at(10));
-        live.update(&two);
+        weights.follow(&two, &one, at(10));
         weights.tell(&mut view, &two, at(12));
         assert_eq!((get(&view, "p", "s2"), get(&view, "q", "s2"), get(&view, "q", "s1")), (100, 20, 100));
         weights.note(key("p", "s2"), Health::Unknown, Health::Up, 50, at(12));
@@ -143,5 +146,12 @@ mod tests {
         weights.tell(&mut view, &two, at(40));
         assert_eq!((get(&view, "p", "s1"), get(&view, "p", "s2")), (100, 50));
         assert_eq!(weights.next_step(&two, at(40)), None);
+        // And one that an operator had taken out.
+        let mut drained = two.clone();
+        drained.servers.get_mut("s1").unwrap().admin = Admin::Drain;
+        weights.follow(&drained, &two, at(50));
+        weights.follow(&two, &drained, at(60));
+        weights.tell(&mut view, &two, at(62));
+        assert_eq!((get(&view, "p", "s1"), get(&view, "q", "s1")), (20, 20));
     }
 }

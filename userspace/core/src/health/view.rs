@@ -9,7 +9,7 @@ use weir_model::{Name, Snapshot, status::Health};
 pub struct HealthView {
     pools: BTreeMap<Name, BTreeMap<Name, Health>>,
     /// Shares of their weights servers are to get just now, in hundredths, where that is not all.
-    weights: BTreeMap<(Name, Name), u32>,
+    weights: BTreeMap<Name, BTreeMap<Name, u32>>,
 }
 
 impl HealthView {
@@ -36,20 +36,17 @@ impl HealthView {
 
     /// Notes the share of its weight, in hundredths, that a server in a pool is to get: its agent says so, or it has just come up.
     pub fn set_weight(&mut self, pool: &Name, server: &Name, percent: u32) {
-        let key = (pool.clone(), server.clone());
-        if percent == 100 {
-            self.weights.remove(&key);
-        } else {
-            self.weights.insert(key, percent);
-        }
+        self.weights.entry(pool.clone()).or_default().insert(server.clone(), percent);
+    }
+
+    /// Every server gets all of its weight.
+    pub fn reset_weights(&mut self) {
+        self.weights.clear();
     }
 
     /// The share of its weight, in hundredths, that a server in a pool is to get.
     pub fn weight(&self, pool: &Name, server: &Name) -> u32 {
-        if self.weights.is_empty() {
-            return 100;
-        }
-        self.weights.get(&(pool.clone(), server.clone())).copied().unwrap_or(100)
+        self.weights.get(pool).and_then(|servers| servers.get(server)).copied().unwrap_or(100)
     }
 
     /// Forgets servers and pools that `snapshot` no longer has.
@@ -60,7 +57,10 @@ impl HealthView {
             servers.retain(|name, _| is_in(pool, name));
             snapshot.pools.contains_key(pool)
         });
-        self.weights.retain(|(pool, name), _| is_in(pool, name));
+        self.weights.retain(|pool, servers| {
+            servers.retain(|name, _| is_in(pool, name));
+            !servers.is_empty()
+        });
     }
 }
 
