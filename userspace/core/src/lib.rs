@@ -18,6 +18,7 @@
 
 pub mod balance;
 pub mod capture;
+pub mod client_hello;
 pub mod cookie;
 pub mod datapath;
 pub mod explain;
@@ -31,6 +32,7 @@ pub mod path_probe;
 pub mod pcap;
 pub mod plan;
 pub mod preview;
+pub mod proxy_protocol;
 pub mod retry_budget;
 pub mod routing;
 pub mod sticky;

@@ -44,7 +44,9 @@ pub use check::{Check, CheckKind, CheckTls, CheckVersion, StatusRanges};
 pub use directory::{FILE_LEN_MAX, Objects, SourceFile};
 pub use failover::{Failover, FailoverScope};
 pub use hash_on::HashOn;
-pub use listener::{CertificateFiles, HostPattern, Listener, ListenerProtocol, Route, Tls};
+pub use listener::{
+    CertificateFiles, ClientCertificates, HostPattern, Listener, ListenerProtocol, Route, Tls, TlsVersion,
+};
 pub use mss::MssClamp;
 pub use name::{NAME_LEN_MAX, Name, NameError};
 pub use peer::{

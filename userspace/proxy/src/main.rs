@@ -26,6 +26,7 @@ mod listener;
 mod live;
 mod options;
 mod passive;
+mod passthrough;
 mod report;
 mod request;
 mod self_check;

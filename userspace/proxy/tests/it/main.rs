@@ -1,17 +1,20 @@
 //! The real binary between real clients and real servers, on the loopback interface, unprivileged.
 
+mod authority;
 mod clients;
 mod raw;
 mod servers;
 mod subject;
 
 mod balance;
+mod certificates;
 mod config_changes;
 mod failures;
 mod health;
 mod http;
 mod limits;
 mod outliers;
+mod passthrough;
 mod stopping;
 mod tcp_mode;
 mod tls;
