@@ -33,6 +33,7 @@ use crate::{
     access_log::AccessLog,
     checks::{Checks, HealthEvent},
     connection::{AtomicPhase, Phase, Proxy},
+    healthz::Healthz,
     ledger::Ledger,
     limits::HEALTH_QUEUE_MAX,
     listen::Listeners,
@@ -84,38 +85,6 @@ pub(crate) struct Control {
     /// The same for the metrics.
     latest: Arc<ArcSwap<ProxyStatus>>,
     publish_due: Option<Instant>,
-}
-
-/// What `/healthz` says.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Healthz {
-    state: Arc<AtomicU8>,
-    /// Groups all of whose VIPs are served here.
-    groups: Arc<ArcSwap<BTreeSet<Name>>>,
-}
-
-impl Healthz {
-    const STARTING: u8 = 0;
-    const OK: u8 = 1;
-    const DRAINING: u8 = 2;
-
-    pub(crate) fn now(&self) -> Health {
-        match self.state.load(Relaxed) {
-            Self::STARTING => Health::Starting,
-            Self::OK => Health::Ok,
-            _ => Health::Draining,
-        }
-    }
-
-    /// The answer to a balancer that asks for groups, as in `group=edge&group=internal`.
-    fn of_groups(&self, query: &str) -> Health {
-        let groups = self.groups.load();
-        let serves = |pair: &str| pair.strip_prefix("group=").is_none_or(|group| groups.contains(group));
-        match self.now() {
-            Health::Ok if !query.split('&').all(serves) => Health::Starting,
-            health => health,
-        }
-    }
 }
 
 impl Control {

@@ -19,6 +19,7 @@ mod errors;
 mod exchange;
 mod h1;
 mod headers;
+mod healthz;
 mod ledger;
 mod limits;
 mod listen;

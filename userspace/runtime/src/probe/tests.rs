@@ -212,7 +212,7 @@ async fn a_handshake_suffices_unless_an_authority_and_a_name_are_asked_for() {
         ("tls = { ca = \"none.pem\", name = \"a.example\" }", "ca "),
     ] {
         for kind in ["tls", "https"] {
-            let check = check(&format!("kind = \"{kind}\", {extra}").trim_end_matches([',', ' ']));
+            let check = check(format!("kind = \"{kind}\", {extra}").trim_end_matches([',', ' ']));
             let result = run(&ProbeTarget::check(&check, address, dir.path()), LIMIT).await;
             match result {
                 ProbeResult::Up => assert!(expected.is_empty(), "{kind}, {extra} passed"),
