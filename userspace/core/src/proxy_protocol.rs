@@ -179,7 +179,6 @@ fn ipv6(rest: &[u8]) -> Result<(Option<Addresses>, &[u8]), BadHeader> {
 const ALPN: u8 = 0x01;
 const AUTHORITY: u8 = 0x02;
 const CRC32C: u8 = 0x03;
-const NOOP: u8 = 0x04;
 const UNIQUE_ID: u8 = 0x05;
 const SSL: u8 = 0x20;
 

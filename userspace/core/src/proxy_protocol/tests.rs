@@ -150,11 +150,11 @@ proptest! {
         let mut header = Vec::new();
         write(&mut header, Version::V2, Some(addresses("192.0.2.1:1", "[2001:db8::1]:2")), &Tlvs::default());
         let index = at % header.len();
-        if header[index] != byte {
+        // All but the lengths, the family and the word that there is a checksum.
+        if header[index] != byte && ![13, 14, 15, header.len() - 7].contains(&index) {
             header[index] = byte;
             // The checksum sees what nothing else does.
-            prop_assert_ne!(parse(&header).ok().flatten().map(|header| header.addresses), Some(None));
-            prop_assert!(parse(&header).map_or(true, |header| header.is_none_or(|header| header.len != 67)));
+            prop_assert!(parse(&header).is_err());
         }
         let _either_way = parse(&[&v2(0x21, 0x11, &[1; 12])[..], &bytes].concat());
     }

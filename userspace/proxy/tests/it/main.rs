@@ -16,6 +16,7 @@ mod limits;
 mod outliers;
 mod passthrough;
 mod stopping;
+mod tables;
 mod tcp_mode;
 mod tls;
 mod vips;
