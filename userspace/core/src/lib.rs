@@ -19,6 +19,7 @@
 pub mod balance;
 pub mod capture;
 pub mod client_hello;
+pub mod cookie;
 pub mod datapath;
 pub mod explain;
 pub mod h1;
@@ -33,6 +34,7 @@ pub mod pcap;
 pub mod plan;
 pub mod preview;
 pub mod proxy_protocol;
+pub mod retry_budget;
 pub mod routing;
 pub mod sticky;
 

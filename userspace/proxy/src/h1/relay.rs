@@ -6,7 +6,10 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional},
     time::timeout,
 };
-use weir_core::h1::{self, Bad, Framing, RequestHead, Version};
+use weir_core::{
+    ClientKey,
+    h1::{self, Bad, Framing, RequestHead, Version},
+};
 use weir_model::Name;
 
 use super::{
@@ -31,6 +34,8 @@ use crate::{
 struct Asked<'t> {
     pool: &'t PoolTable,
     home: Option<&'t Name>,
+    /// What the pool hashes it by.
+    key: Option<ClientKey>,
     /// Its head for a server.
     head: Scratch,
     framing: Framing,
@@ -109,11 +114,13 @@ fn ask<'t>(
     let cookies = cookies.map(|field| field.value);
     let found = destination(connection, tables, (head.host, path), cookies, exchange);
     let Destination { pool, home, set_cookie } = found.map_err(refused)?;
+    let key = pool.key(head.target, head.fields.iter().map(|field| (field.name, field.value)));
     let mut out = Scratch::new();
     h1::write_request(&mut out.0, head, &h1::Sender::new(connection.client.ip(), connection.tls));
     Ok(Asked {
         pool,
         home,
+        key,
         head: out,
         framing: head.framing,
         client: head.version,
@@ -135,7 +142,7 @@ async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut attempts = Attempts::new(asked.pool, tables, connection, asked.home);
+    let mut attempts = Attempts::new(asked.pool, tables, connection, asked.home).by(asked.key);
     let mut transfer = Transfer {
         connection,
         client,
@@ -153,7 +160,10 @@ where
         };
         let live = Arc::clone(&slot.server);
         let failure = match transfer.ask_one(slot).await {
-            Ok((server, answer)) => return transfer.respond(server, answer, exchange).await,
+            Ok((server, answer)) => {
+                attempts.answered(&live, answer.status);
+                return transfer.respond(server, answer, exchange).await;
+            }
             Err(failure) => failure,
         };
         match failure {
