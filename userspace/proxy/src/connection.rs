@@ -23,6 +23,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_rustls::TlsAcceptor;
+use weir_core::proxy_protocol::Tlvs;
 use weir_model::ListenerProtocol;
 
 use crate::{
@@ -90,6 +91,8 @@ pub(crate) struct Connection {
     pub(crate) has_certificate: bool,
     /// The proxy itself is the client, to see whether it answers.
     is_own: bool,
+    /// What is known of the client beyond its addresses: said in front of the connection, or in its handshake.
+    pub(crate) said: Option<Box<Tlvs>>,
     pub(crate) requests: AtomicU64,
     /// Held while the connection is open; the one who stops the process waits for all of them.
     _alive: mpsc::Sender<Infallible>,
@@ -120,6 +123,7 @@ impl Connection {
             tls,
             has_certificate: false,
             is_own,
+            said: None,
             requests: AtomicU64::new(0),
             _alive: alive,
         }

@@ -15,6 +15,7 @@ mod body;
 mod checks;
 mod connection;
 mod control;
+mod dial;
 mod errors;
 mod exchange;
 mod guarded;

@@ -9,13 +9,13 @@ use tokio::{
 use crate::{
     attempts::Attempts,
     connection::Connection,
+    dial::connect,
     errors::Refusal,
     exchange::Exchange,
     limits::LINGER,
     live::Slot,
     request::{Destination, default_destination},
     tables::Tables,
-    upstream::connect,
 };
 
 /// Relays one connection. Without a server it is closed: there is no way to say why.
@@ -37,7 +37,7 @@ pub(crate) async fn join(
     exchange: &mut Exchange,
 ) {
     let Destination { pool, home, .. } = to;
-    match find_server(Attempts::new(pool, tables, connection, home), exchange).await {
+    match find_server(connection, Attempts::new(pool, tables, connection, home), exchange).await {
         Ok((slot, mut server)) => {
             // An end of stream on one side is passed on as one; the other direction stays open.
             let joined = async {
@@ -73,12 +73,13 @@ pub(crate) async fn say_and_close(client: &mut TcpStream, words: &[u8]) {
 }
 
 async fn find_server(
+    connection: &Connection,
     mut attempts: Attempts<'_>,
     exchange: &mut Exchange,
 ) -> Result<(Slot, TcpStream), Refusal> {
     loop {
         let slot = attempts.next(exchange).await?;
-        match connect(&slot, attempts.spec().connect_timeout).await {
+        match connect(&slot, attempts.spec(), connection).await {
             Ok(stream) => {
                 attempts.answered(&slot.server, 200);
                 return Ok((slot, stream));

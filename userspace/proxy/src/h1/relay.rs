@@ -202,8 +202,7 @@ struct Transfer<'a, 't, S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     /// Asks one server. A kept connection that turns out to be closed is no failure of the server: it is asked on another.
     async fn ask_one(&mut self, slot: Slot) -> Result<(Server, Answer), Failure> {
-        let spec = &self.asked.pool.spec;
-        let obtain = |slot| Server::obtain(slot, spec.idle_timeout, spec.connect_timeout);
+        let obtain = |slot| Server::obtain(slot, &self.asked.pool.spec, self.connection);
         let mut server = obtain(slot).await.map_err(|(_, failure)| failure)?;
         loop {
             match self.ask_on(&mut server).await {

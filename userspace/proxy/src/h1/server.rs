@@ -3,8 +3,9 @@
 use std::{io, time::Duration};
 
 use tokio::{net::TcpStream, time::Instant};
+use weir_model::Pool;
 
-use crate::{errors::Failure, live::Slot, upstream::connect};
+use crate::{connection::Connection, dial::connect, errors::Failure, live::Slot};
 
 /// A connection in use.
 #[derive(Debug)]
@@ -12,6 +13,8 @@ pub(crate) struct Server {
     pub(crate) stream: TcpStream,
     /// Whether it carried a request before: then the server may close it at any moment, which says nothing about the server.
     pub(crate) reused: bool,
+    /// It is one client's.
+    is_private: bool,
     pub(crate) slot: Slot,
 }
 
@@ -35,20 +38,24 @@ impl Server {
     /// A kept connection, or a new one.
     pub(crate) async fn obtain(
         slot: Slot,
-        idle_timeout: Duration,
-        connect_timeout: Duration,
+        pool: &Pool,
+        client: &Connection,
     ) -> Result<Self, (Slot, Failure)> {
-        if let Some(Kept { stream, .. }) = slot.server.take_kept(idle_timeout) {
-            return Ok(Self { stream, reused: true, slot });
+        let is_private = pool.dials_for_one_client();
+        if !is_private && let Some(Kept { stream, .. }) = slot.server.take_kept(pool.idle_timeout) {
+            return Ok(Self { stream, reused: true, is_private, slot });
         }
-        match connect(&slot, connect_timeout).await {
-            Ok(stream) => Ok(Self { stream, reused: false, slot }),
+        match connect(&slot, pool, client).await {
+            Ok(stream) => Ok(Self { stream, reused: false, is_private, slot }),
             Err(failure) => Err((slot, failure)),
         }
     }
 
-    /// The exchange is complete and both sides go on.
+    /// The exchange is complete and both sides go on: kept, unless it is one client's.
     pub(crate) fn keep(self) {
+        if self.is_private {
+            return;
+        }
         self.slot.server.keep(Kept { stream: self.stream, since: Instant::now() });
     }
 }
