@@ -12,7 +12,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
-use weir_core::proxy_protocol::{self, Addresses, Version};
+use weir_core::proxy_protocol::{self, Addresses};
 use weir_model::{Pool, Problem, SendProxy, Snapshot, Source};
 
 use crate::{connection::Connection, errors::Failure, limits::UNACKNOWLEDGED_FACTOR, live::Slot};
@@ -83,13 +83,9 @@ fn set_options(socket: &TcpSocket, pool: &Pool) -> io::Result<()> {
 fn header(version: SendProxy, client: &Connection) -> Vec<u8> {
     let mut tlvs = client.said.as_deref().cloned().unwrap_or_default();
     tlvs.is_tls |= client.tls;
-    let version = match version {
-        SendProxy::V1 => Version::V1,
-        SendProxy::V2 => Version::V2,
-    };
     let mut header = Vec::new();
     let addresses = Addresses { source: client.client, destination: client.local };
-    proxy_protocol::write(&mut header, version, Some(addresses), &tlvs);
+    proxy_protocol::write(&mut header, version.into(), Some(addresses), &tlvs);
     header
 }
 

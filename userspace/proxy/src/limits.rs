@@ -12,6 +12,9 @@ pub(crate) const HEADERS_MAX: usize = h1::FIELDS_MAX;
 pub(crate) const STREAMS_MAX: u32 = 256;
 /// How long a client may take for a TLS handshake, and for its first request.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the one in front of a client may take for its header of the PROXY protocol: the specification wants time for a segment
+/// to be lost and sent again.
+pub(crate) const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a client may take for the head of a request, idle time on a kept connection included.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// From one HTTP/2 ping to the next, and how long the answer may take: ends connections of clients that vanished.

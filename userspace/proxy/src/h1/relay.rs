@@ -3,7 +3,7 @@
 use std::{future::poll_fn, io, sync::Arc, task::Poll, time::Duration};
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     time::timeout,
 };
 use weir_core::{
@@ -26,6 +26,7 @@ use crate::{
     errors::{Failure, Refusal},
     exchange::{Account, Exchange},
     live::{ServerLive, Slot},
+    relay::{Ended, Relay},
     request::{Destination, destination},
     tables::{PoolTable, Tables},
 };
@@ -429,24 +430,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
 
     /// Passes the 101 on and joins the two connections.
     async fn tunnel(&mut self, mut server: Server, answer: &Answer, exchange: &mut Exchange) -> After {
+        let mut relay = Relay::new(&self.connection.listener.spec);
+        let first = self.came.data().len() as u64;
         let joined = async {
             write(&mut self.client.stream, &answer.head).await?;
             // What either side said already.
             self.client.stream.write_all(self.came.data()).await?;
             server.stream.write_all(self.client.came.data()).await?;
-            let first = self.came.data().len() as u64;
             self.came.consume(self.came.data().len());
             self.client.came.consume(self.client.came.data().len());
-            let (_, out) = copy_bidirectional(&mut self.client.stream, &mut server.stream).await?;
-            io::Result::Ok(first + out)
+            relay.join_any(&mut self.client.stream, &mut server.stream).await
         };
-        match joined.await {
-            Ok(out) => exchange.bytes_out = out,
+        match Box::pin(joined).await {
+            Ok(Ended::Both) => {}
+            Ok(Ended::Idle) => exchange.cause = "idle",
             Err(error) => {
                 tracing::debug!("tunnel: {error}");
                 exchange.cause = "tunnel-broken";
             }
         }
+        exchange.bytes_out = first + relay.bytes_out();
         After::Cut
     }
 
