@@ -10,18 +10,19 @@ use pin_project_lite::pin_project;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     sync::futures::Notified,
-    time::{Instant, Sleep, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 use weir_core::h1::{self, Bad};
 
 use super::{
     answer,
     buffer::{Buffer, Scratch},
+    deadline::Deadline,
     relay,
 };
 use crate::{
     connection::Connection,
-    limits::{HANDSHAKE_TIMEOUT, HEAD_TIMEOUT, LAST_CALL, LINGER, LINGER_LEN_MAX},
+    limits::{HANDSHAKE_TIMEOUT, LAST_CALL, LINGER, LINGER_LEN_MAX},
     listener::Ending,
 };
 
@@ -78,7 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         loop {
             // All that takes room is in memory of its own: a task is as large as the largest thing it ever does.
             let after = match waiting.as_mut().head(client).await {
-                Waited::Head => Box::pin(relay::relay(connection, client)).await,
+                Waited::Head => Box::pin(relay::relay(connection, client, waiting.as_mut().deadline())).await,
                 Waited::Http2 => return Ended::Http2,
                 Waited::Bad(bad) => Box::pin(answer::refuse_bad(connection, client, bad)).await,
                 Waited::Slow => Box::pin(answer::refuse_slow(connection, client)).await,
@@ -111,7 +112,7 @@ pin_project! {
     /// The wait for the head of a request: all that an idle connection is.
     struct Waiting<'e> {
         #[pin]
-        deadline: Sleep,
+        deadline: Deadline,
         #[pin]
         asked: Notified<'e>,
         ending: &'e Ending,
@@ -122,15 +123,17 @@ pin_project! {
 
 impl<'e> Waiting<'e> {
     fn begin(ending: &'e Ending) -> Self {
-        let deadline = sleep_until(Instant::now() + HANDSHAKE_TIMEOUT);
+        let deadline = Deadline::new(Instant::now() + HANDSHAKE_TIMEOUT);
         Self { deadline, asked: ending.notified(), ending, is_first: true, last_call: false }
     }
 
-    /// The next request is waited for.
+    /// The next request is waited for, until the deadline.
     fn again(self: Pin<&mut Self>) {
-        let this = self.project();
-        *this.is_first = false;
-        this.deadline.reset(Instant::now() + HEAD_TIMEOUT);
+        *self.project().is_first = false;
+    }
+
+    fn deadline(self: Pin<&mut Self>) -> Pin<&mut Deadline> {
+        self.project().deadline
     }
 
     /// Waits for the whole head of a request.
@@ -162,7 +165,7 @@ impl<'e> Waiting<'e> {
             if !*this.is_first && client.came.is_empty() {
                 return Poll::Ready(Waited::Gone);
             }
-            this.deadline.as_mut().reset(Instant::now() + LAST_CALL);
+            this.deadline.as_mut().set(Instant::now() + LAST_CALL);
         }
         let silent = if client.came.is_empty() { Waited::Gone } else { Waited::Slow };
         this.deadline.poll(cx).map(|()| silent)

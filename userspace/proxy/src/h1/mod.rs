@@ -9,6 +9,7 @@
 mod answer;
 mod buffer;
 mod client;
+mod deadline;
 mod pump;
 mod relay;
 mod server;

@@ -1,10 +1,16 @@
 //! The life of one request: host → route → pool → home zone → zone → server → connection → response.
 
-use std::{future::poll_fn, io, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional},
-    time::timeout,
+    time::Instant,
 };
 use weir_core::h1::{self, Bad, Framing, RequestHead, Version};
 use weir_model::Name;
@@ -13,6 +19,7 @@ use super::{
     answer::{Refused, refuse_bad, say},
     buffer::{Buffer, Scratch},
     client::{After, Client, write},
+    deadline::Deadline,
     pump::{Broken, Pump},
     server::Server,
 };
@@ -22,6 +29,7 @@ use crate::{
     connection::Connection,
     errors::{Failure, Refusal},
     exchange::{Account, Exchange},
+    limits::HEAD_TIMEOUT,
     live::{ServerLive, Slot},
     request::{Destination, destination},
     tables::{PoolTable, Tables},
@@ -57,7 +65,11 @@ struct Answer {
 type Request<'c, 't> = (Account<&'c Connection>, Result<Asked<'t>, Refused>);
 
 /// Relays the request whose head is in the buffer.
-pub(crate) async fn relay<S>(connection: &Connection, client: &mut Client<S>) -> After
+pub(crate) async fn relay<S>(
+    connection: &Connection,
+    client: &mut Client<S>,
+    mut deadline: Pin<&mut Deadline>,
+) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -69,8 +81,17 @@ where
             let _either_way = write(&mut client.stream, &out).await;
             After::Cut
         }
-        Ok(Some((mut exchange, Ok(asked)))) => serve(connection, client, &tables, asked, &mut exchange).await,
-        Ok(Some((mut exchange, Err(refused)))) => say(connection, client, &mut exchange, refused).await,
+        Ok(Some((mut exchange, asked))) => {
+            let after = match asked {
+                Ok(asked) => {
+                    serve(connection, client, &tables, asked, (&mut exchange, deadline.as_mut())).await
+                }
+                Err(refused) => say(connection, client, &mut exchange, refused).await,
+            };
+            let now = *exchange.ended.get_or_insert_with(Instant::now);
+            deadline.set(now + HEAD_TIMEOUT);
+            after
+        }
         Err(bad) => refuse_bad(connection, client, bad).await,
     }
 }
@@ -130,7 +151,7 @@ async fn serve<S>(
     client: &mut Client<S>,
     tables: &Tables,
     asked: Asked<'_>,
-    exchange: &mut Exchange,
+    (exchange, deadline): (&mut Exchange, Pin<&mut Deadline>),
 ) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -139,9 +160,11 @@ where
     let mut transfer = Transfer {
         connection,
         client,
+        deadline,
         asked: &asked,
         request: Pump::new(asked.framing, asked.framing == Framing::Chunked),
         written: 0,
+        broken: None,
         began: false,
         client_ended: false,
         came: Buffer::default(),
@@ -151,10 +174,9 @@ where
             Ok(slot) => slot,
             Err(refusal) => return transfer.refuse(exchange, refusal).await,
         };
-        let live = Arc::clone(&slot.server);
-        let failure = match transfer.ask_one(slot).await {
+        let (live, failure) = match transfer.ask_one(slot).await {
             Ok((server, answer)) => return transfer.respond(server, answer, exchange).await,
-            Err(failure) => failure,
+            Err((slot, failure)) => (slot.server.clone(), failure),
         };
         match failure {
             Failure::Client => {
@@ -176,11 +198,14 @@ where
 struct Transfer<'a, 't, S> {
     connection: &'a Connection,
     client: &'a mut Client<S>,
+    deadline: Pin<&'a mut Deadline>,
     asked: &'a Asked<'t>,
     /// The body of the request.
     request: Pump,
     /// Bytes of the head written; of a request with a body, the pump has it.
     written: usize,
+    /// Why the server takes no more; it may have an answer all the same.
+    broken: Option<io::Error>,
     /// Whether bytes of the request's body were taken: then it cannot be sent a second time.
     began: bool,
     /// The client will send no more.
@@ -191,18 +216,16 @@ struct Transfer<'a, 't, S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     /// Asks one server. A kept connection that turns out to be closed is no failure of the server: it is asked on another.
-    async fn ask_one(&mut self, slot: Slot) -> Result<(Server, Answer), Failure> {
+    async fn ask_one(&mut self, slot: Slot) -> Result<(Server, Answer), (Slot, Failure)> {
         let spec = &self.asked.pool.spec;
-        let obtain = |slot| Server::obtain(slot, spec.idle_timeout, spec.connect_timeout);
-        let mut server = obtain(slot).await.map_err(|(_, failure)| failure)?;
+        let mut server = Server::obtain(slot, spec, Instant::now()).await?;
         loop {
             match self.ask_on(&mut server).await {
                 Ok(answer) => return Ok((server, answer)),
                 Err(failure) if server.reused && self.may_be_sent_again_quietly(&failure) => {
-                    let Server { slot, .. } = server;
-                    server = obtain(slot).await.map_err(|(_, failure)| failure)?;
+                    server = Server::obtain(server.slot, spec, Instant::now()).await?;
                 }
-                Err(failure) => return Err(failure),
+                Err(failure) => return Err((server.slot, failure)),
             }
         }
     }
@@ -210,6 +233,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     /// Asks on a connection, and passes on what the server says before its answer.
     async fn ask_on(&mut self, server: &mut Server) -> Result<Answer, Failure> {
         self.written = 0;
+        self.broken = None;
         self.came = Buffer::default();
         if self.asked.framing != Framing::None && !self.began {
             // Head and body leave in one piece where they came in one.
@@ -238,64 +262,70 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     /// The head of a response. The server's time runs only while it is not still being sent something.
     async fn head_in_time(&mut self, server: &mut Server) -> Result<Answer, Failure> {
         let response_timeout: Duration = self.asked.pool.spec.response_timeout;
-        loop {
-            let moved = self.request.moves;
-            match timeout(response_timeout, self.head(server)).await {
-                Ok(result) => return result,
-                Err(_) if self.request.moves == moved => return Err(Failure::ResponseTimeout),
-                Err(_) => {}
-            }
-        }
-    }
-
-    async fn head(&mut self, server: &mut Server) -> Result<Answer, Failure> {
-        let mut broken = None;
+        let mut moved = None;
         poll_fn(|cx| {
-            // Towards the server.
-            if self.asked.framing == Framing::None {
-                while self.written < self.asked.head.0.len() && broken.is_none() {
-                    let rest = &self.asked.head.0[self.written..];
-                    match std::pin::Pin::new(&mut server.stream).poll_write(cx, rest) {
-                        Poll::Ready(Ok(len)) => self.written += len,
-                        Poll::Ready(Err(error)) => broken = Some(error),
-                        Poll::Pending => break,
-                    }
-                }
-            } else if !self.request.is_done() && broken.is_none() {
-                let client = &mut *self.client;
-                match self.request.poll(cx, &mut client.stream, &mut client.came, &mut server.stream) {
-                    Poll::Ready(Err(Broken::To(error))) => broken = Some(error),
-                    Poll::Ready(Err(Broken::From(_))) => return Poll::Ready(Err(Failure::Client)),
-                    Poll::Ready(Err(Broken::Bad(_))) => return Poll::Ready(Err(Failure::BadRequest)),
-                    Poll::Ready(Ok(())) | Poll::Pending => {}
-                }
-            }
-            // From the server: it may have an answer before it has the whole request, and even when it took no more of it.
             loop {
-                match self.read_answer() {
-                    Ok(Some(answer)) => return Poll::Ready(Ok(answer)),
-                    Err(bad) => return Poll::Ready(Err(Failure::BadResponse(bad))),
-                    Ok(None) => {}
+                if let Poll::Ready(result) = self.poll_head(cx, server) {
+                    return Poll::Ready(result);
                 }
-                match self.came.poll_fill(cx, &mut server.stream) {
-                    Poll::Ready(Ok(0)) => {
-                        let error = broken.take().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
-                        return Poll::Ready(Err(Failure::Lost(error)));
-                    }
-                    Poll::Ready(Err(error)) => {
-                        return Poll::Ready(Err(Failure::Lost(broken.take().unwrap_or(error))));
-                    }
-                    Poll::Ready(Ok(_)) => {}
-                    Poll::Pending => break,
+                if moved.is_none() {
+                    moved = Some(self.request.moves);
+                    self.deadline.as_mut().set(Instant::now() + response_timeout);
                 }
+                ready!(self.deadline.as_mut().poll(cx));
+                if moved == Some(self.request.moves) {
+                    return Poll::Ready(Err(Failure::ResponseTimeout));
+                }
+                moved = None;
             }
-            self.watch_client(cx)
         })
         .await
     }
 
+    fn poll_head(&mut self, cx: &mut Context<'_>, server: &mut Server) -> Poll<Result<Answer, Failure>> {
+        // Towards the server.
+        if self.asked.framing == Framing::None {
+            while self.written < self.asked.head.0.len() && self.broken.is_none() {
+                let rest = &self.asked.head.0[self.written..];
+                match Pin::new(&mut server.stream).poll_write(cx, rest) {
+                    Poll::Ready(Ok(len)) => self.written += len,
+                    Poll::Ready(Err(error)) => self.broken = Some(error),
+                    Poll::Pending => break,
+                }
+            }
+        } else if !self.request.is_done() && self.broken.is_none() {
+            let client = &mut *self.client;
+            match self.request.poll(cx, &mut client.stream, &mut client.came, &mut server.stream) {
+                Poll::Ready(Err(Broken::To(error))) => self.broken = Some(error),
+                Poll::Ready(Err(Broken::From(_))) => return Poll::Ready(Err(Failure::Client)),
+                Poll::Ready(Err(Broken::Bad(_))) => return Poll::Ready(Err(Failure::BadRequest)),
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+        }
+        // From the server: it may have an answer before it has the whole request, and even when it took no more of it.
+        loop {
+            match self.read_answer() {
+                Ok(Some(answer)) => return Poll::Ready(Ok(answer)),
+                Err(bad) => return Poll::Ready(Err(Failure::BadResponse(bad))),
+                Ok(None) => {}
+            }
+            match self.came.poll_fill(cx, &mut server.stream) {
+                Poll::Ready(Ok(0)) => {
+                    let error = self.broken.take().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+                    return Poll::Ready(Err(Failure::Lost(error)));
+                }
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(Err(Failure::Lost(self.broken.take().unwrap_or(error))));
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => break,
+            }
+        }
+        self.watch_client(cx)
+    }
+
     /// Notices a client that goes while its answer is waited for; what it sends already waits for its turn.
-    fn watch_client(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Result<Answer, Failure>> {
+    fn watch_client(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Failure>> {
         let sends = self.asked.framing != Framing::None && !self.request.is_done();
         if sends || self.client_ended || !self.client.came.is_empty() {
             return Poll::Pending;
@@ -362,7 +392,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     async fn respond(&mut self, mut server: Server, answer: Answer, exchange: &mut Exchange) -> After {
         exchange.status = answer.status;
         if answer.status == 101 {
-            return self.tunnel(server, &answer, exchange).await;
+            return Box::pin(self.tunnel(server, &answer, exchange)).await;
         }
         let mut response = Pump::new(answer.framing, answer.in_chunks);
         response.begin_with(answer.head);
@@ -412,8 +442,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
         }
         let [server_stays, client_stays] = answer.keeps;
         let is_sent = self.asked.framing == Framing::None || self.request.is_done();
+        let now = *exchange.ended.insert(Instant::now());
         if server_stays && is_sent && self.came.is_empty() {
-            server.keep();
+            server.keep(now);
         }
         if client_stays && is_sent { After::Next } else { After::Close }
     }

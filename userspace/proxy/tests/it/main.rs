@@ -11,6 +11,7 @@ mod http;
 mod limits;
 mod stopping;
 mod tcp_mode;
+mod threads;
 mod tls;
 mod vips;
 mod zones;
