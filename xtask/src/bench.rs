@@ -14,10 +14,10 @@ use crate::{
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// l4: packets and tables; zones: decisions of smart routing; bgp: from verdicts and dead hosts to the wire and to the
-    /// kernels of BIRD and FRR
+    /// kernels of BIRD and FRR; l7: requests, handshakes, connections and memory of the proxy beside HAProxy and nginx
     #[arg(value_enum)]
     what: What,
-    /// Print a list of {case, unit, ours, reference, ratio}
+    /// Print a list of {case, unit, ours, reference, ratio}; for l7 of {case, unit, ours, haproxy, nginx}
     #[arg(long)]
     json: bool,
     /// Measure only what has a case whose name contains this
@@ -30,6 +30,7 @@ enum What {
     L4,
     Zones,
     Bgp,
+    L7,
 }
 
 /// Measures with a release build.
@@ -42,6 +43,10 @@ pub(crate) fn run_bench(arguments: &Arguments) -> Result<()> {
         What::Bgp => {
             setup::net()?;
             command.args(["bench", "--quiet", "--package", "weir-bgp-agent", "--bench", "bgp", "--"]);
+        }
+        What::L7 => {
+            setup::rivals()?;
+            command.args(["bench", "--quiet", "--package", "weir-proxy", "--bench", "l7", "--"]);
         }
     }
     if arguments.json {

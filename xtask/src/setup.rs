@@ -39,6 +39,12 @@ const VM: &[Package] = &[
     package("xz-utils", "/usr/bin/xz"),
     package("bird2", "/usr/sbin/bird"),
 ];
+/// Proxies that ours is measured beside.
+const RIVALS: &[Package] = &[
+    package("haproxy", "/usr/sbin/haproxy"),
+    package("nginx", "/usr/sbin/nginx"),
+    package("libnginx-mod-stream", "/usr/lib/nginx/modules/ngx_stream_module.so"),
+];
 /// rustls builds its cryptography from C.
 const BUILD: &[Package] = &[package("gcc", "/usr/bin/cc"), package("libc6-dev", "/usr/include/stdio.h")];
 /// libFuzzer is C++.
@@ -49,6 +55,7 @@ pub(crate) fn all() -> Result<()> {
     toolchain()?;
     packages(BUILD)?;
     net()?;
+    rivals()?;
     vm()
 }
 
@@ -89,6 +96,11 @@ pub(crate) fn net() -> Result<()> {
     packages(NET)
 }
 
+/// What the benchmark of the proxy takes.
+pub(crate) fn rivals() -> Result<()> {
+    packages(RIVALS)
+}
+
 /// What the tests in virtual machines take.
 pub(crate) fn vm() -> Result<()> {
     packages(VM)
@@ -111,10 +123,36 @@ fn packages(wanted: &[Package]) -> Result<()> {
         );
     }
     say(&format!("installing Debian packages: {}", missing.join(" ")));
+    let _until_installed = NoStart::claim();
     // A package list that is only partly reachable still finds what it finds.
     let _try_anyway = apt().args(["update", "--quiet"]).status();
     run(apt().args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(&missing))
         .with_context(|| format!("install them by hand: {by_hand}"))
+}
+
+/// While it lives no package starts its daemon, under systemd too, which asks for no runlevel.
+struct NoStart;
+
+impl NoStart {
+    const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+    /// Leaves a policy alone that is there already.
+    fn claim() -> Option<Self> {
+        const POLICY_TEXT: &[u8] =
+            b"#!/bin/sh\n# Of `cargo xtask setup`, while it installs packages. If none runs, remove this.\nexit 101\n";
+        use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt};
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o755).open(Self::POLICY).ok()?;
+        let claimed = Self;
+        file.write_all(POLICY_TEXT).is_ok().then_some(claimed)
+    }
+}
+
+impl Drop for NoStart {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(Self::POLICY) {
+            say(&format!("no package will start its daemon until {} is removed: {error}", Self::POLICY));
+        }
+    }
 }
 
 fn apt() -> Command {

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
@@ -30,6 +30,9 @@ const IDLE_HOLD: Duration = Duration::from_millis(250);
 
 /// How long a session of a range is shown, and keeps its place, after its router has gone.
 const GONE_AFTER: Duration = Duration::from_secs(60);
+
+/// How old the kernel's counters may be while all is well.
+const MD5_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a turn leads to outside.
 pub(crate) struct Apply {
@@ -94,6 +97,8 @@ pub(crate) struct Sessions {
     /// The routes are known: sessions that begin from now on have not restarted.
     settled: bool,
     orders: BTreeMap<Name, Orders>,
+    /// When the kernel's counters were read, and what they were.
+    md5: Option<(Instant, Md5Counters)>,
     changed: Arc<Notify>,
     recorder: Option<Recorder>,
     door: mpsc::Sender<Caller>,
@@ -119,6 +124,7 @@ impl Sessions {
             secrets: Secrets::default(),
             settled: false,
             orders: BTreeMap::new(),
+            md5: None,
             changed,
             recorder,
             door,
@@ -410,9 +416,25 @@ impl Sessions {
         }
     }
 
+    /// The kernel's counters; while all sessions stand, those of a moment ago: to read them costs as much as a verdict.
+    fn md5_counters(&mut self) -> Md5Counters {
+        let stands = |running: &Running| {
+            let view = running.peer.view.borrow();
+            view.state == StateName::Established && view.since.elapsed().is_ok_and(|since| since >= MD5_PAUSE)
+        };
+        match self.md5 {
+            Some((at, counters)) if at.elapsed() < MD5_PAUSE && self.running.values().all(stands) => counters,
+            _ => {
+                let counters = Md5Counters::read();
+                self.md5 = Some((Instant::now(), counters));
+                counters
+            }
+        }
+    }
+
     /// What there is to say of each session, and of each object that has none.
     pub(crate) fn reports(&mut self) -> Vec<PeerReport> {
-        let counters = Md5Counters::read();
+        let counters = self.md5_counters();
         let mut reports = Vec::new();
         for (name, running) in &mut self.running {
             let view = running.peer.view.borrow().clone();

@@ -134,8 +134,9 @@ impl Explanation {
         let (listener_name, vip) = self.arrive(snapshot, health, question)?;
         let listener = snapshot.listeners.get(&listener_name)?;
         let table = RouteTable::build(snapshot);
-        let is_http = listener.protocol != ListenerProtocol::Tcp;
-        let pool_name = self.route(&table, &listener_name, is_http, question)?;
+        let has_hosts = listener.protocol != ListenerProtocol::Tcp;
+        let is_http = listener.protocol.is_http();
+        let pool_name = self.route(&table, &listener_name, has_hosts, question)?;
         let pool = snapshot.pools.get(&pool_name)?;
         self.pool = Some(pool_name.clone());
         let assessment = assess(snapshot, &pool_name, health, failovers)?;

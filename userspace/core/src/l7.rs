@@ -26,6 +26,7 @@ struct Rule {
     /// Without a slash at the end; empty matches every path.
     path: String,
     pool: Name,
+    demands_certificate: bool,
 }
 
 /// Where a request goes, and by which rule.
@@ -35,6 +36,8 @@ pub struct Routed<'a> {
     pub pool: &'a Name,
     /// The rule that matched.
     pub by: RoutedBy,
+    /// Whether only clients that have shown a certificate are served.
+    pub demands_certificate: bool,
 }
 
 /// Which rule of a listener decided.
@@ -67,6 +70,7 @@ impl RouteTable {
                     hosts: route.hosts.clone(),
                     path: route.path.trim_end_matches('/').to_owned(),
                     pool: route.pool.clone(),
+                    demands_certificate: route.client_certificate,
                 })
                 .collect(),
             default: listener.pool.clone(),
@@ -79,8 +83,12 @@ impl RouteTable {
         let rules = self.listeners.get(listener)?;
         let matched = rules.routes.iter().enumerate().find(|(_, rule)| rule.matches(host, path));
         match (matched, &rules.default) {
-            (Some((index, rule)), _) => Some(Routed { pool: &rule.pool, by: RoutedBy::Route(index) }),
-            (None, Some(pool)) => Some(Routed { pool, by: RoutedBy::Default }),
+            (Some((index, rule)), _) => Some(Routed {
+                pool: &rule.pool,
+                by: RoutedBy::Route(index),
+                demands_certificate: rule.demands_certificate,
+            }),
+            (None, Some(pool)) => Some(Routed { pool, by: RoutedBy::Default, demands_certificate: false }),
             (None, None) => None,
         }
     }

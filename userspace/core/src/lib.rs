@@ -18,6 +18,7 @@
 
 pub mod balance;
 pub mod capture;
+pub mod client_hello;
 pub mod datapath;
 pub mod explain;
 pub mod h1;
@@ -30,6 +31,7 @@ pub mod path_probe;
 pub mod pcap;
 pub mod plan;
 pub mod preview;
+pub mod proxy_protocol;
 pub mod routing;
 pub mod sticky;
 

@@ -208,8 +208,8 @@ fn healthy(topology: Topology) -> Result<Objects> {
             max_connections: 20_000,
         })
     };
-    let tls =
-        Tls { certificates: vec![CertificateFiles { certificate: "lab.pem".into(), key: "lab.key".into() }] };
+    let files = CertificateFiles { certificate: "lab.pem".into(), key: "lab.key".into(), ocsp: None };
+    let tls = Tls { certificates: vec![files], ..Tls::default() };
     objects.listener.insert(name("http")?, web(ListenerProtocol::Http, 80, None)?);
     objects.listener.insert(name("https")?, web(ListenerProtocol::Https, 443, Some(tls))?);
     objects.pool.insert(name("web")?, pool());

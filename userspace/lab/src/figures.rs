@@ -2,7 +2,27 @@
 //!
 //! What is measured, and what its reference is, says each benchmark.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+
+/// A line of what a benchmark prints. Every line of one benchmark has the same columns.
+pub trait Figure {
+    /// Names of columns, and what stands there.
+    fn cells(&self) -> Vec<(&'static str, Cell)>;
+}
+
+/// What stands in one column of a line.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Cell {
+    /// What was measured.
+    Case(&'static str),
+    /// Of every figure in the line.
+    Unit(&'static str),
+    /// A figure; none where it could not be had.
+    Figure(Option<f64>),
+    /// Of two figures.
+    Ratio(f64),
+}
 
 /// One figure beside its reference. Small is good.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +41,18 @@ impl Case {
     /// How many times the reference.
     pub fn ratio(&self) -> f64 {
         self.ours / self.reference
+    }
+}
+
+impl Figure for Case {
+    fn cells(&self) -> Vec<(&'static str, Cell)> {
+        vec![
+            ("case", Cell::Case(self.case)),
+            ("unit", Cell::Unit(self.unit)),
+            ("ours", Cell::Figure(Some(self.ours))),
+            ("reference", Cell::Figure(Some(self.reference))),
+            ("ratio", Cell::Ratio(self.ratio())),
+        ]
     }
 }
 
@@ -50,7 +82,7 @@ impl Asked {
     }
 
     /// The cases as they were asked for.
-    pub fn render(&self, cases: &[Case]) -> String {
+    pub fn render(&self, cases: &[impl Figure]) -> String {
         if self.json { list(cases) } else { table(cases) }
     }
 }
@@ -67,29 +99,54 @@ pub fn median(values: &mut [f64]) -> f64 {
     quantile(values, 0.5)
 }
 
-fn table(cases: &[Case]) -> String {
-    let mut text =
-        format!("{:<24} {:>6} {:>12} {:>12} {:>8}\n", "case", "unit", "ours", "reference", "ratio");
-    for case in cases {
-        let Case { case: name, unit, ours, reference } = case;
-        text += &format!("{name:<24} {unit:>6} {ours:>12.3} {reference:>12.3} {:>8.2}\n", case.ratio());
+fn table(cases: &[impl Figure]) -> String {
+    let mut text = String::new();
+    for (index, case) in cases.iter().enumerate() {
+        let cells = case.cells();
+        if index == 0 {
+            text += &line(cells.iter().map(|(name, cell)| cell.padded(name)));
+        }
+        text += &line(cells.iter().map(|(_, cell)| cell.padded(&cell.text())));
     }
     text
 }
 
-fn list(cases: &[Case]) -> String {
-    #[derive(Serialize)]
-    struct Line {
-        case: &'static str,
-        unit: &'static str,
-        ours: f64,
-        reference: f64,
-        ratio: f64,
+fn line(cells: impl Iterator<Item = String>) -> String {
+    cells.collect::<Vec<_>>().join(" ") + "\n"
+}
+
+impl Cell {
+    fn text(&self) -> String {
+        match self {
+            Self::Case(text) | Self::Unit(text) => (*text).to_owned(),
+            Self::Figure(Some(figure)) => format!("{figure:.3}"),
+            Self::Figure(None) => "–".to_owned(),
+            Self::Ratio(ratio) => format!("{ratio:.2}"),
+        }
     }
-    let lines: Vec<Line> = cases
-        .iter()
-        .map(|c| Line { case: c.case, unit: c.unit, ours: c.ours, reference: c.reference, ratio: c.ratio() })
-        .collect();
+
+    /// A text in a column of such cells.
+    fn padded(&self, text: &str) -> String {
+        match self {
+            Self::Case(_) => format!("{text:<24}"),
+            Self::Unit(_) => format!("{text:>6}"),
+            Self::Figure(_) => format!("{text:>12}"),
+            Self::Ratio(_) => format!("{text:>8}"),
+        }
+    }
+}
+
+fn list(cases: &[impl Figure]) -> String {
+    /// An object whose members stand in the order of the columns.
+    struct Object(Vec<(&'static str, Cell)>);
+
+    impl Serialize for Object {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_map(self.0.iter().map(|(name, cell)| (name, cell)))
+        }
+    }
+
+    let lines: Vec<Object> = cases.iter().map(|case| Object(case.cells())).collect();
     // Strings and numbers: nothing in it can fail to become JSON.
     serde_json::to_string_pretty(&lines).unwrap_or_default() + "\n"
 }
@@ -121,6 +178,19 @@ mod tests {
         let table = asked("").render(&cases);
         let last: Vec<&str> = table.lines().last().unwrap().split_whitespace().collect();
         assert_eq!(last, ["one", "ms", "3.000", "2.000", "1.50"]);
+    }
+
+    #[test]
+    fn what_could_not_be_had_is_no_number() {
+        struct Rivals;
+        impl Figure for Rivals {
+            fn cells(&self) -> Vec<(&'static str, Cell)> {
+                vec![("case", Cell::Case("one")), ("theirs", Cell::Figure(None))]
+            }
+        }
+        assert_eq!(asked("").render(&[Rivals]).split_whitespace().last(), Some("–"));
+        let json: serde_json::Value = serde_json::from_str(&asked("--json").render(&[Rivals])).unwrap();
+        assert_eq!(json, serde_json::json!([{ "case": "one", "theirs": null }]));
     }
 
     #[test]

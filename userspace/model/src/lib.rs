@@ -37,7 +37,9 @@ pub use access::{AccessAction, AccessEntry, AccessList};
 pub use bfd::Bfd;
 pub use directory::{FILE_LEN_MAX, Objects, SourceFile};
 pub use failover::{Failover, FailoverScope};
-pub use listener::{CertificateFiles, HostPattern, Listener, ListenerProtocol, Route, Tls};
+pub use listener::{
+    CertificateFiles, ClientCertificates, HostPattern, Listener, ListenerProtocol, Route, Tls, TlsVersion,
+};
 pub use mss::MssClamp;
 pub use name::{NAME_LEN_MAX, Name, NameError};
 pub use peer::{

@@ -45,14 +45,59 @@ pub enum ListenerProtocol {
     Https,
     /// Bytes, relayed as they come.
     Tcp,
+    /// TLS, relayed as it comes to the pool of the server name the client asks for; nothing is decrypted.
+    TlsPassthrough,
 }
 
-/// Certificates of a listener; the first is served to clients that name no known host.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+impl ListenerProtocol {
+    /// Whether there are requests to look at.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Https)
+    }
+}
+
+/// Certificates of a listener, and what it demands of clients. Whoever names no known host is served the first of `certificates`,
+/// else the first file of `directory`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
     /// Certificate chains with their keys; each is served for the names it contains.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<CertificateFiles>,
+    /// A directory of more of them, relative to the configuration directory: `NAME.pem` with chain and key in one, or `NAME.crt`
+    /// and `NAME.key`; `NAME.ocsp` beside either is stapled. Files that come, change or go are noticed within a second; one that
+    /// cannot be read is reported, and what it was before stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// The oldest version that is spoken.
+    #[serde(default)]
+    pub min_version: TlsVersion,
+    /// Asks clients for certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientCertificates>,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    #[default]
+    #[serde(rename = "1.2")]
+    Tls12,
+    /// RFC 8446.
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
+/// Which certificates of clients are believed, and whether they must have one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientCertificates {
+    /// The authorities, as a PEM file relative to the configuration directory.
+    pub ca: PathBuf,
+    /// Whether a client without a certificate is turned away in the handshake; else only by the routes that demand one.
+    #[serde(default = "yes")]
+    pub required: bool,
 }
 
 /// A certificate chain and its key, as PEM files relative to the configuration directory.
@@ -63,6 +108,9 @@ pub struct CertificateFiles {
     pub certificate: PathBuf,
     /// The private key.
     pub key: PathBuf,
+    /// An OCSP response (DER) to staple, as whoever renews the certificate fetches it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ocsp: Option<PathBuf>,
 }
 
 /// One rule: requests for these hosts and this path go to that pool.
@@ -75,6 +123,9 @@ pub struct Route {
     /// Path prefix, on whole segments: `/api` matches `/api` and `/api/x`, not `/apix`.
     #[serde(default = "root_path")]
     pub path: String,
+    /// Whether only clients with a certificate that `tls.client` believes are served; others are answered 403.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub client_certificate: bool,
     /// Where matching requests go.
     pub pool: Name,
 }
@@ -123,6 +174,10 @@ impl fmt::Display for HostPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn root_path() -> String {

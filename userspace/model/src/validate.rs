@@ -2,6 +2,7 @@
 
 mod access;
 mod bfd;
+mod listeners;
 mod peers;
 mod quic;
 mod tunnels;
@@ -12,9 +13,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    FailoverScope, Listener, ListenerProtocol, Name, Objects, Percent, Problem, Protocol, directory::Origin,
-};
+use crate::{FailoverScope, Name, Objects, Percent, Problem, Protocol, directory::Origin};
 
 /// Checks every object against the others and adds what is wrong to `problems`.
 pub(crate) fn check(objects: &Objects, problems: &mut Vec<Problem>) {
@@ -307,86 +306,6 @@ impl Checker<'_> {
                     "",
                 );
             }
-        }
-    }
-
-    fn listener(&mut self, name: &Name, listener: &Listener) {
-        if let Some(vip) = &listener.vip
-            && self.known(("listener", name, "vip"), "vip", &self.objects.vip, vip)
-            && let Some(port) = listener.port
-        {
-            if let Some(pool) = &self.objects.vip[vip].pool {
-                let what = format!(
-                    "vip {vip} points straight at the servers of pool {pool}: no proxy sees its packets"
-                );
-                self.problem(
-                    "listener",
-                    name,
-                    "vip",
-                    what,
-                    format!("remove vip.{vip}.pool, or this listener"),
-                );
-            }
-            let services = &self.objects.vip[vip].services;
-            if !services.iter().any(|s| s.protocol == Protocol::Tcp && s.ports.contains(port)) {
-                let what = format!("vip {vip} does not serve tcp/{port}");
-                self.problem(
-                    "listener",
-                    name,
-                    "port",
-                    what,
-                    format!("add \"tcp/{port}\" to vip.{vip}.services"),
-                );
-            }
-        }
-        if let Some(pool) = &listener.pool {
-            self.known(("listener", name, "pool"), "pool", &self.objects.pool, pool);
-        }
-        for (index, route) in listener.routes.iter().enumerate() {
-            let at = format!("routes.{index}");
-            self.known(("listener", name, &format!("{at}.pool")), "pool", &self.objects.pool, &route.pool);
-            if !route.path.starts_with('/') {
-                let what = format!("{:?} is not a path", route.path);
-                self.problem("listener", name, &format!("{at}.path"), what, "begin it with a slash");
-            }
-        }
-        self.within(("listener", name, "max_connections"), listener.max_connections, 1, 1_000_000);
-        let has_certificates = listener.tls.as_ref().is_some_and(|tls| !tls.certificates.is_empty());
-        match listener.protocol {
-            ListenerProtocol::Https if !has_certificates => {
-                self.problem(
-                    "listener",
-                    name,
-                    "tls",
-                    "https needs a certificate".into(),
-                    "add tls.certificates",
-                );
-            }
-            ListenerProtocol::Http if listener.tls.is_some() => {
-                self.problem(
-                    "listener",
-                    name,
-                    "tls",
-                    "http has no certificates".into(),
-                    "use protocol = \"https\"",
-                );
-            }
-            ListenerProtocol::Tcp if listener.tls.is_some() => {
-                self.problem("listener", name, "tls", "tcp mode does not terminate TLS".into(), "remove it");
-            }
-            ListenerProtocol::Tcp if !listener.routes.is_empty() => {
-                self.problem(
-                    "listener",
-                    name,
-                    "routes",
-                    "tcp mode has no requests to route".into(),
-                    "use pool",
-                );
-            }
-            _ => {}
-        }
-        if listener.pool.is_none() && listener.routes.is_empty() {
-            self.problem("listener", name, "", "leads to no pool".into(), "give pool or routes");
         }
     }
 

@@ -36,7 +36,7 @@ use crate::{
     ledger::Ledger,
     limits::{HANDSHAKE_TIMEOUT, HEAD_LEN_MAX, LAST_CALL, PING_INTERVAL, SELF_CHECK_LINGER, STREAMS_MAX},
     listener::ListenerState,
-    request,
+    passthrough, request,
     self_check::Knocks,
     tables::{Now, Tables},
     tcp,
@@ -88,6 +88,8 @@ pub(crate) struct Connection {
     pub(crate) client: SocketAddr,
     pub(crate) local: SocketAddr,
     pub(crate) tls: bool,
+    /// The client has shown a certificate that the listener believes.
+    pub(crate) has_certificate: bool,
     /// The proxy itself is the client, to see whether it answers.
     is_own: bool,
     pub(crate) requests: AtomicU64,
@@ -112,7 +114,17 @@ impl Connection {
     ) -> Self {
         let tls = listener.spec.protocol == ListenerProtocol::Https;
         let is_own = listener.spec.vip.is_some() && proxy.knocks.knows(client);
-        Self { proxy, listener, client, local, tls, is_own, requests: AtomicU64::new(0), _alive: alive }
+        Self {
+            proxy,
+            listener,
+            client,
+            local,
+            tls,
+            has_certificate: false,
+            is_own,
+            requests: AtomicU64::new(0),
+            _alive: alive,
+        }
     }
 
     /// Begins to account for a request.
@@ -163,8 +175,12 @@ impl Connection {
     /// Serves until the end, in a task that is no larger than its protocol needs.
     pub(crate) fn serve(self, stream: TcpStream) {
         match (self.listener.spec.protocol, &self.listener.tls) {
-            (ListenerProtocol::Tcp, _) => drop(tokio::spawn(self.serve_tcp(stream))),
-            (ListenerProtocol::Https, Some(config)) => {
+            (ListenerProtocol::Tcp | ListenerProtocol::TlsPassthrough, _) => {
+                drop(tokio::spawn(self.serve_bytes(stream)));
+            }
+            (ListenerProtocol::Https, Some(terms)) => {
+                // We show ourselves no certificate.
+                let config = if self.is_own { &terms.own } else { &terms.clients };
                 let handshake = TlsAcceptor::from(Arc::clone(config)).accept(stream);
                 drop(tokio::spawn(self.serve_tls(handshake)));
             }
@@ -172,14 +188,20 @@ impl Connection {
         }
     }
 
-    async fn serve_tcp(self, stream: TcpStream) {
-        if self.is_own { self.let_go(stream).await } else { tcp::relay(&self, stream).await }
+    async fn serve_bytes(self, stream: TcpStream) {
+        match self.listener.spec.protocol {
+            _ if self.is_own => self.let_go(stream).await,
+            ListenerProtocol::TlsPassthrough => passthrough::relay(&self, stream).await,
+            _ => tcp::relay(&self, stream).await,
+        }
     }
 
-    async fn serve_tls(self, handshake: tokio_rustls::Accept<TcpStream>) {
+    async fn serve_tls(mut self, handshake: tokio_rustls::Accept<TcpStream>) {
         match timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => {
-                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let session = stream.get_ref().1;
+                let is_http2 = session.alpn_protocol() == Some(b"h2");
+                self.has_certificate = session.peer_certificates().is_some();
                 if is_http2 { Box::pin(self.serve_http2(stream)).await } else { self.serve_http1(stream) }
             }
             Ok(Err(error)) => {

@@ -56,7 +56,9 @@ pub(crate) struct Control {
     proxy: Arc<Proxy>,
     snapshot: Arc<Snapshot>,
     tls: tls::Configs,
-    tls_seen: Vec<(std::path::PathBuf, Option<(SystemTime, u64)>)>,
+    keyring: tls::Keyring,
+    certificates: Arc<ArcSwap<tls::Report>>,
+    tls_seen: tls::Fingerprint,
     live: Live,
     health: HealthView,
     /// Why a server has the health it has.
@@ -139,6 +141,7 @@ impl Control {
         };
         let (publisher, feed) = weir_runtime::status::publisher(&ProxyStatus::default());
         let latest: Arc<ArcSwap<ProxyStatus>> = Arc::default();
+        let certificates: Arc<ArcSwap<tls::Report>> = Arc::default();
         let node = options.node.clone();
         let workers = workers.handles().to_vec();
         let mut control = Self {
@@ -148,7 +151,9 @@ impl Control {
             proxy,
             snapshot: Arc::default(),
             tls: tls::Configs::new(),
-            tls_seen: Vec::new(),
+            keyring: tls::Keyring::default(),
+            certificates: Arc::clone(&certificates),
+            tls_seen: tls::Fingerprint::new(),
             live: Live::default(),
             health: HealthView::default(),
             reasons: BTreeMap::new(),
@@ -169,6 +174,7 @@ impl Control {
         let counted = Arc::clone(&control.proxy);
         registry.collect(move |text| counted.ledger.write(text));
         registry.collect(move |text| report::metrics(text, &latest.load()));
+        registry.collect(move |text| certificates.load().render(text));
         control.apply(first).map_err(Problems)?;
         control.source.accept(first);
         control.publish();
@@ -255,7 +261,7 @@ impl Control {
         let mut problems = self.check_place(snapshot);
         // Seen before loading: a change in between is noticed at the next tick.
         let tls_seen = tls::fingerprint(self.source.dir(), snapshot);
-        let tls = tls::load(self.source.dir(), snapshot).map_err(|more| problems.extend(more));
+        let tls = self.keyring.load(self.source.dir(), snapshot).map_err(|more| problems.extend(more));
         let sockets = self.listeners.prepare(snapshot).map_err(|more| problems.extend(more));
         let (Ok(tls), Ok(sockets), true) = (tls, sockets, problems.is_empty()) else { return Err(problems) };
 
@@ -267,6 +273,7 @@ impl Control {
         self.reasons.retain(|key, _| checks.has(key));
         self.snapshot = Arc::clone(snapshot);
         (self.tls, self.tls_seen) = (tls, tls_seen);
+        self.certificates.store(Arc::new(self.keyring.report()));
         // New tables before new sockets: nobody asks for a listener the tables do not know.
         self.rebuild();
         self.listeners.commit(snapshot, sockets, &self.tls);
@@ -365,13 +372,14 @@ impl Control {
             }
         }
         let seen = tls::fingerprint(self.source.dir(), &self.snapshot);
-        if seen != self.tls_seen {
+        if seen != self.tls_seen || self.keyring.is_due(SystemTime::now()) {
             self.tls_seen = seen;
-            match tls::load(self.source.dir(), &self.snapshot) {
+            match self.keyring.load(self.source.dir(), &self.snapshot) {
                 Ok(tls) => {
                     tracing::info!("certificates renewed");
                     self.tls = tls;
                     self.listeners.renew_tls(&self.snapshot, &self.tls);
+                    self.certificates.store(Arc::new(self.keyring.report()));
                 }
                 Err(problems) => {
                     for problem in problems {

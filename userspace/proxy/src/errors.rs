@@ -26,6 +26,9 @@ impl Refusal {
     pub(crate) const BAD_HOST: Self = Self { status: StatusCode::BAD_REQUEST, cause: "bad-host" };
     pub(crate) const BAD_TARGET: Self = Self { status: StatusCode::BAD_REQUEST, cause: "bad-target" };
     pub(crate) const NO_TUNNELS: Self = Self { status: StatusCode::NOT_IMPLEMENTED, cause: "connect-method" };
+    pub(crate) const NO_CERTIFICATE: Self =
+        Self { status: StatusCode::FORBIDDEN, cause: "client-certificate" };
+    pub(crate) const BAD_HELLO: Self = Self { status: StatusCode::BAD_REQUEST, cause: "bad-client-hello" };
     pub(crate) const NO_ROUTE: Self = Self { status: StatusCode::NOT_FOUND, cause: "no-route" };
     pub(crate) const NO_SERVER: Self = Self { status: StatusCode::SERVICE_UNAVAILABLE, cause: "no-server" };
     pub(crate) const QUEUE_FULL: Self = Self { status: StatusCode::SERVICE_UNAVAILABLE, cause: "queue-full" };

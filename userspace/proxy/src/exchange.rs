@@ -134,7 +134,7 @@ impl<C: Deref<Target = Connection>> DerefMut for Account<C> {
 impl<C: Deref<Target = Connection>> Drop for Account<C> {
     fn drop(&mut self) {
         let Self { exchange, connection } = self;
-        if exchange.status == 0 && exchange.cause.is_empty() && exchange.protocol != "tcp" {
+        if exchange.status == 0 && exchange.cause.is_empty() && !matches!(exchange.protocol, "tcp" | "tls") {
             exchange.cause = "client-gone";
         }
         let took = exchange.ended.unwrap_or_else(Instant::now).saturating_duration_since(exchange.began);

@@ -9,7 +9,6 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use tokio::sync::{Notify, futures::Notified};
 use weir_model::{Listener, Name};
 use weir_runtime::metrics::Counter;
@@ -17,6 +16,7 @@ use weir_runtime::metrics::Counter;
 use crate::{
     ledger::Series,
     tables::{Now, Tables},
+    tls::Terms,
     worker::PerThread,
 };
 
@@ -25,7 +25,7 @@ use crate::{
 pub(crate) struct ListenerState {
     pub(crate) name: Name,
     pub(crate) spec: Listener,
-    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) tls: Option<Terms>,
     /// Whether its connections must end: the process stops, or the listener is gone or speaks something else now.
     pub(crate) ending: Arc<Ending>,
     pub(crate) live: Arc<ListenerLive>,

@@ -25,6 +25,7 @@ mod listen;
 mod listener;
 mod live;
 mod options;
+mod passthrough;
 mod report;
 mod request;
 mod self_check;

@@ -236,6 +236,9 @@ pub(crate) fn destination<'t, 'a>(
 ) -> Result<Destination<'t>, Refusal> {
     let name = &connection.listener.name;
     let routed = tables.routes.route(name, &normal_host(host), path).ok_or(Refusal::NO_ROUTE)?;
+    if routed.demands_certificate && !connection.has_certificate {
+        return Err(Refusal::NO_CERTIFICATE);
+    }
     found(connection, tables, routed.pool, |pool| zone_cookie(cookies, pool), exchange)
 }
 
@@ -247,6 +250,18 @@ pub(crate) fn default_destination<'t>(
 ) -> Result<Destination<'t>, Refusal> {
     let pool = tables.routes.default_pool(&connection.listener.name).ok_or(Refusal::NO_ROUTE)?;
     found(connection, tables, pool, |_| None, exchange)
+}
+
+/// The same of a connection of which only the host is known.
+pub(crate) fn destination_of_host<'t>(
+    connection: &Connection,
+    tables: &'t Tables,
+    host: &str,
+    exchange: &mut Exchange,
+) -> Result<Destination<'t>, Refusal> {
+    let name = &connection.listener.name;
+    let routed = tables.routes.route(name, host, "/").ok_or(Refusal::NO_ROUTE)?;
+    found(connection, tables, routed.pool, |_| None, exchange)
 }
 
 fn found<'t>(

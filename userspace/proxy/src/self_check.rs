@@ -260,7 +260,7 @@ impl Check {
         };
         let host = host_of(listener);
         match listener.protocol {
-            ListenerProtocol::Tcp => {
+            ListenerProtocol::Tcp | ListenerProtocol::TlsPassthrough => {
                 // Until the other side closes: then somebody else had it, or it had arrived.
                 return tokio::select! {
                     biased;

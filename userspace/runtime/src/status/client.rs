@@ -8,23 +8,28 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Request, StatusCode, client::conn::http1, header};
+use hyper::{
+    Request, StatusCode,
+    client::conn::http1::{self, Parts},
+    header,
+};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::{
     net::UnixStream,
     sync::watch,
+    task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
 
+use super::lines::{self, Lines};
+
 /// Bytes of one answer.
-const ANSWER_LEN_MAX: usize = 64 << 20;
+const ANSWER_LEN_MAX: usize = lines::LEN_MAX;
 /// How long an answer may take beyond the time it was asked to wait.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a question may take, with its answer: both limits of the other side, and a little.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(21);
-/// How long one request waits for a change: also how long a daemon that hangs stays unnoticed.
-const WAIT: Duration = Duration::from_secs(2);
 
 /// Why a status could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +107,7 @@ pub async fn fetch<T: DeserializeOwned>(path: &Path) -> Result<T, FetchError> {
 pub async fn get(path: &Path, page: &str) -> Result<Bytes, FetchError> {
     let exchange = async { Connection::open(path).await?.get(page).await };
     let answer = timeout(ANSWER_TIMEOUT, exchange).await;
-    let (status, _, body) = answer.map_err(|_| FetchError::Timeout { path: path.to_owned() })??;
+    let (status, body) = answer.map_err(|_| FetchError::Timeout { path: path.to_owned() })??;
     if status == StatusCode::OK {
         Ok(body)
     } else {
@@ -115,7 +120,7 @@ pub async fn ask(path: &Path, page: &str, question: impl Into<Bytes>) -> Result<
     let request = Request::post(page).body(Full::new(question.into()));
     let exchange = async { Connection::open(path).await?.send(request).await };
     let answer = timeout(QUESTION_TIMEOUT, exchange).await;
-    let (status, _, body) = answer.map_err(|_| FetchError::Timeout { path: path.to_owned() })??;
+    let (status, body) = answer.map_err(|_| FetchError::Timeout { path: path.to_owned() })??;
     match status {
         StatusCode::OK => Ok(body),
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
@@ -160,41 +165,37 @@ where
 /// Follows over one connection until it breaks; returns why.
 async fn follow_once<T: DeserializeOwned>(path: &Path, sender: &watch::Sender<Seen<T>>) -> FetchError {
     let late = || FetchError::Timeout { path: path.to_owned() };
-    let mut connection = match timeout(ANSWER_TIMEOUT, Connection::open(path)).await {
-        Ok(Ok(connection)) => connection,
+    let begin = async { Connection::open(path).await?.follow().await };
+    let mut lines = match timeout(ANSWER_TIMEOUT, begin).await {
+        Ok(Ok(lines)) => lines,
         Ok(Err(error)) => return error,
         Err(_) => return late(),
     };
-    let mut page = "/status".to_owned();
     loop {
-        let (status, etag, body) = match timeout(WAIT + ANSWER_TIMEOUT, connection.get(&page)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return error,
+        let line = match timeout(lines::BEAT + ANSWER_TIMEOUT, lines.newest()).await {
+            Ok(Ok(line)) => line,
+            Ok(Err(source)) => return FetchError::Exchange { path: path.to_owned(), source: source.into() },
             Err(_) => return late(),
         };
-        match status {
-            StatusCode::OK => {
-                let value = match serde_json::from_slice(&body) {
-                    Ok(value) => Arc::new(value),
-                    Err(source) => return FetchError::Decode { path: path.to_owned(), source },
-                };
-                sender.send_modify(|seen| {
-                    let since = if seen.live { seen.since } else { Instant::now() };
-                    *seen = Seen { value: Some(value), live: true, since };
-                });
-                page = format!("/status?after={etag}&timeout={}", WAIT.as_millis());
-                // Whoever waited for this acts on it before the next is asked for.
-                tokio::task::yield_now().await;
-            }
-            StatusCode::NOT_MODIFIED => {}
-            status => return FetchError::Status { path: path.to_owned(), status },
+        if line.is_empty() {
+            continue;
         }
+        let value = match serde_json::from_slice(&line) {
+            Ok(value) => Arc::new(value),
+            Err(source) => return FetchError::Decode { path: path.to_owned(), source },
+        };
+        sender.send_modify(|seen| {
+            let since = if seen.live { seen.since } else { Instant::now() };
+            *seen = Seen { value: Some(value), live: true, since };
+        });
     }
 }
 
 struct Connection {
     path: PathBuf,
     sender: http1::SendRequest<Full<Bytes>>,
+    /// Ends with the socket, when that speaks HTTP no more.
+    task: JoinHandle<hyper::Result<Parts<TokioIo<UnixStream>>>>,
 }
 
 impl Connection {
@@ -205,28 +206,42 @@ impl Connection {
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|source| FetchError::Exchange { path: path.to_owned(), source: source.into() })?;
-        tokio::spawn(connection);
-        Ok(Self { path: path.to_owned(), sender })
+        let task = tokio::spawn(connection.without_shutdown());
+        Ok(Self { path: path.to_owned(), sender, task })
     }
 
-    async fn get(&mut self, page: &str) -> Result<(StatusCode, String, Bytes), FetchError> {
+    async fn get(&mut self, page: &str) -> Result<(StatusCode, Bytes), FetchError> {
         self.send(Request::get(page).body(Full::default())).await
+    }
+
+    /// Asks for every status from now on.
+    async fn follow(mut self) -> Result<Lines<UnixStream>, FetchError> {
+        let request = Request::get("/status")
+            .header(header::CONNECTION, "upgrade")
+            .header(header::UPGRADE, lines::PROTOCOL)
+            .body(Full::default());
+        let (status, _) = self.send(request).await?;
+        if status != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(FetchError::Status { path: self.path, status });
+        }
+        let ended = self.task.await.map_err(Into::into).and_then(|parts| parts.map_err(Into::into));
+        let parts = ended.map_err(|source| FetchError::Exchange { path: self.path, source })?;
+        Ok(Lines::new(parts.io.into_inner(), parts.read_buf))
     }
 
     async fn send(
         &mut self,
         request: Result<Request<Full<Bytes>>, hyper::http::Error>,
-    ) -> Result<(StatusCode, String, Bytes), FetchError> {
+    ) -> Result<(StatusCode, Bytes), FetchError> {
         let path = self.path.clone();
         let exchange = async {
             let mut request = request?;
             request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("localhost"));
             self.sender.ready().await?;
             let response = self.sender.send_request(request).await?;
-            let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok()).unwrap_or("");
-            let (status, etag) = (response.status(), etag.to_owned());
+            let status = response.status();
             let body = Limited::new(response.into_body(), ANSWER_LEN_MAX).collect().await?.to_bytes();
-            Ok((status, etag, body))
+            Ok((status, body))
         };
         exchange.await.map_err(|source| FetchError::Exchange { path, source })
     }

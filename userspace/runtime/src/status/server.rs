@@ -5,8 +5,11 @@ use std::{
     io,
     marker::PhantomData,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, SystemTime},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -21,6 +24,7 @@ use tokio::{
     time::timeout,
 };
 
+use super::lines::{self, PROTOCOL};
 use crate::{
     inbox::{self, Accept},
     metrics::Registry,
@@ -28,8 +32,6 @@ use crate::{
 
 /// Connections served at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 128;
-/// The longest a request may wait for a change.
-const WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -49,42 +51,33 @@ pub enum Health {
     Draining,
 }
 
-/// The newest status, serialised.
-#[derive(Clone, Debug)]
-struct Rendered {
-    revision: u64,
-    json: Bytes,
-}
-
 /// Where the daemon puts its status.
 pub struct Publisher<T> {
-    sender: watch::Sender<Rendered>,
+    /// A line of JSON.
+    sender: watch::Sender<Bytes>,
     of: PhantomData<fn(T)>,
 }
 
 /// Where requests find it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Feed {
-    receiver: watch::Receiver<Rendered>,
-    /// Tells the revisions of this process from those of the one before it.
-    boot: u64,
+    receiver: watch::Receiver<Bytes>,
 }
 
 /// A publisher that has published `initial`, and its feed.
 pub fn publisher<T: Serialize>(initial: &T) -> (Publisher<T>, Feed) {
-    let (sender, receiver) = watch::channel(Rendered { revision: 1, json: render(initial) });
-    let boot = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
-    (Publisher { sender, of: PhantomData }, Feed { receiver, boot })
+    let (sender, receiver) = watch::channel(render(initial));
+    (Publisher { sender, of: PhantomData }, Feed { receiver })
 }
 
 impl<T: Serialize> Publisher<T> {
     /// Publishes `status`; followers are woken only when it differs from the last.
     pub fn publish(&self, status: &T) {
-        let json = render(status);
-        self.sender.send_if_modified(|rendered| {
-            let changed = rendered.json != json;
+        let line = render(status);
+        self.sender.send_if_modified(|published| {
+            let changed = *published != line;
             if changed {
-                *rendered = Rendered { revision: rendered.revision + 1, json };
+                *published = line;
             }
             changed
         });
@@ -93,9 +86,10 @@ impl<T: Serialize> Publisher<T> {
 
 fn render<T: Serialize>(status: &T) -> Bytes {
     // Our own status types have string keys and no failing serialisers; an error shows in the answer.
-    serde_json::to_vec(status)
-        .unwrap_or_else(|error| format!("{{\"error\":{:?}}}", error.to_string()).into())
-        .into()
+    let mut line = serde_json::to_vec(status)
+        .unwrap_or_else(|error| format!("{{\"error\":{:?}}}", error.to_string()).into());
+    line.push(b'\n');
+    line.into()
 }
 
 /// What was posted to a page, and wants an answer. Only over unix sockets, which file permissions guard.
@@ -162,7 +156,12 @@ impl Site {
         self.pages.push(Page { path, len_max_bytes, questions, receiving });
     }
 
-    async fn answer(&self, request: Request<Incoming>, user: Option<u32>) -> Response<Full<Bytes>> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        user: Option<u32>,
+        follows: &AtomicBool,
+    ) -> Response<Full<Bytes>> {
         if request.method() == Method::POST
             && let Some(page) = self.pages.iter().find(|page| page.path == request.uri().path())
         {
@@ -177,7 +176,22 @@ impl Site {
                 Health::Starting => plain(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
                 Health::Draining => plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
             },
-            ("/status", Some(feed), _) => feed.answer(request.uri().query().unwrap_or("")).await,
+            ("/status", Some(_), _)
+                if request.headers().get(header::UPGRADE).is_some_and(|to| to == PROTOCOL) =>
+            {
+                follows.store(true, Relaxed);
+                let mut response = plain(StatusCode::SWITCHING_PROTOCOLS, "");
+                let headers = response.headers_mut();
+                headers.insert(header::CONNECTION, header::HeaderValue::from_static("upgrade"));
+                headers.insert(header::UPGRADE, header::HeaderValue::from_static(PROTOCOL));
+                response
+            }
+            ("/status", Some(feed), _) => {
+                let mut response = Response::new(Full::new(feed.receiver.borrow().clone()));
+                let kind = header::HeaderValue::from_static("application/json");
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+                response
+            }
             ("/metrics", _, Some(registry)) => {
                 let mut response = plain(StatusCode::OK, registry.render());
                 let kind = header::HeaderValue::from_static("text/plain; version=0.0.4");
@@ -212,34 +226,6 @@ impl Page {
             Ok(Ok(Err(why))) => plain(StatusCode::CONFLICT, why),
             Ok(Err(_)) | Err(_) => plain(StatusCode::SERVICE_UNAVAILABLE, "it was not answered\n"),
         }
-    }
-}
-
-impl Feed {
-    async fn answer(&self, query: &str) -> Response<Full<Bytes>> {
-        let field = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-        let mut receiver = self.receiver.clone();
-        if let Some(after) = field("after") {
-            let limit =
-                field("timeout").and_then(|ms| ms.parse().ok()).map_or(WAIT_MAX, Duration::from_millis);
-            let newer = receiver.wait_for(|rendered| self.etag(rendered.revision) != after);
-            // A publisher that is gone can say nothing newer; the last status is the answer.
-            if timeout(limit.min(WAIT_MAX), newer).await.is_err() {
-                return plain(StatusCode::NOT_MODIFIED, "");
-            }
-        }
-        let Rendered { revision, json } = receiver.borrow().clone();
-        let mut response = Response::new(Full::new(json));
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-        if let Ok(etag) = self.etag(revision).try_into() {
-            headers.insert(header::ETAG, etag);
-        }
-        response
-    }
-
-    fn etag(&self, revision: u64) -> String {
-        format!("{:x}-{revision:x}", self.boot)
     }
 }
 
@@ -291,14 +277,19 @@ async fn serve_connection<S>(stream: S, user: Option<u32>, site: Site)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let follows = Arc::new(AtomicBool::new(false));
     let service = service_fn(|request| {
-        let site = site.clone();
-        async move { Ok::<_, Infallible>(site.answer(request, user).await) }
+        let (site, follows) = (site.clone(), Arc::clone(&follows));
+        async move { Ok::<_, Infallible>(site.answer(request, user, &follows).await) }
     });
     // What a client does wrong on its own connection concerns nobody else.
-    let _closed = hyper::server::conn::http1::Builder::new()
+    let closed = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service)
+        .without_shutdown()
         .await;
+    if let (Ok(parts), true, Some(feed)) = (closed, follows.load(Relaxed), &site.feed) {
+        let _gone = lines::write(parts.io.into_inner(), feed.receiver.clone()).await;
+    }
 }
