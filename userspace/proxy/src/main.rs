@@ -49,11 +49,6 @@ use weir_runtime::{
 
 use crate::{access_log::AccessLog, control::Control, options::Options, worker::Workers};
 
-/// Every connection is a few small pieces of memory, made on one thread and gone on the same: what this is made for, also
-/// pieces at round addresses, where others leave half unused.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// How long the access log may take to write what is left when the process ends.
 const LOG_FLUSH: Duration = Duration::from_secs(1);
 

@@ -7,6 +7,7 @@
 //! ```
 
 mod answer;
+mod asked;
 mod buffer;
 mod client;
 mod deadline;

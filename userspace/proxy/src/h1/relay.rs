@@ -12,11 +12,11 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional},
     time::Instant,
 };
-use weir_core::h1::{self, Bad, Framing, RequestHead, Version};
-use weir_model::Name;
+use weir_core::h1::{self, Bad, Framing, Version};
 
 use super::{
     answer::{Refused, refuse_bad, say},
+    asked::{Asked, read},
     buffer::{Buffer, Scratch},
     client::{After, Client, write},
     deadline::Deadline,
@@ -28,28 +28,11 @@ use crate::{
     body::Stall,
     connection::Connection,
     errors::{Failure, Refusal},
-    exchange::{Account, Exchange},
+    exchange::Exchange,
     limits::HEAD_TIMEOUT,
     live::{ServerLive, Slot},
-    request::{Destination, destination},
-    tables::{PoolTable, Tables},
+    tables::Tables,
 };
-
-/// A request as it is asked of servers.
-struct Asked<'t> {
-    pool: &'t PoolTable,
-    home: Option<&'t Name>,
-    /// Its head for a server.
-    head: Scratch,
-    framing: Framing,
-    client: Version,
-    /// Whether the client goes on with the connection.
-    is_persistent: bool,
-    is_head: bool,
-    is_idempotent: bool,
-    wants_upgrade: bool,
-    set_cookie: Option<String>,
-}
 
 /// A response, as the client shall see it.
 struct Answer {
@@ -60,9 +43,6 @@ struct Answer {
     /// Whether the server goes on with its connection, and the client with its own.
     keeps: [bool; 2],
 }
-
-/// What the head in a buffer says; nothing of it is held, nor the room its fields took.
-type Request<'c, 't> = (Account<&'c Connection>, Result<Asked<'t>, Refused>);
 
 /// Relays the request whose head is in the buffer.
 pub(crate) async fn relay<S>(
@@ -94,56 +74,6 @@ where
         }
         Err(bad) => refuse_bad(connection, client, bad).await,
     }
-}
-
-/// Reads it; `None` where a check of our own asks.
-fn read<'c, 't, S>(
-    connection: &'c Connection,
-    client: &mut Client<S>,
-    tables: &'t Tables,
-) -> Result<Option<Request<'c, 't>>, Bad> {
-    let mut room = h1::field_room();
-    let head = h1::parse_request(client.came.data(), &mut room)?.ok_or(Bad::Syntax)?;
-    if connection.answers_itself() {
-        return Ok(None);
-    }
-    let mut exchange = connection.begin(name(head.version));
-    let asked = ask(&head, connection, tables, &mut exchange);
-    let len = head.len;
-    client.came.consume(len);
-    Ok(Some((exchange, asked)))
-}
-
-/// Finds out what a request is and whom it is for.
-fn ask<'t>(
-    head: &RequestHead<'_, '_>,
-    connection: &Connection,
-    tables: &'t Tables,
-    exchange: &mut Exchange,
-) -> Result<Asked<'t>, Refused> {
-    let is_whole = head.framing == Framing::None && head.is_persistent;
-    let is_head = head.method == "HEAD";
-    let refused = |refusal| Refused { refusal, is_whole, is_head };
-    exchange.note(|noted| noted.request(head.method, head.host, head.target));
-    let path = head.target.split('?').next().unwrap_or_default();
-    let cookies = head.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("cookie"));
-    let cookies = cookies.map(|field| field.value);
-    let found = destination(connection, tables, (head.host, path), cookies, exchange);
-    let Destination { pool, home, set_cookie } = found.map_err(refused)?;
-    let mut out = Scratch::new();
-    h1::write_request(&mut out.0, head, &h1::Sender::new(connection.client.ip(), connection.tls));
-    Ok(Asked {
-        pool,
-        home,
-        head: out,
-        framing: head.framing,
-        client: head.version,
-        is_persistent: head.is_persistent,
-        is_head,
-        is_idempotent: matches!(head.method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE"),
-        wants_upgrade: head.upgrade.is_some(),
-        set_cookie,
-    })
 }
 
 async fn serve<S>(
@@ -498,12 +428,4 @@ fn lost(exchange: &mut Exchange, server: &ServerLive, cause: &'static str) -> Af
     server.note_failure(Duration::ZERO);
     exchange.cause = cause;
     After::Cut
-}
-
-/// What a version is called in the log.
-pub(super) fn name(version: Version) -> &'static str {
-    match version {
-        Version::Http10 => "http/1.0",
-        Version::Http11 => "http/1.1",
-    }
 }
