@@ -126,7 +126,8 @@ pub(super) fn is_host(host: &str) -> bool {
         }
         None => host.split_once(':').unwrap_or((host, "")),
     };
-    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte);
+    // A comma would be allowed (RFC 3986 §3.2.2); it is how two Host fields look once somebody has joined them.
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(&byte);
     name.bytes().all(is_name)
         && port.bytes().all(|byte| byte.is_ascii_digit())
         && (port.is_empty() || port.parse::<u16>().is_ok())

@@ -13,6 +13,7 @@ mod http;
 mod limits;
 mod passthrough;
 mod stopping;
+mod tables;
 mod tcp_mode;
 mod threads;
 mod tls;

@@ -15,34 +15,35 @@ use tokio::{
 use crate::subject::{LIMIT, Proxy};
 
 /// A server that says the same to everybody, whatever it is told; it waits for `until` first.
-struct Origin {
+pub(crate) struct Origin {
     address: SocketAddr,
-    seen: Arc<Mutex<Vec<Vec<u8>>>>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    connections: usize,
+    /// In the order it came, over whichever connection.
+    bytes: Vec<u8>,
 }
 
 impl Origin {
     /// One answer for each `until` it has seen; `closes` afterwards.
-    async fn start(until: &'static [u8], answer: &'static [u8], closes: bool) -> Self {
+    pub(crate) async fn start(until: &'static [u8], answer: &'static [u8], closes: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let seen = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::new(Mutex::new(Seen::default()));
         let record = Arc::clone(&seen);
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let number = {
-                    let mut record = record.lock().unwrap();
-                    record.push(Vec::new());
-                    record.len() - 1
-                };
+                record.lock().unwrap().connections += 1;
                 let record = Arc::clone(&record);
                 tokio::spawn(async move {
-                    let (mut answered, mut buffer) = (0, [0; 4096]);
+                    let (mut answered, mut came, mut buffer) = (0, Vec::new(), [0; 4096]);
                     while let Ok(len @ 1..) = stream.read(&mut buffer).await {
-                        let count = {
-                            let mut record = record.lock().unwrap();
-                            record[number].extend_from_slice(&buffer[..len]);
-                            record[number].windows(until.len()).filter(|window| *window == until).count()
-                        };
+                        came.extend_from_slice(&buffer[..len]);
+                        record.lock().unwrap().bytes.extend_from_slice(&buffer[..len]);
+                        let count = came.windows(until.len()).filter(|window| *window == until).count();
                         while answered < count {
                             if stream.write_all(answer).await.is_err() {
                                 return;
@@ -59,13 +60,35 @@ impl Origin {
         Self { address, seen }
     }
 
-    /// All that came, connections one after the other.
-    fn seen(&self) -> String {
-        String::from_utf8_lossy(&self.seen.lock().unwrap().concat()).into_owned()
+    /// All that came.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.seen.lock().unwrap().bytes.clone()
+    }
+
+    fn connections(&self) -> usize {
+        self.seen.lock().unwrap().connections
+    }
+
+    /// What came behind the first so many bytes, once it is what is waited for.
+    pub(crate) async fn until(&self, from: usize, is_it: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+        let deadline = tokio::time::Instant::now() + LIMIT;
+        loop {
+            let came = self.bytes()[from..].to_vec();
+            if is_it(&came) {
+                return came;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "only this came: {}", came.escape_ascii());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// The same as text.
+    pub(crate) fn seen(&self) -> String {
+        String::from_utf8_lossy(&self.bytes()).into_owned()
     }
 }
 
-async fn proxy(origin: &Origin) -> (Proxy, SocketAddr) {
+pub(crate) async fn proxy(origin: &Origin) -> (Proxy, SocketAddr) {
     let config = format!(
         r#"
 [zone.az1]
@@ -88,11 +111,11 @@ pool = "a"
 }
 
 /// Sends bytes; returns what comes until all these have, or the other side closes, and what comes right behind.
-async fn say(to: SocketAddr, bytes: &[u8], awaited: &[&str]) -> String {
+pub(crate) async fn say(to: SocketAddr, bytes: &[u8], awaited: &[&str]) -> String {
     say_until(to, bytes, |all| awaited.iter().all(|part| all.contains(part))).await
 }
 
-async fn say_until(to: SocketAddr, bytes: &[u8], is_enough: impl Fn(&str) -> bool) -> String {
+pub(crate) async fn say_until(to: SocketAddr, bytes: &[u8], is_enough: impl Fn(&str) -> bool) -> String {
     let mut stream = TcpStream::connect(to).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     let deadline = tokio::time::Instant::now() + LIMIT;
@@ -121,7 +144,7 @@ async fn until(stream: &mut TcpStream, what: &str) -> String {
     all
 }
 
-const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+pub(crate) const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 #[tokio::test]
 async fn requests_that_could_be_read_in_two_ways_reach_no_server() {
@@ -204,7 +227,7 @@ async fn requests_in_one_piece_are_answered_in_turn_and_use_one_connection() {
     .await;
     assert_eq!(seen.matches("HTTP/1.1 200 OK\r\n").count(), 3, "{seen}");
     assert_eq!(seen.matches("\r\n\r\nok").count(), 3, "{seen}");
-    assert_eq!(origin.seen.lock().unwrap().len(), 1);
+    assert_eq!(origin.connections(), 1);
     let order: Vec<usize> =
         ["/1 ", "/2 ", "/3 "].iter().map(|path| origin.seen().find(path).unwrap()).collect();
     assert!(order.is_sorted(), "{order:?}");
@@ -380,7 +403,7 @@ async fn bytes_a_server_says_unasked_are_nobodys_answer() {
         let seen = say(web, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", &["\r\n\r\nok"]).await;
         assert!(seen.ends_with("\r\n\r\nok"), "{seen}");
     }
-    assert_eq!(origin.seen.lock().unwrap().len(), 3, "a connection that said too much is not used again");
+    assert_eq!(origin.connections(), 3, "a connection that said too much is not used again");
 }
 
 #[tokio::test]
