@@ -100,7 +100,7 @@ impl Noted {
 
 impl<C: Deref<Target = Connection>> Account<C> {
     pub(crate) fn begin(connection: C, protocol: &'static str) -> Self {
-        connection.requests.fetch_add(1, Relaxed);
+        connection.has_asked.store(true, Relaxed);
         connection.listener.live.requests.add(1);
         let exchange = Exchange {
             began: Instant::now(),

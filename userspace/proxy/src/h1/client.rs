@@ -1,7 +1,7 @@
 //! A client's connection: one request after the other, until either side has enough.
 
 use std::{
-    future::{Future, poll_fn},
+    future::poll_fn,
     pin::{Pin, pin},
     task::{Context, Poll},
 };
@@ -9,7 +9,6 @@ use std::{
 use pin_project_lite::pin_project;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    sync::futures::Notified,
     time::{Instant, timeout},
 };
 use weir_core::h1::{self, Bad};
@@ -23,7 +22,7 @@ use super::{
 use crate::{
     connection::Connection,
     limits::{HANDSHAKE_TIMEOUT, LAST_CALL, LINGER, LINGER_LEN_MAX},
-    listener::Ending,
+    listener::{Ear, Ending},
 };
 
 /// How HTTP/2 begins. RFC 9113 §3.4.
@@ -74,8 +73,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
     /// Serves until the end.
     pub(crate) async fn serve(&mut self) -> Ended {
         let Self { connection, client } = self;
-        let ending = &connection.listener.ending;
-        let mut waiting = pin!(Waiting::begin(ending));
+        let mut waiting = pin!(Waiting::begin(&connection.listener.ending));
         loop {
             // All that takes room is in memory of its own: a task is as large as the largest thing it ever does.
             let after = match waiting.as_mut().head(client).await {
@@ -113,9 +111,7 @@ pin_project! {
     struct Waiting<'e> {
         #[pin]
         deadline: Deadline,
-        #[pin]
-        asked: Notified<'e>,
-        ending: &'e Ending,
+        ear: Ear<'e>,
         is_first: bool,
         last_call: bool,
     }
@@ -124,7 +120,7 @@ pin_project! {
 impl<'e> Waiting<'e> {
     fn begin(ending: &'e Ending) -> Self {
         let deadline = Deadline::new(Instant::now() + HANDSHAKE_TIMEOUT);
-        Self { deadline, asked: ending.notified(), ending, is_first: true, last_call: false }
+        Self { deadline, ear: ending.ear(), is_first: true, last_call: false }
     }
 
     /// The next request is waited for, until the deadline.
@@ -160,7 +156,7 @@ impl<'e> Waiting<'e> {
             }
         }
         // Whoever is asked to end between two requests ends; one that has sent nothing yet gets a little time.
-        if !*this.last_call && (this.ending.is_asked() || this.asked.as_mut().poll(cx).is_ready()) {
+        if !*this.last_call && this.ear.poll(cx).is_ready() {
             *this.last_call = true;
             if !*this.is_first && client.came.is_empty() {
                 return Poll::Ready(Waited::Gone);
