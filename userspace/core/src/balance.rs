@@ -1,5 +1,14 @@
 //! Which server of a zone takes a request.
 //!
+//! What is hashed ([`key`]) goes by weighted rendezvous: of the servers' scores for the key the greatest wins, so that a server that
+//! leaves moves its own keys and no others, one that comes takes its share of all, and shares are as weights are. A decision looks
+//! at every server of the zone. With a bound on load (Mirrokni, Thorup, Zadimoghaddam: "Consistent Hashing with Bounded Loads",
+//! SODA 2018) it is the greatest among those that have room:
+//!
+//! ```text
+//!  room of a server = ⌈ factor × (requests in flight + 1) × its weight / all weight ⌉
+//! ```
+//!
 //! [`Candidates`] is immutable and made anew when health or configuration changes; [`Balancer`] is the little that must
 //! survive that, and is shared by all threads (`&self`, one relaxed atomic). Load and limits stay with the caller.
 
@@ -9,9 +18,12 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use weir_model::{Balance, Name};
+use weir_model::{Balance, Name, Pool};
 
 use crate::hash::{self, ClientKey};
+
+pub mod key;
+pub mod slow_start;
 
 /// The longest schedule of a round-robin, in turns (2 bytes each): beyond it weights are scaled down, and a server's
 /// share is off by less than one turn in as many.
@@ -35,6 +47,8 @@ pub struct Candidates {
     servers: Vec<Candidate>,
     /// `ends[n]`: sum of the weights of servers 0 to n.
     ends: Vec<u64>,
+    /// Whether all weights are equal: then a rendezvous needs no logarithms.
+    is_even: bool,
     /// Round-robin turns, as indices into `servers`.
     schedule: Vec<u16>,
 }
@@ -44,16 +58,44 @@ pub struct Candidates {
 pub struct Request<'a> {
     /// The client.
     pub client: ClientKey,
+    /// What it is hashed by, where it has that: [`key::of`].
+    pub key: Option<ClientKey>,
     /// A fresh random number.
     pub random: u64,
     /// Servers this request has already tried.
     pub tried: &'a [Name],
 }
 
+/// How a pool chooses.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Method {
+    balance: Balance,
+    /// Servers drawn at random.
+    draws: u32,
+    /// How far above its share of the load a hashed server may be; none for any load.
+    load_factor: Option<f64>,
+}
+
+impl From<&Pool> for Method {
+    fn from(pool: &Pool) -> Self {
+        Self {
+            balance: pool.balance,
+            draws: pool.random_of,
+            load_factor: pool.bounded_load.map(weir_model::Percent::as_factor),
+        }
+    }
+}
+
+impl From<Balance> for Method {
+    fn from(balance: Balance) -> Self {
+        Self { balance, draws: 2, load_factor: None }
+    }
+}
+
 /// The choice among candidates by one method; one per pool and zone, for all threads.
 #[derive(Debug)]
 pub struct Balancer {
-    method: Balance,
+    method: Method,
     turn: AtomicUsize,
 }
 
@@ -74,7 +116,8 @@ impl Candidates {
             end += u64::from(server.weight);
             end
         });
-        Self { ends: ends.collect(), schedule: schedule(&servers), servers }
+        let is_even = servers.windows(2).all(|pair| pair[0].weight == pair[1].weight);
+        Self { is_even, ends: ends.collect(), schedule: schedule(&servers), servers }
     }
 
     /// The servers, by name.
@@ -98,8 +141,8 @@ impl Candidates {
 
 impl Balancer {
     /// A balancer by `method`; `seed` sets where the round begins, so that many proxies do not begin alike.
-    pub fn new(method: Balance, seed: u64) -> Self {
-        Self { method, turn: AtomicUsize::new(seed as usize) }
+    pub fn new(method: impl Into<Method>, seed: u64) -> Self {
+        Self { method: method.into(), turn: AtomicUsize::new(seed as usize) }
     }
 
     /// Chooses a server. `load` gives the requests in flight at a server, or `None` when it can take no more.
@@ -113,28 +156,46 @@ impl Balancer {
     ) -> Option<&'c Candidate> {
         let load =
             |server: &Candidate| if request.tried.contains(&server.name) { None } else { load(server) };
-        match self.method {
+        match self.method.balance {
             Balance::RoundRobin => self.in_turn(candidates, load),
             Balance::LeastConnections => self.least_loaded(candidates, load),
             Balance::Random => {
-                let first = candidates.draw(hash::mix(request.random));
-                let second = candidates.draw(hash::mix(!request.random));
-                let free = |server: Option<&'c Candidate>| server.and_then(|s| Some((s, load(s)?)));
-                match (free(first), free(second)) {
-                    (Some(a), Some(b)) => Some(if less_loaded(b, a).is_lt() { b.0 } else { a.0 }),
-                    (Some((server, _)), None) | (None, Some((server, _))) => Some(server),
-                    // Both unlucky: rather look at all than give up while one is free.
-                    (None, None) => self.least_loaded(candidates, load),
-                }
+                let draw = |n| candidates.draw(hash::mix(request.random ^ hash::mix(n)));
+                (0..u64::from(self.method.draws))
+                    .filter_map(|n| draw(n).and_then(|server| Some((server, load(server)?))))
+                    .min_by(|a, b| less_loaded(*a, *b))
+                    .map(|(server, _)| server)
+                    // All unlucky: rather look at all than give up while one is free.
+                    .or_else(|| self.least_loaded(candidates, load))
             }
-            Balance::Source => candidates
-                .servers
-                .iter()
-                .filter(|server| load(server).is_some())
-                .map(|server| (request.client.score(server.seed, f64::from(server.weight)), server))
-                .max_by(|a, b| a.0.total_cmp(&b.0))
-                .map(|(_, server)| server),
+            Balance::Source => self.by_hash(candidates, request.client, load),
+            Balance::Hash => self.by_hash(candidates, request.key.unwrap_or(request.client), load),
         }
+    }
+
+    fn by_hash<'c>(
+        &self,
+        candidates: &'c Candidates,
+        key: ClientKey,
+        load: impl Fn(&Candidate) -> Option<u64>,
+    ) -> Option<&'c Candidate> {
+        let best = |has_room: &dyn Fn(&Candidate, u64) -> bool| {
+            let has_room = |server: &&Candidate| load(server).is_some_and(|load| has_room(server, load));
+            let free = candidates.servers.iter().filter(has_room);
+            if candidates.is_even {
+                return free.max_by_key(|server| key.rank(server.seed));
+            }
+            let scored = free.map(|server| (key.score(server.seed, f64::from(server.weight)), server));
+            scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, server)| server)
+        };
+        let Some(factor) = self.method.load_factor else { return best(&|_, _| true) };
+        let loads = candidates.servers.iter().filter_map(|server| Some((server.weight, load(server)?)));
+        let (weight, in_flight) =
+            loads.fold((0, 0), |sum, (weight, load)| (sum.0 + u64::from(weight), sum.1 + load));
+        let fair = factor * (in_flight + 1) as f64 / weight as f64;
+        best(&|server, load| (load as f64) < (fair * f64::from(server.weight)).ceil())
+            // By the arithmetic one has room; by the loads, which move meanwhile, perhaps none.
+            .or_else(|| best(&|_, _| true))
     }
 
     fn in_turn<'c>(

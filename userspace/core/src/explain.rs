@@ -6,11 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use weir_model::{
-    Admin, Balance, Failover, ListenerProtocol, Name, Protocol, Server, Snapshot, Spread, Vip, status::Health,
+    Admin, Balance, Failover, HashOn, ListenerProtocol, Name, Pool, Protocol, Server, Snapshot, Spread, Vip,
+    status::Health,
 };
 
 use crate::{
-    balance::{Balancer, Request},
+    balance::{Balancer, Request, key},
     hash::ClientKey,
     health::HealthView,
     l7::{RouteTable, RoutedBy, normal_host},
@@ -170,7 +171,7 @@ impl Explanation {
         let zone = assessment.pick_zone(home, client)?;
         self.describe_choice(home, client, &assessment, zone);
         self.zone = Some(zone.zone.clone());
-        self.describe_servers(pool.balance, client, zone);
+        self.describe_servers(pool, question.path, client, zone);
         self.delivered = true;
         Some(())
     }
@@ -345,6 +346,7 @@ impl Explanation {
         let reason = if zones.is_empty() { "it has no servers".to_owned() } else { zones.join("; ") };
         let decision = match assessment.mode() {
             Mode::Healthy => pool.to_string(),
+            Mode::Backup => format!("{pool}: only backups are healthy, they serve"),
             Mode::LastResort => format!("{pool}: last resort, draining servers serve"),
             Mode::FailStatic => format!("{pool}: fail-static, no server is known to be alive"),
             Mode::Empty => format!("{pool}: 503, no server may serve"),
@@ -395,29 +397,42 @@ impl Explanation {
         self.step(Stage::Zone, zone.zone.as_str(), reason);
     }
 
-    fn describe_servers(&mut self, balance: Balance, client: ClientKey, zone: &ZoneAssessment) {
+    fn describe_servers(&mut self, pool: &Pool, path: &str, client: ClientKey, zone: &ZoneAssessment) {
         let all = || zone.candidates.servers().iter().map(|server| server.name.clone());
-        self.servers = match balance {
-            Balance::Source => Balancer::new(balance, 0)
-                .choose(&zone.candidates, Request { client, random: 0, tried: &[] }, |_| Some(0))
+        // Fields and cookies are not asked for.
+        let key = pool.hash_on.as_ref().and_then(|on| key::of(on, path, std::iter::empty()));
+        let is_known = match (pool.balance, &pool.hash_on) {
+            (Balance::Source, _) | (Balance::Hash, Some(HashOn::Source)) => true,
+            (Balance::Hash, _) => key.is_some(),
+            (Balance::RoundRobin | Balance::LeastConnections | Balance::Random, _) => false,
+        };
+        self.servers = match is_known {
+            true => Balancer::new(pool, 0)
+                .choose(&zone.candidates, Request { client, key, random: 0, tried: &[] }, |_| Some(0))
                 .map(|server| server.name.clone())
                 .into_iter()
                 .collect(),
-            Balance::RoundRobin | Balance::LeastConnections | Balance::Random => all().collect(),
+            false => all().collect(),
         };
-        let method = match balance {
-            Balance::RoundRobin => "in turn, by weight",
-            Balance::LeastConnections => "the one with the fewest requests in flight",
-            Balance::Random => "the less loaded of two drawn at random",
-            Balance::Source => "by hash of the client address",
+        let mut reason = match (pool.balance, &pool.hash_on) {
+            (Balance::RoundRobin, _) => "in turn, by weight".to_owned(),
+            (Balance::LeastConnections, _) => "the one with the fewest requests in flight".to_owned(),
+            (Balance::Random, _) => match pool.random_of {
+                2 => "the less loaded of two drawn at random".to_owned(),
+                n => format!("the least loaded of {n} drawn at random"),
+            },
+            (Balance::Hash, Some(on)) if *on != HashOn::Source => format!("by hash of {on}"),
+            (Balance::Source | Balance::Hash, _) => "by hash of the client address".to_owned(),
         };
+        if let Some(bound) = pool.bounded_load {
+            reason.push_str(&format!(", the next one when it has more than {bound} of its share"));
+        }
         let passed_over: Vec<String> = zone
             .servers
             .iter()
             .filter(|server| !server.candidate)
             .map(|server| format!("{} {}", server.name, server.reason))
             .collect();
-        let mut reason = method.to_owned();
         if !passed_over.is_empty() {
             reason.push_str(&format!("; not {}", passed_over.join(", ")));
         }

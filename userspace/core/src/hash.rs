@@ -27,9 +27,14 @@ impl ClientKey {
         unit(mix(self.0 ^ 0x706f_7369_7469_6f6e))
     }
 
-    /// The client's number in (0, 1) for one contender of a rendezvous.
+    /// The client's number for one contender of a rendezvous: among equals the greatest wins, as by [`score`](Self::score).
+    pub(crate) fn rank(self, seed: u64) -> u64 {
+        mix(self.0.rotate_left(32) ^ mix(seed))
+    }
+
+    /// The same in (0, 1).
     pub(crate) fn draw(self, seed: u64) -> f64 {
-        unit(mix(self.0.rotate_left(32) ^ mix(seed))).max(f64::MIN_POSITIVE)
+        unit(self.rank(seed)).max(f64::MIN_POSITIVE)
     }
 
     /// Weighted rendezvous: the contender with the greatest score wins, each in proportion to its weight, and when one

@@ -16,14 +16,20 @@
 //!            └───────────────────────────────────┘
 //! ```
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use weir_model::{Check, Name, Node, Snapshot, status::Health};
+use weir_model::{Check, Node, status::Health};
 
 use crate::hash;
+
+mod agent;
+pub mod circuit;
+pub mod eject;
+mod view;
+
+use agent::Agent;
+pub use agent::{ANSWER_LEN_MAX as AGENT_ANSWER_LEN_MAX, Said, Wish};
+pub use view::HealthView;
 
 /// The shortest time from the start of one probe to the start of the next, whatever asks for it: a thousand failing
 /// requests in a millisecond are one reason to look again, not a thousand.
@@ -34,6 +40,8 @@ pub const PROBE_GAP_MIN: Duration = Duration::from_millis(10);
 pub struct Timing {
     /// From the start of one probe to the start of the next, spread by ±10 %.
     pub interval: Duration,
+    /// The same while the last results contradict what is known, though not for long enough.
+    pub fast_interval: Duration,
     /// How long one probe may take.
     pub timeout: Duration,
     /// Successes in a row that bring the target up.
@@ -44,7 +52,13 @@ pub struct Timing {
 
 impl From<&Check> for Timing {
     fn from(check: &Check) -> Self {
-        Self { interval: check.interval, timeout: check.timeout, rise: check.rise, fall: check.fall }
+        Self {
+            interval: check.interval,
+            fast_interval: check.fast_interval.unwrap_or(check.interval),
+            timeout: check.timeout,
+            rise: check.rise,
+            fall: check.fall,
+        }
     }
 }
 
@@ -52,6 +66,7 @@ impl From<&Node> for Timing {
     fn from(node: &Node) -> Self {
         Self {
             interval: node.probe_interval,
+            fast_interval: node.probe_interval,
             timeout: node.probe_timeout,
             rise: node.probe_rise,
             fall: node.probe_fall,
@@ -78,6 +93,10 @@ pub enum Outcome {
     Drain,
     /// It does not serve, and why.
     Fail(String),
+    /// It says itself that it does not serve, and why: there is nothing to confirm.
+    Stop(String),
+    /// Its agent says this.
+    Said(Said),
 }
 
 /// A probe for the shell to run.
@@ -94,8 +113,10 @@ pub struct Probe {
 pub struct Transition {
     /// What it was.
     pub from: Health,
-    /// What it is.
+    /// What it is; the same when only the weight changed.
     pub to: Health,
+    /// The share of its weight its agent asks for, in hundredths.
+    pub weight_percent: u32,
     /// Why.
     pub reason: String,
 }
@@ -107,11 +128,12 @@ pub struct Standing {
     reason: String,
     /// Results in a row that contradict `health`.
     streak: u32,
+    agent: Agent,
 }
 
 impl Default for Standing {
     fn default() -> Self {
-        Self { health: Health::Unknown, reason: "not checked yet".into(), streak: 0 }
+        Self { health: Health::Unknown, reason: "not checked yet".into(), streak: 0, agent: Agent::default() }
     }
 }
 
@@ -126,12 +148,22 @@ impl Standing {
         &self.reason
     }
 
+    /// The share of its weight its agent asks for, in hundredths; all of it where there is none.
+    pub fn weight_percent(&self) -> u32 {
+        self.agent.weight_percent()
+    }
+
     /// Notes a result; returns the health before, if it is another one now.
     pub fn note(&mut self, outcome: Outcome, rise: u32, fall: u32) -> Option<Health> {
-        let (seen, reason) = match outcome {
-            Outcome::Pass => (Health::Up, "check passed".to_owned()),
-            Outcome::Drain => (Health::Draining, "server asks for no new flows".to_owned()),
-            Outcome::Fail(reason) => (Health::Down, reason),
+        let (seen, fall, reason) = match outcome {
+            Outcome::Pass => (Health::Up, fall, "check passed".to_owned()),
+            Outcome::Drain => (Health::Draining, fall, "server asks for no new flows".to_owned()),
+            Outcome::Fail(reason) => (Health::Down, fall, reason),
+            Outcome::Stop(reason) => (Health::Down, 1, reason),
+            Outcome::Said(said) => {
+                let outcome = self.agent.hear(said);
+                return self.note(outcome, rise, fall);
+            }
         };
         let needed = match (self.health, seen) {
             // The first result decides: a fresh proxy must not wait `rise` intervals before it serves.
@@ -180,6 +212,8 @@ pub struct HealthMachine {
     last_start: Option<Instant>,
     next_id: u64,
     transition: Option<Transition>,
+    /// The weight the listener knows.
+    told_weight: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -204,6 +238,7 @@ impl HealthMachine {
             last_start: None,
             next_id: 0,
             transition: None,
+            told_weight: 100,
         }
     }
 
@@ -292,9 +327,11 @@ impl HealthMachine {
         }
     }
 
-    /// The latest change of health, once.
+    /// The latest change of health or weight, once.
     pub fn poll_event(&mut self) -> Option<Transition> {
-        self.transition.take()
+        let transition = self.transition.take()?;
+        self.told_weight = transition.weight_percent;
+        Some(transition)
     }
 
     fn finish(&mut self, outcome: Outcome, started: Instant, now: Instant) {
@@ -308,67 +345,33 @@ impl HealthMachine {
             self.earliest(now)
         } else {
             self.random = hash::mix(self.random);
-            started + self.timing.interval.mul_f64(0.9 + 0.2 * hash::unit(self.random))
+            let interval =
+                if self.standing.is_turning() { self.timing.fast_interval } else { self.timing.interval };
+            started + interval.mul_f64(0.9 + 0.2 * hash::unit(self.random))
         };
         self.schedule = Schedule::Waiting { due: due.max(self.earliest(now)) };
     }
 
     fn judge(&mut self, outcome: Outcome) {
         let is_failure = matches!(outcome, Outcome::Fail(_));
+        let weight_before = self.standing.weight_percent();
         let before = self.standing.note(outcome, self.timing.rise, self.timing.fall);
         self.suspect &= is_failure && self.standing.is_turning();
-        let Some(before) = before else { return };
+        let weight_percent = self.standing.weight_percent();
+        if before.is_none() && weight_percent == weight_before {
+            return;
+        }
+        let before = before.unwrap_or(self.health());
         // Two changes that nobody polled in between are told as one, from where the listener last stood.
-        let from = self.transition.take().map_or(before, |earlier| earlier.from);
-        let to = self.health();
-        self.transition = (from != to).then(|| Transition { from, to, reason: self.reason().to_owned() });
+        let earlier = self.transition.take();
+        let (from, to) = (earlier.as_ref().map_or(before, |earlier| earlier.from), self.health());
+        let is_news = from != to || self.told_weight != weight_percent;
+        self.transition =
+            is_news.then(|| Transition { from, to, weight_percent, reason: self.reason().to_owned() });
     }
 
     fn earliest(&self, now: Instant) -> Instant {
         self.last_start.map_or(now, |start| now.max(start + PROBE_GAP_MIN))
-    }
-}
-
-impl From<BTreeMap<Name, BTreeMap<Name, Health>>> for HealthView {
-    fn from(pools: BTreeMap<Name, BTreeMap<Name, Health>>) -> Self {
-        Self { pools }
-    }
-}
-
-/// What one daemon knows of all servers, per pool; a server it knows nothing of is [`Health::Unknown`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HealthView {
-    pools: BTreeMap<Name, BTreeMap<Name, Health>>,
-}
-
-impl HealthView {
-    /// Every server up: what a reader without daemons assumes.
-    pub fn all_up(snapshot: &Snapshot) -> Self {
-        let mut view = Self::default();
-        for (name, server) in &snapshot.servers {
-            for pool in &server.pools {
-                view.set(pool, name, Health::Up);
-            }
-        }
-        view
-    }
-
-    /// Notes the health of a server in a pool.
-    pub fn set(&mut self, pool: &Name, server: &Name, health: Health) {
-        self.pools.entry(pool.clone()).or_default().insert(server.clone(), health);
-    }
-
-    /// The health of a server in a pool.
-    pub fn get(&self, pool: &Name, server: &Name) -> Health {
-        self.pools.get(pool).and_then(|servers| servers.get(server)).copied().unwrap_or_default()
-    }
-
-    /// Forgets servers and pools that `snapshot` no longer has.
-    pub fn retain(&mut self, snapshot: &Snapshot) {
-        self.pools.retain(|pool, servers| {
-            servers.retain(|name, _| snapshot.servers.get(name).is_some_and(|s| s.pools.contains(pool)));
-            snapshot.pools.contains_key(pool)
-        });
     }
 }
 

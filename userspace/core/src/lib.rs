@@ -19,9 +19,11 @@
 pub mod balance;
 pub mod capture;
 pub mod client_hello;
+pub mod cookie;
 pub mod datapath;
 pub mod explain;
 pub mod h1;
+pub mod h2_guard;
 pub mod hash;
 pub mod health;
 pub mod image;
@@ -32,6 +34,7 @@ pub mod pcap;
 pub mod plan;
 pub mod preview;
 pub mod proxy_protocol;
+pub mod retry_budget;
 pub mod routing;
 pub mod sticky;
 

@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -62,10 +63,10 @@ impl Prober {
     }
 
     /// Probes the nodes that share a group with `node`, and the servers its VIPs point at; what is known of those that stay
-    /// is kept.
-    pub(crate) fn set_targets(&mut self, snapshot: &Snapshot, node: &Name) {
+    /// is kept. Files that checks name lie in `dir`.
+    pub(crate) fn set_targets(&mut self, snapshot: &Snapshot, node: &Name, dir: &Path) {
         let mut targets = proxies(snapshot, node);
-        targets.extend(servers(snapshot, node));
+        targets.extend(servers(snapshot, node, dir));
         let now = Instant::now();
         self.machines
             .retain(|whom, (target, _)| targets.get(whom).is_some_and(|(wanted, _)| wanted == target));
@@ -255,12 +256,12 @@ fn proxies(snapshot: &Snapshot, node: &Name) -> Targets {
 }
 
 /// The servers the node's VIPs point straight at, as far as they are checked.
-fn servers(snapshot: &Snapshot, node: &Name) -> Targets {
+fn servers(snapshot: &Snapshot, node: &Name, dir: &Path) -> Targets {
     let pools: BTreeSet<&Name> = snapshot.vips_of(node).filter_map(|(_, vip)| vip.pool.as_ref()).collect();
     let checked = pools.into_iter().filter_map(|pool| {
         let check = snapshot.pools.get(pool)?.check.as_ref()?;
         Some(snapshot.servers_of(pool).map(move |(name, server)| {
-            let target = ProbeTarget::check(check, server.address);
+            let target = ProbeTarget::check(check, server.address, dir);
             (Whom::Server(pool.clone(), name.clone()), (target, Timing::from(check)))
         }))
     });

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -82,6 +83,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         node: options.name().clone(),
         is_server: options.is_server(),
         kernel,
+        dir: options.config.clone(),
         prober: Prober::new(options.name()).context("open the sockets of probes")?,
         runner: None,
         probed,
@@ -240,6 +242,8 @@ struct Daemon {
     /// Whether that is a server, which opens tunnels and balances nothing.
     is_server: bool,
     kernel: Kernel,
+    /// Where the configuration lies.
+    dir: PathBuf,
     prober: Prober,
     /// Runs frames through the programs, once they are attached.
     runner: Option<TestRunner>,
@@ -273,7 +277,7 @@ impl Daemon {
     /// Probes whom `snapshot` says.
     fn probe(&mut self, snapshot: &Snapshot) {
         if !self.is_server {
-            self.prober.set_targets(snapshot, &self.node);
+            self.prober.set_targets(snapshot, &self.node, &self.dir);
         }
     }
 

@@ -224,6 +224,7 @@ fn healthy(topology: Topology) -> Result<Objects> {
                 weight: 100,
                 admin: Admin::Active,
                 tunnel: Tunnel::Gue,
+                backup: false,
             },
         );
     }
@@ -242,23 +243,24 @@ fn peer(node: Name, host: Host) -> Peer {
 fn pool() -> Pool {
     Pool {
         balance: Balance::RoundRobin,
+        hash_on: None,
+        bounded_load: None,
+        random_of: 2,
+        slow_start: None,
         critical: true,
         check: Some(Check {
-            kind: CheckKind::Http,
             path: "/healthz".into(),
-            host: None,
-            expect: (200, 399),
-            via: None,
-            port: None,
             interval: CHECK_INTERVAL,
             timeout: CHECK_TIMEOUT,
-            rise: 2,
-            fall: 3,
+            ..Check::new(CheckKind::Http)
         }),
         overprovision: Percent::whole(140),
         spill_weights: BTreeMap::new(),
         sticky: None,
         retries: 3,
+        retry_budget: None,
+        eject: None,
+        breaker: None,
         max_connections: 1_000,
         max_queue: 1_000,
         queue_timeout: Duration::from_secs(5),

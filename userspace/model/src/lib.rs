@@ -16,9 +16,12 @@
 
 mod access;
 mod bfd;
+mod body_pattern;
 mod caution;
+mod check;
 mod directory;
 mod failover;
+mod hash_on;
 mod listener;
 mod mss;
 mod name;
@@ -27,6 +30,7 @@ mod place;
 mod pool;
 mod problem;
 pub mod rehearsal;
+mod resilience;
 mod snapshot;
 pub mod status;
 pub mod units;
@@ -35,8 +39,11 @@ mod vip;
 
 pub use access::{AccessAction, AccessEntry, AccessList};
 pub use bfd::Bfd;
+pub use body_pattern::BodyPattern;
+pub use check::{Check, CheckKind, CheckTls, CheckVersion, StatusRanges};
 pub use directory::{FILE_LEN_MAX, Objects, SourceFile};
 pub use failover::{Failover, FailoverScope};
+pub use hash_on::HashOn;
 pub use listener::{
     CertificateFiles, ClientCertificates, HostPattern, Listener, ListenerProtocol, Route, Tls, TlsVersion,
 };
@@ -47,8 +54,9 @@ pub use peer::{
     TtlSecurity,
 };
 pub use place::{AcceptTunnels, Admin, Group, GroupMode, Node, ProbeVia, Tunnel, Zone};
-pub use pool::{Balance, Check, CheckKind, Pool, Server, Sticky};
+pub use pool::{Balance, Pool, Server, Sticky};
 pub use problem::{Problem, Problems};
+pub use resilience::{Breaker, Ejection, RetryBudget};
 pub use snapshot::{Generation, Snapshot};
 pub use units::{Percent, Rate, Timestamp};
 pub use vip::{

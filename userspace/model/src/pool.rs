@@ -1,10 +1,12 @@
-//! Pools and the servers in them: who answers, how they are checked and chosen, and how much they may get.
+//! Pools and the servers in them: who answers, how they are chosen, and how much they may get. How they are checked: [`Check`].
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Admin, Name, Percent, ProbeVia, Tunnel, place::hundred, units};
+use crate::{
+    Admin, Breaker, Check, Ejection, HashOn, Name, Percent, RetryBudget, Tunnel, place::hundred, units,
+};
 
 /// Servers that give the same answer, in one or several zones.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -13,6 +15,20 @@ pub struct Pool {
     /// How a server is chosen within the zone.
     #[serde(default)]
     pub balance: Balance,
+    /// What `balance = "hash"` goes by, and only that. A request that has it not goes by its client's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash_on: Option<HashOn>,
+    /// How full a server may be for `hash` and `source` to send it more: with `125%`, a quarter above its share by weight of the
+    /// requests in flight. What is beyond goes to the next server of the same key. 101% to 1000%; without it there is no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bounded_load: Option<Percent>,
+    /// How many servers `random` draws to take the least loaded of; 1 to 16.
+    #[serde(default = "default_random_of")]
+    pub random_of: u32,
+    /// A server that came up, was added or taken back by an operator gets its weight by and by: a tenth at once, all of it after this; 100 ms to 1 h. Servers
+    /// that are up when a proxy starts have it at once.
+    #[serde(with = "units::optional_duration", default, skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<Duration>,
     /// How servers are checked; without it they are taken to be up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
@@ -32,6 +48,15 @@ pub struct Pool {
     /// Further servers tried when a request could not be sent, or failed before an answer and is idempotent; 0 to 10.
     #[serde(default = "default_retries")]
     pub retries: u32,
+    /// What share of the requests these retries may be, so that a pool in trouble does not get more requests than one in health.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_budget: Option<RetryBudget>,
+    /// Takes servers out whose answers to requests are bad, whatever checks say; without it none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eject: Option<Ejection>,
+    /// Refuses requests for a while after too many in a row have failed, whichever servers they went to; without it they are tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<Breaker>,
     /// Connections to one server at once; 1 to 100,000.
     #[serde(default = "default_server_connections")]
     pub max_connections: u32,
@@ -61,56 +86,12 @@ pub enum Balance {
     RoundRobin,
     /// The one with the fewest requests in flight relative to its weight.
     LeastConnections,
-    /// The less loaded of two drawn at random by weight.
+    /// The least loaded of a few (`random_of`, two) drawn at random by weight.
     Random,
     /// By hash of the client address: the same client, the same server.
     Source,
-}
-
-/// An active health check.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Check {
-    /// What is tried.
-    pub kind: CheckKind,
-    /// Request target; `http` only.
-    #[serde(default = "default_path")]
-    pub path: String,
-    /// Host field; `http` only; the server's address when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host: Option<String>,
-    /// Status codes that count as healthy, first and last; `http` only.
-    #[serde(default = "default_expect")]
-    pub expect: (u16, u16),
-    /// Whether balancers also probe the VIPs that point straight at the pool through their tunnels; they do unless this says
-    /// `direct`. Only for such pools.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub via: Option<ProbeVia>,
-    /// Port to check, when it is not the server's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
-    /// From one check to the next, spread by ±10 %; 10 ms to 1 h.
-    #[serde(with = "units::duration", default = "one_second")]
-    pub interval: Duration,
-    /// How long one check may take.
-    #[serde(with = "units::duration", default = "one_second")]
-    pub timeout: Duration,
-    /// Successes in a row that bring a server up; 1 to 100.
-    #[serde(default = "default_rise")]
-    pub rise: u32,
-    /// Failures in a row that bring it down; 1 to 100.
-    #[serde(default = "default_fall")]
-    pub fall: u32,
-}
-
-/// What a check tries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CheckKind {
-    /// A TCP connection.
-    Tcp,
-    /// An HTTP/1.1 GET.
-    Http,
+    /// By hash of something a request says (`hash_on`): the same text, the same server.
+    Hash,
 }
 
 /// Zone stickiness by cookie.
@@ -145,6 +126,11 @@ pub struct Server {
     /// Share of its zone's traffic; 0 (none) to 1,000.
     #[serde(default = "hundred")]
     pub weight: u32,
+    /// Serves only while none of the pool's other servers can, in any zone: a zone that lost its servers goes to other zones
+    /// before it goes to backups. They count for no zone's capacity until then. (To a VIP straight at servers with
+    /// `spread = "zone"` a backup is what a server of another zone is.)
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub backup: bool,
     /// What the operator wants of it.
     #[serde(default)]
     pub admin: Admin,
@@ -155,6 +141,9 @@ fn yes() -> bool {
 }
 fn default_overprovision() -> Percent {
     Percent::whole(140)
+}
+fn default_random_of() -> u32 {
+    2
 }
 fn default_retries() -> u32 {
     2
@@ -177,21 +166,6 @@ fn default_idle_timeout() -> Duration {
 fn five_seconds() -> Duration {
     Duration::from_secs(5)
 }
-fn one_second() -> Duration {
-    Duration::from_secs(1)
-}
 fn one_day() -> Duration {
     Duration::from_secs(86_400)
-}
-fn default_path() -> String {
-    "/".into()
-}
-fn default_expect() -> (u16, u16) {
-    (200, 399)
-}
-fn default_rise() -> u32 {
-    2
-}
-fn default_fall() -> u32 {
-    3
 }

@@ -214,6 +214,15 @@ pub struct PoolStatus {
     pub servers: BTreeMap<Name, ServerStatus>,
     /// Per home zone: what share of its traffic each zone serves now, 0 to 1.
     pub shares: BTreeMap<Name, BTreeMap<Name, f64>>,
+    /// Whether its breaker is open, or tries requests one by one.
+    #[serde(default)]
+    pub circuit_open: bool,
+    /// Requests the breaker refused.
+    #[serde(default)]
+    pub circuit_refused: u64,
+    /// Requests that were not sent again because the budget of retries was spent.
+    #[serde(default)]
+    pub retries_refused: u64,
 }
 
 /// One server of a pool.
@@ -229,6 +238,15 @@ pub struct ServerStatus {
     pub requests: u64,
     /// Failed requests so far.
     pub failures: u64,
+    /// The share of its weight it gets now, in hundredths: less while it starts slowly, or when its agent says so.
+    #[serde(default)]
+    pub weight_percent: u32,
+    /// Whether it is ejected because of its answers, or tried out after that.
+    #[serde(default)]
+    pub ejected: bool,
+    /// How often it was ejected.
+    #[serde(default)]
+    pub ejections: u64,
 }
 
 /// What the BGP agent says.

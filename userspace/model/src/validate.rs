@@ -4,6 +4,7 @@ mod access;
 mod bfd;
 mod listeners;
 mod peers;
+mod pools;
 mod quic;
 mod tunnels;
 
@@ -305,93 +306,6 @@ impl Checker<'_> {
                     format!("listens at {place}, as listener {other} does"),
                     "",
                 );
-            }
-        }
-    }
-
-    fn pools(&mut self) {
-        for (name, pool) in &self.objects.pool {
-            if pool.overprovision < Percent::FULL || pool.overprovision > Percent::whole(10_000) {
-                let what = format!("{} is out of range", pool.overprovision);
-                self.problem("pool", name, "overprovision", what, "from 100% to 10000%");
-            }
-            for zone in pool.spill_weights.keys() {
-                self.known(
-                    ("pool", name, &format!("spill_weights.{zone}")),
-                    "zone",
-                    &self.objects.zone,
-                    zone,
-                );
-            }
-            self.within(("pool", name, "retries"), pool.retries, 0, 10);
-            self.within(("pool", name, "max_connections"), pool.max_connections, 1, 100_000);
-            self.within(("pool", name, "max_queue"), pool.max_queue, 0, 100_000);
-            for (field, value) in [
-                ("queue_timeout", pool.queue_timeout),
-                ("connect_timeout", pool.connect_timeout),
-                ("response_timeout", pool.response_timeout),
-                ("idle_timeout", pool.idle_timeout),
-            ] {
-                self.duration_within(("pool", name, field), value, MS, HOUR);
-            }
-            if let Some(sticky) = &pool.sticky {
-                let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-                if sticky.cookie.is_empty() || sticky.cookie.len() > 64 || !sticky.cookie.bytes().all(token) {
-                    let what = format!("{:?} is not a cookie name", sticky.cookie);
-                    self.problem("pool", name, "sticky.cookie", what, "letters, digits, '-' and '_'");
-                }
-                if sticky.key.len() < 16 {
-                    self.problem(
-                        "pool",
-                        name,
-                        "sticky.key",
-                        "is shorter than 16 bytes".into(),
-                        "use a random text",
-                    );
-                }
-            }
-            if let Some(check) = &pool.check {
-                self.duration_within(("pool", name, "check.interval"), check.interval, 10 * MS, HOUR);
-                self.duration_within(("pool", name, "check.timeout"), check.timeout, MS, HOUR);
-                self.within(("pool", name, "check.rise"), check.rise, 1, 100);
-                self.within(("pool", name, "check.fall"), check.fall, 1, 100);
-                let (first, last) = check.expect;
-                if first < 100 || last > 599 || first > last {
-                    let what = format!("[{first}, {last}] is not a range of status codes");
-                    self.problem("pool", name, "check.expect", what, "for example [200, 399]");
-                }
-                let printable = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
-                if !check.path.starts_with('/') || !printable(&check.path) {
-                    let what = format!("{:?} is not a path", check.path);
-                    self.problem("pool", name, "check.path", what, "begin it with a slash");
-                }
-                if check.host.as_deref().is_some_and(|host| host.is_empty() || !printable(host)) {
-                    self.problem("pool", name, "check.host", "is not a host".into(), "");
-                }
-            }
-        }
-    }
-
-    fn servers(&mut self) {
-        let mut places = BTreeMap::new();
-        for (name, server) in &self.objects.server {
-            self.known(("server", name, "zone"), "zone", &self.objects.zone, &server.zone);
-            self.within(("server", name, "weight"), server.weight, 0, 1_000);
-            if server.pools.is_empty() {
-                self.problem("server", name, "pools", "belongs to no pool".into(), "");
-            }
-            if server.address.port() == 0 || server.address.ip().is_unspecified() {
-                let what = format!("{} cannot be connected to", server.address);
-                self.problem("server", name, "address", what, "");
-            }
-            for (index, pool) in server.pools.iter().enumerate() {
-                let field = format!("pools.{index}");
-                self.known(("server", name, &field), "pool", &self.objects.pool, pool);
-                if let Some(other) = places.insert((pool, server.address), name) {
-                    let what =
-                        format!("server {other} of pool {pool} has the address {} too", server.address);
-                    self.problem("server", name, "address", what, "");
-                }
             }
         }
     }

@@ -18,6 +18,8 @@ pub(crate) struct Attempts<'a> {
     /// Whether there is another zone to go to.
     has_zones: bool,
     client: ClientKey,
+    /// What the pool hashes it by.
+    key: Option<ClientKey>,
     home: Option<&'a Name>,
     tried: Vec<Name>,
     avoid: Option<Name>,
@@ -37,12 +39,18 @@ impl<'a> Attempts<'a> {
             pool,
             has_zones: tables.snapshot.zones.len() > 1,
             client: ClientKey::of_address(connection.client.ip()),
+            key: None,
             home,
             tried: Vec::new(),
             avoid: None,
             made: 0,
             last: None,
         }
+    }
+
+    /// With the key the pool hashes requests by.
+    pub(crate) fn by(self, key: Option<ClientKey>) -> Self {
+        Self { key, ..self }
     }
 
     /// The settings of the pool.
@@ -55,8 +63,18 @@ impl<'a> Attempts<'a> {
         if self.made > self.pool.spec.retries {
             return Err(self.refusal());
         }
-        let asking =
-            Asking { home: self.home, client: self.client, tried: &self.tried, avoid: self.avoid.as_ref() };
+        if self.made == 0 {
+            self.pool.enter()?;
+        } else if !self.pool.may_retry() {
+            return Err(self.refusal());
+        }
+        let asking = Asking {
+            home: self.home,
+            client: self.client,
+            key: self.key,
+            tried: &self.tried,
+            avoid: self.avoid.as_ref(),
+        };
         let slot = match wait_for_slot(self.pool, asking).await {
             Ok(slot) => slot,
             // What the servers that were tried had is more telling than that none is left.
@@ -68,14 +86,23 @@ impl<'a> Attempts<'a> {
         });
         exchange.retries = self.made;
         slot.server.count_request();
+        self.pool.note_sent(&slot.server);
         self.made += 1;
         Ok(slot)
+    }
+
+    /// The server has answered with this status.
+    pub(crate) fn answered(&self, server: &ServerLive, status: u16) {
+        self.pool.note_answer(server, !(500..=599).contains(&status));
     }
 
     /// The attempt at this server came to nothing.
     pub(crate) fn failed(&mut self, server: &ServerLive, failure: &Failure) {
         tracing::debug!(server = %server.name, "attempt {}: {failure}", self.made - 1);
         server.note_failure(failure.avoid_for());
+        if failure.is_servers() {
+            self.pool.note_answer(server, false);
+        }
         self.last = Some(failure.refusal());
         self.tried.push(server.name.clone());
         // The last attempt goes elsewhere: servers of one zone tend to fail together.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,6 +25,8 @@ pub(crate) struct HealthEvent {
     /// What was probed: an event of a target that has changed since is stale.
     pub(crate) target: ProbeTarget,
     pub(crate) health: Health,
+    /// The share of its weight its agent asks for, in hundredths.
+    pub(crate) weight_percent: u32,
     pub(crate) reason: String,
 }
 
@@ -51,14 +54,15 @@ impl Checks {
         Self { running: BTreeMap::new(), events }
     }
 
-    /// Starts what `snapshot` wants, stops what it does not, leaves alone what has not changed.
-    pub(crate) fn update(&mut self, snapshot: &Snapshot, live: &Live) {
+    /// Starts what `snapshot` wants, stops what it does not, leaves alone what has not changed. Files that checks name
+    /// lie in `dir`.
+    pub(crate) fn update(&mut self, snapshot: &Snapshot, live: &Live, dir: &Path) {
         let mut old = std::mem::take(&mut self.running);
         for (key, live) in &live.servers {
             let Some(check) = snapshot.pools.get(&key.0).and_then(|pool| pool.check.as_ref()) else {
                 continue;
             };
-            let (target, timing) = (ProbeTarget::check(check, live.address), Timing::from(check));
+            let (target, timing) = (ProbeTarget::check(check, live.address, dir), Timing::from(check));
             let same = |r: &Running| r.target == target && r.timing == timing && Arc::ptr_eq(&r.live, live);
             let running = old.remove(key).filter(same).unwrap_or_else(|| {
                 let checking = Checking {
@@ -97,7 +101,7 @@ struct Checking {
 impl Subject for Checking {
     async fn look(&self, limit: Duration) -> Option<Outcome> {
         let outcome = Outcome::from(probe::run(&self.target, limit).await);
-        if outcome == Outcome::Pass {
+        if matches!(outcome, Outcome::Pass | Outcome::Said(_)) {
             self.live.clear_suspicion();
         }
         Some(outcome)
@@ -109,6 +113,7 @@ impl Subject for Checking {
             server: self.live.name.clone(),
             target: self.target.clone(),
             health: change.to,
+            weight_percent: change.weight_percent,
             reason: change.reason,
         };
         self.events.send(event).await.is_ok()

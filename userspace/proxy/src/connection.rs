@@ -2,9 +2,7 @@
 
 use std::{
     convert::Infallible,
-    io,
     net::SocketAddr,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{
@@ -12,7 +10,6 @@ use std::{
             Ordering::{Relaxed, SeqCst},
         },
     },
-    task::{Context, Poll},
 };
 
 use arc_swap::ArcSwap;
@@ -20,7 +17,7 @@ use http::{Request, Response, StatusCode};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::TcpStream,
     sync::mpsc,
     time::{Instant, sleep, sleep_until, timeout},
@@ -32,6 +29,7 @@ use crate::{
     access_log::AccessLog,
     body::ResponseBody,
     exchange::Account,
+    guarded::Guarded,
     h1,
     ledger::Ledger,
     limits::{HANDSHAKE_TIMEOUT, HEAD_LEN_MAX, LAST_CALL, PING_INTERVAL, SELF_CHECK_LINGER, STREAMS_MAX},
@@ -203,7 +201,12 @@ impl Connection {
                 let session = stream.get_ref().1;
                 let is_http2 = session.alpn_protocol() == Some(b"h2");
                 self.has_certificate = session.peer_certificates().is_some();
-                if is_http2 { Box::pin(self.serve_http2(stream)).await } else { self.serve_http1(stream) }
+                if is_http2 {
+                    let stream = self.guard(Vec::new(), stream);
+                    Box::pin(self.serve_http2(stream)).await;
+                } else {
+                    self.serve_http1(stream);
+                }
             }
             Ok(Err(error)) => {
                 self.listener.live.handshake_failures.add(1);
@@ -222,12 +225,18 @@ impl Connection {
         tokio::spawn(async move {
             if let h1::Ended::Http2 = http1.serve().await {
                 let (connection, came, stream) = http1.into_parts();
-                Box::pin(connection.serve_http2(Preread { came, stream })).await;
+                let stream = connection.guard(came, stream);
+                Box::pin(connection.serve_http2(stream)).await;
             }
         });
     }
 
-    async fn serve_http2<S>(self, stream: S)
+    /// Watches over what a client of HTTP/2 sends.
+    fn guard<S>(&self, came: Vec<u8>, stream: S) -> Guarded<S> {
+        Guarded::new(came, stream, self.listener.live.floods.clone())
+    }
+
+    async fn serve_http2<S>(self, stream: Guarded<S>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -281,53 +290,5 @@ impl Connection {
                 }
             }
         }
-    }
-}
-
-/// A stream of which some was read already.
-struct Preread<S> {
-    came: Vec<u8>,
-    stream: S,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Preread<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.came.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buffer);
-        }
-        let len = self.came.len().min(buffer.remaining());
-        buffer.put_slice(&self.came[..len]);
-        self.came.drain(..len);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Preread<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }

@@ -5,10 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime},
 };
 
@@ -33,15 +30,18 @@ use crate::{
     access_log::AccessLog,
     checks::{Checks, HealthEvent},
     connection::{AtomicPhase, Phase, Proxy},
+    healthz::Healthz,
     ledger::Ledger,
     limits::HEALTH_QUEUE_MAX,
     listen::Listeners,
     live::Live,
     options::Options,
+    passive::Intervals,
     report,
     self_check::{Knocks, SelfChecks, ServiceEvent},
     tables::Tables,
     tls,
+    weights::Weights,
     worker::Workers,
 };
 
@@ -61,6 +61,8 @@ pub(crate) struct Control {
     tls_seen: tls::Fingerprint,
     live: Live,
     health: HealthView,
+    weights: Weights,
+    intervals: Intervals,
     /// Why a server has the health it has.
     reasons: BTreeMap<(Name, Name), String>,
     checks: Checks,
@@ -80,38 +82,6 @@ pub(crate) struct Control {
     /// The same for the metrics.
     latest: Arc<ArcSwap<ProxyStatus>>,
     publish_due: Option<Instant>,
-}
-
-/// What `/healthz` says.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Healthz {
-    state: Arc<AtomicU8>,
-    /// Groups all of whose VIPs are served here.
-    groups: Arc<ArcSwap<BTreeSet<Name>>>,
-}
-
-impl Healthz {
-    const STARTING: u8 = 0;
-    const OK: u8 = 1;
-    const DRAINING: u8 = 2;
-
-    pub(crate) fn now(&self) -> Health {
-        match self.state.load(Relaxed) {
-            Self::STARTING => Health::Starting,
-            Self::OK => Health::Ok,
-            _ => Health::Draining,
-        }
-    }
-
-    /// The answer to a balancer that asks for groups, as in `group=edge&group=internal`.
-    fn of_groups(&self, query: &str) -> Health {
-        let groups = self.groups.load();
-        let serves = |pair: &str| pair.strip_prefix("group=").is_none_or(|group| groups.contains(group));
-        match self.now() {
-            Health::Ok if !query.split('&').all(serves) => Health::Starting,
-            health => health,
-        }
-    }
 }
 
 impl Control {
@@ -156,6 +126,8 @@ impl Control {
             tls_seen: tls::Fingerprint::new(),
             live: Live::default(),
             health: HealthView::default(),
+            weights: Weights::default(),
+            intervals: Intervals::default(),
             reasons: BTreeMap::new(),
             checks: Checks::new(health_events),
             events,
@@ -196,6 +168,8 @@ impl Control {
         loop {
             let publish_at = self.publish_due;
             let expiry = self.next_expiry();
+            let next_weight = self.weights.next_step(&self.snapshot, std::time::Instant::now());
+            let next_weight = next_weight.map(Instant::from_std);
             let sweep_at = self.listeners.next_sweep().map(Instant::from_std);
             tokio::select! {
                 snapshot = self.source.candidate() => match self.apply(&snapshot) {
@@ -215,6 +189,7 @@ impl Control {
                     tracing::info!("a failover has ended");
                     self.rebuild();
                 }
+                () = at(next_weight) => self.rebuild(),
                 () = at(publish_at) => {
                     self.publish();
                     continue;
@@ -266,9 +241,10 @@ impl Control {
         let (Ok(tls), Ok(sockets), true) = (tls, sockets, problems.is_empty()) else { return Err(problems) };
 
         self.forget_moved_servers(snapshot);
+        self.weights.follow(snapshot, &self.snapshot, std::time::Instant::now());
         self.live.update(snapshot);
         self.health.retain(snapshot);
-        self.checks.update(snapshot, &self.live);
+        self.checks.update(snapshot, &self.live, self.source.dir());
         let checks = &self.checks;
         self.reasons.retain(|key, _| checks.has(key));
         self.snapshot = Arc::clone(snapshot);
@@ -328,6 +304,7 @@ impl Control {
     fn rebuild(&mut self) {
         let (ledger, zone) = (&self.proxy.ledger, self.zone());
         let now = SystemTime::now();
+        self.weights.tell(&mut self.health, &self.snapshot, std::time::Instant::now());
         let tables = Tables::build(&self.snapshot, &self.health, &self.live, ledger, zone, now);
         self.proxy.tables.store(Arc::new(tables));
         // Those that wait may find a server now.
@@ -341,10 +318,12 @@ impl Control {
         // All that have come, then one rebuild: when a zone dies, many servers change at once.
         while let Some(event) = next {
             if self.checks.is_current(&event) {
-                let HealthEvent { pool, server, health, reason, .. } = event;
+                let HealthEvent { pool, server, health, weight_percent, reason, .. } = event;
                 tracing::info!(%pool, %server, "{health:?}: {reason}");
-                self.health.set(&pool, &server, health);
                 let key = (pool.clone(), server.clone());
+                let before = self.health.get(&pool, &server);
+                self.weights.note(key.clone(), before, health, weight_percent, std::time::Instant::now());
+                self.health.set(&pool, &server, health);
                 if health == weir_model::status::Health::Down
                     && let Some(live) = self.live.servers.get(&key)
                 {
@@ -366,6 +345,7 @@ impl Control {
     }
 
     fn tick(&mut self) {
+        self.intervals.look(&self.proxy.tables.load(), std::time::Instant::now());
         for ((pool, _), server) in &self.live.servers {
             if let Some(pool) = self.snapshot.pools.get(pool) {
                 server.sweep(pool.idle_timeout);

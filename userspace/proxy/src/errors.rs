@@ -31,6 +31,8 @@ impl Refusal {
     pub(crate) const BAD_HELLO: Self = Self { status: StatusCode::BAD_REQUEST, cause: "bad-client-hello" };
     pub(crate) const NO_ROUTE: Self = Self { status: StatusCode::NOT_FOUND, cause: "no-route" };
     pub(crate) const NO_SERVER: Self = Self { status: StatusCode::SERVICE_UNAVAILABLE, cause: "no-server" };
+    pub(crate) const CIRCUIT_OPEN: Self =
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, cause: "circuit-open" };
     pub(crate) const QUEUE_FULL: Self = Self { status: StatusCode::SERVICE_UNAVAILABLE, cause: "queue-full" };
     pub(crate) const QUEUE_TIMEOUT: Self =
         Self { status: StatusCode::SERVICE_UNAVAILABLE, cause: "queue-timeout" };
@@ -85,6 +87,11 @@ impl Failure {
     /// would cost another timeout.
     pub(crate) fn is_silence(&self) -> bool {
         self.avoid_for() > SUSPECT_FOR
+    }
+
+    /// Whether it says something about the server, and not about a client or a connection that was kept for too long.
+    pub(crate) fn is_servers(&self) -> bool {
+        !matches!(self, Self::NotSent(_)) && self.refusal().status.is_server_error()
     }
 
     /// What the client is told when nobody else can be asked.

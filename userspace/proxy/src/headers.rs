@@ -9,7 +9,7 @@ use http::{
     uri::Authority,
 };
 
-use crate::{errors::Refusal, limits::COOKIE_FIELDS_MAX};
+use crate::errors::Refusal;
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -31,6 +31,12 @@ pub(crate) fn host_of(parts: &Parts) -> Result<String, Refusal> {
     }
     // RFC 9112 §3.2.2: the absolute-form's host goes before the field. HTTP/2 has it in :authority.
     let host = match (parts.uri.authority(), field) {
+        // RFC 9113 §8.3.1: nor may the two differ.
+        (Some(authority), Some(field))
+            if !field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
+            return Err(Refusal::BAD_HOST);
+        }
         (Some(authority), _) => authority.as_str(),
         (None, Some(field)) => field.to_str().map_err(|_| Refusal::BAD_HOST)?,
         (None, None) if parts.version < Version::HTTP_11 => return Ok(String::new()),
@@ -69,16 +75,6 @@ pub(crate) fn to_server(parts: &mut Parts, host: &str, client: SocketAddr, tls: 
 pub(crate) fn to_client(headers: &mut HeaderMap, version: Version) {
     remove_hop_by_hop(headers);
     append_listed(headers, header::VIA, via(version));
-}
-
-/// The values of a cookie, in the order sent.
-pub(crate) fn cookies<'a>(
-    fields: impl Iterator<Item = &'a [u8]>,
-    name: &str,
-) -> impl Iterator<Item = &'a str> {
-    let fields = fields.take(COOKIE_FIELDS_MAX).filter_map(|field| std::str::from_utf8(field).ok());
-    let pairs = fields.flat_map(|field| field.split(';'));
-    pairs.filter_map(move |pair| pair.trim_start().strip_prefix(name)?.strip_prefix('=').map(str::trim_end))
 }
 
 /// RFC 9110 §7.6.1: "Intermediaries MUST parse a received Connection header field before a message is forwarded and, for
@@ -208,14 +204,5 @@ mod tests {
         assert_eq!(host(|r| r.header("host", "a").header("host", "a")), None);
         assert_eq!(host(|r| r.header("host", "a b")), None);
         assert_eq!(host(|r| r.header("host", "user@a")), None);
-    }
-
-    #[test]
-    fn cookies_are_found_among_others() {
-        let mut headers = HeaderMap::new();
-        headers.append("cookie", HeaderValue::from_static("a=1; zone=x:1;zone2=no"));
-        headers.append("cookie", HeaderValue::from_static("zone=y"));
-        let fields = headers.get_all("cookie").iter().map(HeaderValue::as_bytes);
-        assert_eq!(cookies(fields, "zone").collect::<Vec<_>>(), ["x:1", "y"]);
     }
 }

@@ -56,5 +56,3 @@ pub(crate) const LAST_CALL: Duration = Duration::from_millis(250);
 /// unread bytes would make the kernel throw the response away.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 pub(crate) const LINGER_LEN_MAX: usize = 1 << 20;
-/// Cookie fields looked at; more are passed on unread.
-pub(crate) const COOKIE_FIELDS_MAX: usize = 16;

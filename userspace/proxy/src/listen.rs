@@ -181,12 +181,13 @@ impl Listeners {
     }
 
     fn new_live(&self, name: &Name) -> Arc<ListenerLive> {
-        let help = "TLS handshakes that failed.";
-        let labels = [("listener", name.as_str())];
-        let handshake_failures =
-            self.registry.counter("weir_proxy_tls_handshake_failures_total", help, &labels);
+        let counters = [
+            ("weir_proxy_tls_handshake_failures_total", "TLS handshakes that failed."),
+            ("weir_proxy_http2_floods_total", "Connections cut for a flood of HTTP/2 frames without work."),
+        ]
+        .map(|(counter, help)| self.registry.counter(counter, help, &[("listener", name.as_str())]));
         let unrouted = self.proxy.ledger.series(name, None);
-        Arc::new(ListenerLive::new(handshake_failures, unrouted, self.proxy.tables.load_full()))
+        Arc::new(ListenerLive::new(counters, unrouted, self.proxy.tables.load_full()))
     }
 
     /// What the one who steers should know.

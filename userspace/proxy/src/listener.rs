@@ -40,6 +40,8 @@ pub(crate) struct ListenerLive {
     connections: AtomicU64,
     pub(crate) requests: PerThread<AtomicU64>,
     pub(crate) handshake_failures: Counter,
+    /// Connections of HTTP/2 cut because of frames without work.
+    pub(crate) floods: Counter,
     /// What is counted of requests that found no pool.
     pub(crate) unrouted: Arc<Series>,
     /// Wakes those that wait for room.
@@ -153,11 +155,16 @@ impl ListenerState {
 }
 
 impl ListenerLive {
-    pub(crate) fn new(handshake_failures: Counter, unrouted: Arc<Series>, tables: Arc<Tables>) -> Self {
+    pub(crate) fn new(
+        [handshake_failures, floods]: [Counter; 2],
+        unrouted: Arc<Series>,
+        tables: Arc<Tables>,
+    ) -> Self {
         Self {
             connections: AtomicU64::new(0),
             requests: PerThread::default(),
             handshake_failures,
+            floods,
             unrouted,
             closed: Notify::new(),
             last_tables: ArcSwap::new(tables),

@@ -18,10 +18,18 @@ use std::{
 
 use hyper::client::conn::http1::SendRequest;
 use tokio::{sync::Notify, time::Instant};
-use weir_core::{balance::Balancer, hash};
-use weir_model::{Balance, Name, Snapshot};
+use weir_core::{
+    balance::{Balancer, Method},
+    hash,
+};
+use weir_model::{Name, Snapshot};
 
-use crate::{body::RequestBody, h1::Kept, worker::PerThread};
+use crate::{
+    body::RequestBody,
+    h1::Kept,
+    passive::{PoolPassive, ServerPassive},
+    worker::PerThread,
+};
 
 /// One server in one pool.
 #[derive(Debug)]
@@ -35,6 +43,8 @@ pub(crate) struct ServerLive {
     pub(crate) failures: AtomicU64,
     /// Avoided until then, in milliseconds of [`now_ms`].
     suspect_until_ms: AtomicU64,
+    /// What became of requests to it.
+    pub(crate) passive: ServerPassive,
     /// Tells the check of this server that a live request failed.
     pub(crate) failed: Notify,
     threads: PerThread<OnThread>,
@@ -72,9 +82,11 @@ impl IdleSender {
 pub(crate) struct PoolLive {
     /// Requests that wait for a slot.
     pub(crate) waiting: AtomicU64,
+    /// What became of requests to it.
+    pub(crate) passive: PoolPassive,
     /// A slot became free.
     pub(crate) released: Notify,
-    balancers: Mutex<BTreeMap<Name, (Balance, Arc<Balancer>)>>,
+    balancers: Mutex<BTreeMap<Name, (Method, Arc<Balancer>)>>,
 }
 
 /// The right to one connection to a server; dropping it gives it back.
@@ -112,6 +124,7 @@ impl ServerLive {
             active: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             suspect_until_ms: AtomicU64::new(0),
+            passive: ServerPassive::default(),
             failed: Notify::new(),
             threads: PerThread::default(),
         }
@@ -205,7 +218,7 @@ impl OnThread {
 
 impl PoolLive {
     /// The balancer of a zone; a new one when the method has changed.
-    pub(crate) fn balancer(&self, zone: &Name, method: Balance) -> Arc<Balancer> {
+    pub(crate) fn balancer(&self, zone: &Name, method: Method) -> Arc<Balancer> {
         let mut balancers = self.balancers.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || (method, Arc::new(Balancer::new(method, random())));
         let entry = balancers.entry(zone.clone()).or_insert_with(new);

@@ -159,7 +159,18 @@ fn pool_status(
         if let Some(why) = reasons.get(&(name.clone(), verdict.name.clone())) {
             reason = format!("{reason}: {why}");
         }
+        let weight_percent = health.weight(name, &verdict.name);
+        if weight_percent != 100 {
+            reason = format!("{reason}; gets {weight_percent}% of its weight");
+        }
+        let ejected = live.passive.ejected();
+        if let Some(why) = &ejected {
+            reason = format!("{why}; {reason}");
+        }
         let status = ServerStatus {
+            weight_percent,
+            ejected: ejected.is_some(),
+            ejections: live.passive.ejections(),
             health: seen,
             reason,
             active: live.active(),
@@ -169,7 +180,14 @@ fn pool_status(
         Some((verdict.name.clone(), status))
     };
     let shares = tables.snapshot.zones.keys().map(|home| (home.clone(), pool.assessment.shares(Some(home))));
-    PoolStatus { servers: verdicts.filter_map(server).collect(), shares: shares.collect() }
+    let passive = &pool.live.passive;
+    PoolStatus {
+        servers: verdicts.filter_map(server).collect(),
+        shares: shares.collect(),
+        circuit_open: passive.is_open(),
+        circuit_refused: passive.refused.load(Relaxed),
+        retries_refused: passive.retries_refused.load(Relaxed),
+    }
 }
 
 /// What the status says, for those who read metrics only.
@@ -193,7 +211,19 @@ pub(crate) fn metrics(text: &mut Text, status: &ProxyStatus) {
         }
     }
     type Value = fn(&ServerStatus) -> f64;
-    let families: [(&str, &str, &str, Value); 4] = [
+    let families: [(&str, &str, &str, Value); 7] = [
+        ("weir_proxy_server_weight_percent", "gauge", "Share of its weight the server gets now.", |s| {
+            f64::from(s.weight_percent)
+        }),
+        (
+            "weir_proxy_server_ejected",
+            "gauge",
+            "Whether the server is ejected, or tried out after it.",
+            |s| f64::from(u8::from(s.ejected)),
+        ),
+        ("weir_proxy_server_ejections_total", "counter", "How often the server was ejected.", |s| {
+            s.ejections as f64
+        }),
         ("weir_proxy_server_up", "gauge", "Whether checks see the server up.", |s| {
             f64::from(u8::from(s.health == Health::Up))
         }),
@@ -212,6 +242,27 @@ pub(crate) fn metrics(text: &mut Text, status: &ProxyStatus) {
                 let labels = [("pool", pool.as_str()), ("server", server.as_str())];
                 text.value(name, &labels, value(state));
             }
+        }
+    }
+    type OfPool = fn(&PoolStatus) -> f64;
+    let families: [(&str, &str, &str, OfPool); 3] = [
+        ("weir_proxy_circuit_open", "gauge", "Whether the breaker of the pool is open.", |p| {
+            f64::from(u8::from(p.circuit_open))
+        }),
+        ("weir_proxy_circuit_refused_total", "counter", "Requests the breaker refused.", |p| {
+            p.circuit_refused as f64
+        }),
+        (
+            "weir_proxy_retries_refused_total",
+            "counter",
+            "Requests not sent again, the budget being spent.",
+            |p| p.retries_refused as f64,
+        ),
+    ];
+    for (name, kind, help, value) in families {
+        text.family(name, kind, help);
+        for (pool, state) in &status.pools {
+            text.value(name, &[("pool", pool.as_str())], value(state));
         }
     }
     let name = "weir_proxy_zone_share";

@@ -8,7 +8,7 @@ use std::{
 use http::{HeaderValue, Method, Request, Response, Version, header, request::Parts};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
-use weir_core::{l7::normal_host, routing::HomeReason, sticky};
+use weir_core::{cookie, l7::normal_host, routing::HomeReason, sticky};
 use weir_model::{Name, Pool};
 
 use crate::{
@@ -65,11 +65,14 @@ async fn relay(
     let Destination { pool, home, set_cookie } =
         destination(connection, &tables, (&host, parts.uri.path()), cookies, exchange)?;
 
+    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+    let key = pool.key(target, parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
     headers::to_server(&mut parts, &host, connection.client, connection.tls)?;
     let progress = Arc::new(Progress::default());
     let message = Message::new(parts, RequestBody::new(body, &progress));
     let (mut response, upstream) =
-        ask_servers(Attempts::new(pool, &tables, connection, home), message, &progress, exchange).await?;
+        ask_servers(Attempts::new(pool, &tables, connection, home).by(key), message, &progress, exchange)
+            .await?;
 
     let version = response.version();
     headers::to_client(response.headers_mut(), version);
@@ -91,7 +94,10 @@ async fn ask_servers(
         let slot = attempts.next(exchange).await?;
         let server = Arc::clone(&slot.server);
         let failure = match ask(slot, attempts.spec(), &mut message, progress).await {
-            Ok(answer) => return Ok(answer),
+            Ok(answer) => {
+                attempts.answered(&server, answer.0.status().as_u16());
+                return Ok(answer);
+            }
             Err(failure) => failure,
         };
         attempts.failed(&server, &failure);
@@ -285,7 +291,7 @@ fn found<'t>(
 fn zone_cookie<'a>(cookies: impl Iterator<Item = &'a [u8]>, pool: &Pool) -> Option<Name> {
     let sticky = pool.sticky.as_ref()?;
     let now = unix_now();
-    headers::cookies(cookies, &sticky.cookie)
+    cookie::values(cookies, &sticky.cookie)
         .find_map(|value| sticky::decode(value, now, sticky.key.as_bytes()))
 }
 

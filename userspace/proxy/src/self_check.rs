@@ -34,14 +34,13 @@ use weir_model::{
     status::{Health, ServiceStatus},
     units,
 };
-use weir_runtime::probe::{self, ProbeResult};
+use weir_runtime::probe::{self, HttpProbe, ProbeResult};
 
 use crate::{
     checks::{Subject, drive},
     limits::SELF_CHECKS_RATE_MAX,
     listener::ListenerState,
     live::random,
-    tls,
 };
 
 /// Checks under way, by their source address. At most one for each socket of a VIP.
@@ -120,7 +119,8 @@ impl Drop for Running {
 impl SelfChecks {
     /// None yet; `knocks` is what connections look at.
     pub(crate) fn new(knocks: Arc<Knocks>, events: mpsc::Sender<ServiceEvent>) -> Self {
-        let tls = tls::own_client().inspect_err(|error| tracing::error!("no checks of https: {error}")).ok();
+        let tls = probe::tls::any_certificate();
+        let tls = tls.inspect_err(|error| tracing::error!("no checks of https: {error}")).ok().map(Arc::new);
         Self { running: BTreeMap::new(), known: BTreeMap::new(), knocks, tls, events }
     }
 
@@ -289,8 +289,8 @@ impl Check {
         host: Option<&str>,
     ) -> Result<(), String> {
         let host = host.map_or_else(|| self.at.to_string(), str::to_owned);
-        match probe::ask(stream, "OPTIONS *", &host, (204, 204)).await {
-            Ok(ProbeResult::Up) => Ok(()),
+        match HttpProbe::new("OPTIONS", "*", host, (204, 204)).ask(stream).await {
+            Ok(ProbeResult::Up | ProbeResult::Said(_)) => Ok(()),
             Ok(ProbeResult::Draining) => Err("status 503".into()),
             Ok(ProbeResult::Down(why)) => Err(why),
             Err(error) => Err(error.to_string()),

@@ -11,7 +11,7 @@ use std::{
 use arc_swap::{ArcSwap, Cache};
 use weir_core::{
     ClientKey,
-    balance::{Balancer, Request},
+    balance::{Balancer, Candidate, Candidates, Method, Request, key},
     health::HealthView,
     l7::RouteTable,
     routing::{HomeTable, PoolAssessment, ZoneAssessment, assess_all},
@@ -68,6 +68,8 @@ pub(crate) struct PoolTable {
 pub(crate) struct Asking<'a> {
     pub(crate) home: Option<&'a Name>,
     pub(crate) client: ClientKey,
+    /// What the pool hashes it by.
+    pub(crate) key: Option<ClientKey>,
     /// Servers this request has tried.
     pub(crate) tried: &'a [Name],
     /// A zone to stay away from while another can serve.
@@ -172,24 +174,34 @@ impl Tables {
 impl PoolTable {
     fn build(name: &Name, spec: &Pool, assessment: PoolAssessment, live: &Live) -> Option<Self> {
         let pool = Arc::clone(live.pools.get(name)?);
-        let zones = assessment.zones();
-        let balancers =
-            zones.iter().map(|z| (z.zone.clone(), pool.balancer(&z.zone, spec.balance))).collect();
+        let (zones, method) = (assessment.zones(), Method::from(spec));
+        let balancers = zones.iter().map(|z| (z.zone.clone(), pool.balancer(&z.zone, method))).collect();
         let server = |server: &Name| {
             Some((server.clone(), Arc::clone(live.servers.get(&(name.clone(), server.clone()))?)))
         };
         let servers =
             zones.iter().flat_map(|z| &z.servers).filter_map(|verdict| server(&verdict.name)).collect();
-        Some(Self { spec: spec.clone(), assessment, live: pool, servers, balancers })
+        let table = Self { spec: spec.clone(), assessment, live: pool, servers, balancers };
+        table.forget_circuits();
+        Some(table)
     }
 
-    /// Picks zone and server. Servers that refused a connection a moment ago are asked last.
+    /// What a request is hashed by, where the pool wants that.
+    pub(crate) fn key<'f>(
+        &self,
+        target: &str,
+        fields: impl Iterator<Item = (&'f str, &'f [u8])>,
+    ) -> Option<ClientKey> {
+        key::of(self.spec.hash_on.as_ref()?, target, fields)
+    }
+
+    /// Picks zone and server. Servers that refused a connection a moment ago, or are ejected, are asked last, even after backups.
     pub(crate) fn choose(&self, asking: Asking<'_>) -> Choice {
-        let trusted = |server: &ServerLive| !server.is_suspect();
+        let trusted = |server: &ServerLive| !server.is_suspect() && server.passive.admits();
         // The usual case takes no memory: the picked zone has a server that is free.
         let picked = self.assessment.pick_zone(asking.home, asking.client);
         if let Some(zone) = picked.filter(|zone| Some(&zone.zone) != asking.avoid)
-            && let Some(slot) = self.choose_in(zone, asking, trusted)
+            && let Some(slot) = self.choose_in(zone, &zone.candidates, asking, trusted)
         {
             return Choice::Server(slot);
         }
@@ -198,33 +210,58 @@ impl PoolTable {
         order.sort_by_key(|zone| Some(&zone.zone) == asking.avoid);
         let slot = order
             .iter()
-            .find_map(|zone| self.choose_in(zone, asking, trusted))
-            .or_else(|| order.iter().find_map(|zone| self.choose_in(zone, asking, |_| true)));
+            .find_map(|zone| self.choose_in(zone, &zone.candidates, asking, trusted))
+            .or_else(|| self.choose_backup(&order, asking, trusted))
+            .or_else(|| {
+                order.iter().find_map(|zone| self.choose_in(zone, &zone.candidates, asking, |_| true))
+            });
         if let Some(slot) = slot {
             return Choice::Server(slot);
         }
-        let untried =
-            order.iter().flat_map(|zone| zone.candidates.servers()).any(|s| !asking.tried.contains(&s.name));
+        let servers = order.iter().flat_map(|zone| zone.candidates.servers());
+        let untried = servers.into_iter().any(|s| !asking.tried.contains(&s.name));
         if untried { Choice::Full } else { Choice::Nobody }
+    }
+
+    /// A backup, when all that is left of the others has just failed: while one of them is merely full, requests wait for it.
+    fn choose_backup(
+        &self,
+        order: &[&ZoneAssessment],
+        asking: Asking<'_>,
+        trusted: impl Fn(&ServerLive) -> bool + Copy,
+    ) -> Option<Slot> {
+        let is_there = |candidate: &Candidate| {
+            !asking.tried.contains(&candidate.name)
+                && self.servers.get(&candidate.name).is_some_and(|s| trusted(s))
+        };
+        if order.iter().flat_map(|zone| zone.candidates.servers()).any(is_there) {
+            return None;
+        }
+        let is_home = |zone: &&ZoneAssessment| Some(&zone.zone) == asking.home;
+        let zones = self.assessment.zones();
+        let home_first = zones.iter().filter(is_home).chain(zones.iter().filter(|zone| !is_home(zone)));
+        home_first.into_iter().find_map(|zone| self.choose_in(zone, &zone.backups, asking, trusted))
     }
 
     fn choose_in(
         &self,
         zone: &ZoneAssessment,
+        candidates: &Candidates,
         asking: Asking<'_>,
         wanted: impl Fn(&ServerLive) -> bool,
     ) -> Option<Slot> {
         let balancer = self.balancers.get(&zone.zone)?;
         let max = self.spec.max_connections;
         // Each round either takes a slot or finds that another thread took the last one of a server.
-        for _race in 0..=zone.candidates.servers().len() {
-            let request = Request { client: asking.client, random: random(), tried: asking.tried };
-            let load = |candidate: &weir_core::balance::Candidate| {
+        for _race in 0..=candidates.servers().len() {
+            let request =
+                Request { client: asking.client, key: asking.key, random: random(), tried: asking.tried };
+            let load = |candidate: &Candidate| {
                 let server = self.servers.get(&candidate.name)?;
                 let active = server.active();
                 (active < u64::from(max) && wanted(server)).then_some(active)
             };
-            let chosen = balancer.choose(&zone.candidates, request, load)?;
+            let chosen = balancer.choose(candidates, request, load)?;
             if let Some(slot) = Slot::take(self.servers.get(&chosen.name)?, max) {
                 return Some(slot);
             }

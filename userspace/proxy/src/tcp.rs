@@ -79,7 +79,10 @@ async fn find_server(
     loop {
         let slot = attempts.next(exchange).await?;
         match connect(&slot, attempts.spec().connect_timeout).await {
-            Ok(stream) => return Ok((slot, stream)),
+            Ok(stream) => {
+                attempts.answered(&slot.server, 200);
+                return Ok((slot, stream));
+            }
             Err(failure) => attempts.failed(&slot.server, &failure),
         }
     }

@@ -16,7 +16,7 @@ fn candidates(weights: &[u32]) -> Candidates {
 }
 
 fn request(n: u64) -> Request<'static> {
-    Request { client: ClientKey::of_session(&n.to_le_bytes()), random: hash::mix(n), tried: &[] }
+    Request { client: ClientKey::of_session(&n.to_le_bytes()), key: None, random: hash::mix(n), tried: &[] }
 }
 
 fn count(method: Balance, weights: &[u32], requests: u64) -> BTreeMap<String, u64> {
@@ -93,16 +93,159 @@ fn a_client_keeps_its_server_and_a_leaving_server_moves_only_its_own() {
     assert!((2_200..=2_800).contains(&counts["s0"]), "{counts:?}");
 }
 
-fn methods() -> impl Strategy<Value = Balance> {
-    prop::sample::select(vec![
-        Balance::RoundRobin,
-        Balance::LeastConnections,
-        Balance::Random,
-        Balance::Source,
-    ])
+fn methods() -> impl Strategy<Value = Method> {
+    let all =
+        [Balance::RoundRobin, Balance::LeastConnections, Balance::Random, Balance::Source, Balance::Hash];
+    (prop::sample::select(all.to_vec()), 1u32..5, prop::option::of(1.01..10.0))
+        .prop_map(|(balance, draws, load_factor)| Method { balance, draws, load_factor })
+}
+
+/// Hashing with room for a quarter more than the fair share.
+const BOUNDED: Method = Method { balance: Balance::Hash, draws: 2, load_factor: Some(1.25) };
+
+/// A request that is hashed by a key of its own, whoever sends it.
+fn keyed(n: u64) -> Request<'static> {
+    Request { key: Some(ClientKey::of_session(&n.to_le_bytes())), ..request(0) }
+}
+
+fn place(candidates: &Candidates, n: u64) -> String {
+    let balancer = Balancer::new(Balance::Hash, n);
+    balancer.choose(candidates, keyed(n), |_| Some(n)).unwrap().name.to_string()
+}
+
+#[test]
+fn equal_weights_need_no_logarithms_to_come_to_the_same() {
+    let even = candidates(&[7; 9]);
+    let scored = Candidates { is_even: false, ..even.clone() };
+    assert!(even.is_even && !candidates(&[7, 8]).is_even);
+    assert!((0..5_000).all(|n| place(&even, n) == place(&scored, n)));
+}
+
+#[test]
+fn a_hash_goes_by_its_key_and_without_one_by_the_client() {
+    let (balancer, c) = (Balancer::new(Balance::Hash, 0), candidates(&[1; 8]));
+    let pick = |request| balancer.choose(&c, request, |_| Some(0)).unwrap().name.clone();
+    let source = Balancer::new(Balance::Source, 0);
+    for n in 0..100 {
+        assert_eq!(pick(keyed(n)), pick(Request { client: ClientKey(n), ..keyed(n) }));
+        assert_eq!(pick(request(n)), *source.choose(&c, request(n), |_| Some(0)).unwrap().name.as_str());
+    }
+}
+
+#[test]
+fn more_draws_avoid_a_busy_server_more_often() {
+    let to_busy = |draws| {
+        let balancer = Balancer::new(Method { draws, ..Balance::Random.into() }, 0);
+        let c = candidates(&[1, 1]);
+        let busy = |s: &Candidate| Some(if s.name == "s0" { 100 } else { 0 });
+        (0..4_000).filter(|n| balancer.choose(&c, request(*n), busy).unwrap().name == "s0").count()
+    };
+    // One half to the power of the draws.
+    for (draws, expected) in [(1, 2_000), (2, 1_000), (4, 250)] {
+        let seen = to_busy(draws);
+        assert!(seen.abs_diff(expected) < 150, "{draws} draws: {seen} of 4,000");
+    }
+}
+
+#[test]
+fn a_hot_key_is_spread_as_far_as_the_bound_wants_and_comes_back() {
+    let (balancer, c) = (Balancer::new(BOUNDED, 0), candidates(&[1, 1, 2]));
+    let mut active = BTreeMap::from([(name("s0"), 0u64), (name("s1"), 0), (name("s2"), 0)]);
+    let home = place(&c, 7);
+    for n in 1..=400u64 {
+        let chosen = balancer.choose(&c, keyed(7), |s| Some(active[&s.name])).unwrap();
+        *active.get_mut(&chosen.name).unwrap() += 1;
+        for server in c.servers() {
+            let fair = 1.25 * n as f64 * f64::from(server.weight) / 4.0;
+            assert!(active[&server.name] as f64 <= fair.ceil(), "{n} requests: {active:?}");
+        }
+    }
+    assert!(active.values().all(|n| *n > 0), "{active:?}");
+    let idle = balancer.choose(&c, keyed(7), |_| Some(0)).unwrap();
+    assert_eq!(idle.name.as_str(), home);
+}
+
+#[test]
+fn without_a_crowd_a_bound_moves_nothing() {
+    let (bounded, c) = (Balancer::new(BOUNDED, 0), candidates(&[3, 1, 2, 5]));
+    for n in 0..1_000 {
+        assert_eq!(bounded.choose(&c, keyed(n), |_| Some(0)).unwrap().name.as_str(), place(&c, n));
+    }
+}
+
+#[test]
+#[ignore = "a measurement: cargo test --release -p weir-core a_decision_costs -- --ignored --nocapture"]
+fn a_decision_costs() {
+    let methods = [
+        ("round-robin", Balance::RoundRobin.into()),
+        ("least-connections", Balance::LeastConnections.into()),
+        ("random of 2", Balance::Random.into()),
+        ("hash", Balance::Hash.into()),
+        ("hash, bounded", BOUNDED),
+        ("hash by weight", Balance::Hash.into()),
+    ];
+    for servers in [3, 10, 100, 1_000] {
+        let mut weights = vec![100; servers];
+        for (what, method) in methods {
+            weights[0] = if what == "hash by weight" { 99 } else { 100 };
+            let c = candidates(&weights);
+            let balancer = Balancer::new(method, 0);
+            let began = std::time::Instant::now();
+            let rounds = 2_000_000 / servers as u64;
+            for n in 0..rounds {
+                std::hint::black_box(balancer.choose(&c, keyed(n), |s| Some(s.seed & 7)));
+            }
+            let each_ns = began.elapsed().as_nanos() as f64 / rounds as f64;
+            println!("{what} of {servers}: {each_ns:.0} ns");
+        }
+    }
 }
 
 proptest! {
+    #[test]
+    fn a_server_that_leaves_moves_its_own_keys_and_one_that_comes_takes_its_share(
+        weights in proptest::collection::vec(1u32..10, 2..12),
+        gone in any::<prop::sample::Index>(),
+        keys in any::<u32>(),
+    ) {
+        const KEYS: u64 = 2_000;
+        let gone = gone.index(weights.len());
+        let mut fewer = weights.clone();
+        fewer[gone] = 0;
+        let (all, rest) = (candidates(&weights), candidates(&fewer));
+        let mut moved = 0;
+        for n in (u64::from(keys)..).take(KEYS as usize) {
+            let (before, after) = (place(&all, n), place(&rest, n));
+            if before == format!("s{gone}") {
+                moved += 1;
+            } else {
+                prop_assert_eq!(before, after);
+            }
+        }
+        // What moves is what the server had, and that is its share by weight: within five standard deviations.
+        let share = f64::from(weights[gone]) / f64::from(weights.iter().sum::<u32>());
+        let tolerance = 5.0 * (KEYS as f64 * share * (1.0 - share)).sqrt() + 1.0;
+        prop_assert!((f64::from(moved) - KEYS as f64 * share).abs() <= tolerance, "{} of {}", moved, KEYS);
+    }
+
+    #[test]
+    fn nobody_gets_more_than_the_bound_whatever_the_keys(
+        weights in proptest::collection::vec(1u32..10, 1..10),
+        factor in 1.01..3.0f64,
+        keys in proptest::collection::vec(0u64..5, 1..200),
+    ) {
+        let c = candidates(&weights);
+        let balancer = Balancer::new(Method { load_factor: Some(factor), ..BOUNDED }, 0);
+        let total: u32 = weights.iter().sum();
+        let mut active: BTreeMap<Name, u64> = c.servers().iter().map(|s| (s.name.clone(), 0)).collect();
+        for (n, key) in (1..).zip(keys) {
+            let server = balancer.choose(&c, keyed(key), |s| Some(active[&s.name])).unwrap();
+            let bound = (factor * f64::from(n) * f64::from(server.weight) / f64::from(total)).ceil();
+            *active.get_mut(&server.name).unwrap() += 1;
+            prop_assert!(active[&server.name] as f64 <= bound + 1e-6);
+        }
+    }
+
     #[test]
     fn a_free_untried_server_is_always_found(
         method in methods(),

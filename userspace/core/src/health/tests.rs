@@ -2,8 +2,13 @@ use proptest::prelude::*;
 
 use super::*;
 
-const TIMING: Timing =
-    Timing { interval: Duration::from_secs(1), timeout: Duration::from_millis(500), rise: 2, fall: 3 };
+const TIMING: Timing = Timing {
+    interval: Duration::from_secs(1),
+    fast_interval: Duration::from_secs(1),
+    timeout: Duration::from_millis(500),
+    rise: 2,
+    fall: 3,
+};
 
 /// A machine and its virtual clock.
 struct Bench {
@@ -237,4 +242,52 @@ fn a_target_that_changed_is_looked_at_at_once_even_if_it_is_down() {
         b.probe();
         assert_eq!(b.now, before);
     }
+}
+
+#[test]
+fn a_target_that_is_changing_is_probed_at_the_fast_pace_and_no_other() {
+    let mut b = Bench::new();
+    b.machine.set_timing(Timing { fast_interval: Duration::from_millis(100), ..TIMING }, b.now);
+    let took = |b: &mut Bench, outcome| {
+        let before = b.now;
+        b.result(outcome);
+        b.now - before
+    };
+    let (slow, fast) = (TIMING.interval.mul_f64(0.9), Duration::from_millis(110));
+    b.result(Outcome::Pass);
+    // The second and third failures follow the first quickly; a server that is down is looked at as ever, until it turns.
+    assert!(took(&mut b, fail()) >= slow);
+    assert!(took(&mut b, fail()) <= fast);
+    assert!(took(&mut b, fail()) <= fast);
+    assert_eq!(b.machine.health(), Health::Down);
+    assert!(took(&mut b, Outcome::Pass) >= slow);
+    assert!(took(&mut b, Outcome::Pass) <= fast);
+    assert_eq!(b.machine.health(), Health::Up);
+    assert!(took(&mut b, Outcome::Pass) >= slow);
+}
+
+#[test]
+fn an_agent_takes_its_host_out_at_once_and_changes_its_weight() {
+    let said = |line: &str| Outcome::Said(Said::read(line.as_bytes()).unwrap());
+    let mut b = Bench::new();
+    let mut tell = |line: &str| {
+        let probe = b.probe();
+        b.machine.handle_result(probe.id, said(line), b.now);
+        b.machine.poll_event().map(|t| (t.from, t.to, t.weight_percent))
+    };
+    use Health::{Down, Draining, Unknown, Up};
+    assert_eq!(tell("up 75%"), Some((Unknown, Up, 75)));
+    assert_eq!(tell("up 75%"), None);
+    assert_eq!(tell("50%"), Some((Up, Up, 50)));
+    assert_eq!(tell("drain"), Some((Up, Draining, 50)));
+    assert_eq!(tell("down #disk full"), Some((Draining, Down, 50)));
+    assert_eq!(b.machine.reason(), "agent says down: disk full");
+    let mut tell = |line: &str| {
+        let probe = b.probe();
+        b.machine.handle_result(probe.id, said(line), b.now);
+        b.machine.poll_event().map(|t| (t.from, t.to, t.weight_percent))
+    };
+    assert_eq!(tell("ready up 100%"), Some((Down, Down, 100)), "back by rise");
+    assert_eq!(tell("up"), Some((Down, Up, 100)));
+    assert_eq!(tell("maint"), Some((Up, Down, 100)));
 }

@@ -81,7 +81,7 @@ pub(super) fn of<'a>(input: &Lowering<'a>, here: &'a Node, basis: Basis<'a>) -> 
                 admin: server.admin,
                 quic_id: server.quic_id,
                 health: if is_checked { input.servers.get(pool, name) } else { Health::Up },
-                is_near: spread == Spread::Group || server.zone == here.zone,
+                is_near: !server.backup && (spread == Spread::Group || server.zone == here.zone),
                 backend: of_server(here, server),
             };
             let servers = snapshot.servers.iter().filter(|(_, server)| server.pools.contains(pool));

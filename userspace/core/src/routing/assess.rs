@@ -8,6 +8,9 @@
 //!  share of home = carries × (1 − failover)
 //! ```
 //!
+//! Backups are no part of it until no other server of the pool is healthy in any zone; then they alone are. A proxy that finds out
+//! before the checks do asks them, too ([`ZoneAssessment::backups`]).
+//!
 //! Pure and without a clock: the caller passes the failovers that are in force.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +39,8 @@ pub struct PoolAssessment {
 pub enum Mode {
     /// Healthy servers serve.
     Healthy,
+    /// No active server is healthy but backups: they serve.
+    Backup,
     /// No active server is healthy, but some that are being drained are alive: they serve.
     LastResort,
     /// Not one server is known to be alive: all that are not disabled are tried, since the checks may be what is wrong.
@@ -53,6 +58,8 @@ pub struct ZoneAssessment {
     pub servers: Vec<ServerVerdict>,
     /// Those that may serve.
     pub candidates: Candidates,
+    /// Healthy backups, for requests no candidate of any zone could take: no part of the shares.
+    pub backups: Candidates,
     /// Weight of the active servers.
     pub total_weight: u64,
     /// Weight of those that are healthy.
@@ -127,7 +134,7 @@ impl PoolAssessment {
     /// ([`Mode::FailStatic`]), but no client should be invited.
     pub fn is_deliverable(&self) -> bool {
         match self.mode {
-            Mode::Healthy | Mode::LastResort => true,
+            Mode::Healthy | Mode::Backup | Mode::LastResort => true,
             Mode::FailStatic | Mode::Empty => false,
         }
     }
@@ -192,19 +199,20 @@ fn build<'a>(
     pool: &Name,
     spec: &Pool,
     servers: impl Iterator<Item = (&'a Name, &'a Server)>,
-    health: &HealthView,
+    health_view: &HealthView,
     failovers: &[&Failover],
 ) -> PoolAssessment {
     let mut by_zone: BTreeMap<&Name, Vec<Member<'a>>> = BTreeMap::new();
     for (name, server) in servers {
-        let health = match (spec.check.is_some(), health.get(pool, name)) {
+        let health = match (spec.check.is_some(), health_view.get(pool, name)) {
             (false, Health::Unknown) => Health::Up,
             (_, health) => health,
         };
-        by_zone.entry(&server.zone).or_default().push(Member { name, server, health });
+        let share_percent = health_view.weight(pool, name);
+        by_zone.entry(&server.zone).or_default().push(Member { name, server, health, share_percent });
     }
     let members = || by_zone.values().flatten();
-    let mode = [Mode::Healthy, Mode::LastResort, Mode::FailStatic]
+    let mode = [Mode::Healthy, Mode::Backup, Mode::LastResort, Mode::FailStatic]
         .into_iter()
         .find(|mode| members().any(|member| member.judge(*mode).is_ok()))
         .unwrap_or(Mode::Empty);
@@ -219,6 +227,8 @@ struct Member<'a> {
     name: &'a Name,
     server: &'a Server,
     health: Health,
+    /// The share of its weight it is to get just now, in hundredths.
+    share_percent: u32,
 }
 
 impl Member<'_> {
@@ -226,11 +236,19 @@ impl Member<'_> {
     fn judge(&self, mode: Mode) -> Result<&'static str, &'static str> {
         match (self.server.admin, self.health, mode) {
             (Admin::Disabled, ..) => Err("disabled"),
+            (Admin::Active, Health::Up, Mode::Healthy) if self.server.backup => {
+                Err("backup: others of the pool can serve")
+            }
             (Admin::Active, Health::Up, Mode::Healthy) if self.server.weight > 0 => Ok("up"),
-            (Admin::Active, Health::Up | Health::Unknown, Mode::Healthy) if self.server.weight == 0 => {
+            (Admin::Active, Health::Up, Mode::Backup) if self.server.backup && self.server.weight > 0 => {
+                Ok("backup: no other of the pool is healthy")
+            }
+            (Admin::Active, Health::Up | Health::Unknown, Mode::Healthy | Mode::Backup)
+                if self.server.weight == 0 =>
+            {
                 Err("weight 0")
             }
-            (Admin::Drain, _, Mode::Healthy) => Err("drained by the operator"),
+            (Admin::Drain, _, Mode::Healthy | Mode::Backup) => Err("drained by the operator"),
             (_, Health::Up | Health::Draining, Mode::LastResort) => {
                 Ok("last resort: alive, and no active server is healthy")
             }
@@ -238,13 +256,30 @@ impl Member<'_> {
             (_, Health::Down, _) => Err("down"),
             (_, Health::Draining, _) => Err("asks for no new flows"),
             (_, Health::Unknown, _) => Err("not checked yet"),
-            (Admin::Active | Admin::Drain, Health::Up, Mode::Healthy | Mode::Empty) => Err("not needed"),
+            (Admin::Active | Admin::Drain, Health::Up, Mode::Healthy | Mode::Backup | Mode::Empty) => {
+                Err("not needed")
+            }
         }
     }
 
     /// Weight it takes part with: a server that may serve although its weight is 0 counts as the lightest.
     fn weight(&self) -> u32 {
         self.server.weight.max(1)
+    }
+
+    /// The same in hundredths, with what it is to get of it just now.
+    fn weight_now(&self) -> u32 {
+        (self.weight() * self.share_percent).max(1)
+    }
+
+    /// Whether it takes part under `mode`, healthy or not.
+    fn counts(&self, mode: Mode) -> bool {
+        let is_active = self.server.admin == Admin::Active && self.server.weight > 0;
+        match mode {
+            Mode::Healthy => is_active && !self.server.backup,
+            Mode::Backup => is_active && self.server.backup,
+            Mode::LastResort | Mode::FailStatic | Mode::Empty => self.judge(mode).is_ok(),
+        }
     }
 }
 
@@ -260,17 +295,20 @@ fn zone_of(
     let mut total_weight = 0;
     let mut healthy_weight = 0;
     let mut servers = Vec::with_capacity(members.len());
+    // As few bits as do: rounds in turn are as long as weights are large.
+    let is_whole = members.iter().all(|member| member.share_percent == 100);
+    let weight = |member: &Member<'_>| if is_whole { member.weight() } else { member.weight_now() };
+    let candidate = |member: &Member<'_>| (member.name.clone(), member.server.address, weight(member));
     let mut candidates = Vec::new();
+    let mut backups = Vec::new();
     for member in members {
         let verdict = member.judge(mode);
-        let counts = match mode {
-            Mode::Healthy => member.server.admin == Admin::Active && member.server.weight > 0,
-            Mode::LastResort | Mode::FailStatic | Mode::Empty => verdict.is_ok(),
-        };
-        total_weight += if counts { u64::from(member.weight()) } else { 0 };
+        total_weight += if member.counts(mode) { u64::from(member.weight()) } else { 0 };
         if verdict.is_ok() {
             healthy_weight += u64::from(member.weight());
-            candidates.push((member.name.clone(), member.server.address, member.weight()));
+            candidates.push(candidate(member));
+        } else if mode == Mode::Healthy && member.judge(Mode::Backup).is_ok() {
+            backups.push(candidate(member));
         }
         let (Ok(reason) | Err(reason)) = verdict;
         let candidate = verdict.is_ok();
@@ -287,6 +325,7 @@ fn zone_of(
         zone: zone.clone(),
         servers,
         candidates: Candidates::new(candidates),
+        backups: Candidates::new(backups),
         total_weight,
         healthy_weight,
         capacity,

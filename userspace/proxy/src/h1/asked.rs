@@ -1,6 +1,9 @@
 //! What is asked, and of whom: the head of a request, read and written anew.
 
-use weir_core::h1::{self, Bad, Framing, RequestHead, Version};
+use weir_core::{
+    ClientKey,
+    h1::{self, Bad, Framing, RequestHead, Version},
+};
 use weir_model::Name;
 
 use super::{answer::Refused, buffer::Scratch, client::Client};
@@ -15,6 +18,8 @@ use crate::{
 pub(super) struct Asked<'t> {
     pub(super) pool: &'t PoolTable,
     pub(super) home: Option<&'t Name>,
+    /// What the pool hashes it by.
+    pub(super) key: Option<ClientKey>,
     /// Its head for a server.
     pub(super) head: Scratch,
     pub(super) framing: Framing,
@@ -64,11 +69,13 @@ fn ask<'t>(
     let cookies = cookies.map(|field| field.value);
     let found = destination(connection, tables, (head.host, path), cookies, exchange);
     let Destination { pool, home, set_cookie } = found.map_err(refused)?;
+    let key = pool.key(head.target, head.fields.iter().map(|field| (field.name, field.value)));
     let mut out = Scratch::new();
     h1::write_request(&mut out.0, head, &h1::Sender::new(connection.client.ip(), connection.tls));
     Ok(Asked {
         pool,
         home,
+        key,
         head: out,
         framing: head.framing,
         client: head.version,

@@ -86,7 +86,7 @@ async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut attempts = Attempts::new(asked.pool, tables, connection, asked.home);
+    let mut attempts = Attempts::new(asked.pool, tables, connection, asked.home).by(asked.key);
     let mut transfer = Transfer {
         connection,
         client,
@@ -105,7 +105,10 @@ where
             Err(refusal) => return transfer.refuse(exchange, refusal).await,
         };
         let (live, failure) = match transfer.ask_one(slot).await {
-            Ok((server, answer)) => return transfer.respond(server, answer, exchange).await,
+            Ok((server, answer)) => {
+                attempts.answered(&server.slot.server, answer.status);
+                return transfer.respond(server, answer, exchange).await;
+            }
             Err((slot, failure)) => (slot.server.clone(), failure),
         };
         match failure {

@@ -4,28 +4,26 @@
 //! one that cannot be used is reported, and what it held before stays.
 
 mod files;
-mod own_client;
 mod resolver;
 mod staple;
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::SystemTime,
 };
 
 use rustls::{
     RootCertStore, ServerConfig, SupportedProtocolVersion,
-    crypto::{CryptoProvider, aws_lc_rs},
+    crypto::aws_lc_rs,
     server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier, danger::ClientCertVerifier},
     version::{TLS12, TLS13},
 };
 use weir_model::{CertificateFiles, ClientCertificates, Name, Problem, Snapshot, Timestamp, Tls, TlsVersion};
-use weir_runtime::metrics::Text;
+use weir_runtime::{metrics::Text, probe::tls::provider};
 
 use files::{Files, Seen};
-pub(crate) use own_client::own_client;
 use resolver::Resolver;
 
 /// The TLS configuration of every listener that has one.
@@ -280,9 +278,4 @@ impl Demand {
         let builder = if self.required { builder } else { builder.allow_unauthenticated() };
         builder.build().map_err(|error| error.to_string())
     }
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    Arc::clone(PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())))
 }

@@ -6,11 +6,15 @@ mod raw;
 mod servers;
 mod subject;
 
+mod balance;
 mod certificates;
 mod config_changes;
 mod failures;
+mod health;
 mod http;
+mod http2;
 mod limits;
+mod outliers;
 mod passthrough;
 mod stopping;
 mod tables;

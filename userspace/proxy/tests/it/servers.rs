@@ -4,8 +4,8 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+        Arc, Mutex,
+        atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -29,6 +29,10 @@ pub(crate) struct State {
     pub(crate) delay_ms: AtomicU64,
     /// Connections accepted so far.
     pub(crate) accepted: AtomicUsize,
+    /// The status of every answer but those to health checks; 0 for 200.
+    pub(crate) status: AtomicU16,
+    /// What health checks are told, in place of their request.
+    pub(crate) health: Mutex<Option<String>>,
     /// Requests other than health checks.
     pub(crate) requests: AtomicUsize,
 }
@@ -93,8 +97,12 @@ async fn answer(
         text.push_str(&format!("{field}: {}\n", value.to_str().unwrap()));
     }
     let path = request.uri().path().to_owned();
+    let mut status = 200;
     if path != "/health" {
         state.requests.fetch_add(1, SeqCst);
+        status = state.status.load(SeqCst).max(status);
+    } else if let Some(health) = &*state.health.lock().unwrap() {
+        text.clone_from(health);
     }
     let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     text.push('\n');
@@ -103,6 +111,7 @@ async fn answer(
         tokio::time::sleep(Duration::from_millis(state.delay_ms.load(SeqCst))).await;
     }
     let response = Response::builder()
+        .status(status)
         .header("x-served-by", name)
         .header("connection", "x-internal")
         .header("x-internal", "secret")

@@ -64,6 +64,10 @@ impl Proxy {
         Self { child, dir }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn run_dir(&self) -> PathBuf {
         self.dir.path().join("run")
     }

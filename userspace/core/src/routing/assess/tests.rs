@@ -333,3 +333,51 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn backups_serve_when_nobody_else_can_in_any_zone_and_give_back() {
+    let mut snapshot = three_zones(2);
+    for backup in ["a1", "b1"] {
+        snapshot.servers.get_mut(backup).unwrap().backup = true;
+    }
+    let pool = name("web");
+    let mut view = HealthView::all_up(&snapshot);
+    let serving = |view: &HealthView| {
+        let assessment = assess(&snapshot, &pool, view, &[]).unwrap();
+        let candidates = assessment.zones().iter().flat_map(|zone| zone.candidates.servers());
+        let names: Vec<String> = candidates.map(|server| server.name.to_string()).collect();
+        (assessment.mode(), names.join(" "))
+    };
+    assert_eq!(serving(&view), (Mode::Healthy, "a0 b0 c0 c1".into()));
+    let assessment = assess(&snapshot, &pool, &view, &[]).unwrap();
+    let zone = assessment.zone(&name("a")).unwrap();
+    assert_eq!((zone.total_weight, zone.healthy_weight, zone.backups.servers().len()), (100, 100, 1));
+    // Other zones before backups, and one server that is alive before all of these.
+    for down in ["a0", "b0", "c0"] {
+        view.set(&pool, &name(down), Health::Down);
+    }
+    assert_eq!(serving(&view), (Mode::Healthy, "c1".into()));
+    view.set(&pool, &name("c1"), Health::Draining);
+    assert_eq!(serving(&view), (Mode::Backup, "a1 b1".into()));
+    assert!(assess(&snapshot, &pool, &view, &[]).unwrap().is_deliverable());
+    view.set(&pool, &name("a1"), Health::Down);
+    view.set(&pool, &name("b1"), Health::Down);
+    assert_eq!(serving(&view), (Mode::LastResort, "c1".into()));
+    view.set(&pool, &name("a1"), Health::Up);
+    view.set(&pool, &name("a0"), Health::Up);
+    assert_eq!(serving(&view), (Mode::Healthy, "a0".into()));
+}
+
+#[test]
+fn a_server_gets_the_share_of_its_weight_it_is_to_get_and_its_zone_stays_as_able() {
+    let snapshot = three_zones(2);
+    let pool = name("web");
+    let mut view = HealthView::all_up(&snapshot);
+    view.set_weight(&pool, &name("a0"), 10);
+    let assessment = assess(&snapshot, &pool, &view, &[]).unwrap();
+    let zone = assessment.zone(&name("a")).unwrap();
+    let weights: Vec<u32> = zone.candidates.servers().iter().map(|server| server.weight).collect();
+    assert_eq!((weights, zone.healthy_weight, zone.total_weight), (vec![1_000, 10_000], 200, 200));
+    view.reset_weights();
+    assert_eq!(view, HealthView::all_up(&snapshot));
+}
