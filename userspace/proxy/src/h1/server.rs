@@ -3,6 +3,7 @@
 use std::{io, time::Duration};
 
 use tokio::{net::TcpStream, time::Instant};
+use weir_model::Pool;
 
 use crate::{errors::Failure, live::Slot, upstream::connect};
 
@@ -24,31 +25,28 @@ pub(crate) struct Kept {
 
 impl Kept {
     /// Whether it can still be used: not closed, nothing said unasked, and not too old.
-    pub(crate) fn is_usable(&self, idle_timeout: Duration) -> bool {
+    pub(crate) fn is_usable(&self, idle_timeout: Duration, now: Instant) -> bool {
         let is_silent =
             matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        is_silent && self.since.elapsed() < idle_timeout
+        is_silent && now.saturating_duration_since(self.since) < idle_timeout
     }
 }
 
 impl Server {
     /// A kept connection, or a new one.
-    pub(crate) async fn obtain(
-        slot: Slot,
-        idle_timeout: Duration,
-        connect_timeout: Duration,
-    ) -> Result<Self, (Slot, Failure)> {
-        if let Some(Kept { stream, .. }) = slot.server.take_kept(idle_timeout) {
+    pub(crate) async fn obtain(slot: Slot, pool: &Pool, now: Instant) -> Result<Self, (Slot, Failure)> {
+        if let Some(Kept { stream, .. }) = slot.server.take_kept(pool.idle_timeout, now) {
             return Ok(Self { stream, reused: true, slot });
         }
-        match connect(&slot, connect_timeout).await {
+        // Seldom, and then large.
+        match Box::pin(connect(&slot, pool.connect_timeout)).await {
             Ok(stream) => Ok(Self { stream, reused: false, slot }),
             Err(failure) => Err((slot, failure)),
         }
     }
 
     /// The exchange is complete and both sides go on.
-    pub(crate) fn keep(self) {
-        self.slot.server.keep(Kept { stream: self.stream, since: Instant::now() });
+    pub(crate) fn keep(self, now: Instant) {
+        self.slot.server.keep(Kept { stream: self.stream, since: now });
     }
 }

@@ -19,6 +19,7 @@ mod passthrough;
 mod stopping;
 mod tables;
 mod tcp_mode;
+mod threads;
 mod tls;
 mod vips;
 mod zones;
