@@ -6,7 +6,7 @@ use std::{
     sync::{
         Arc,
         atomic::{
-            AtomicU8, AtomicU64,
+            AtomicBool, AtomicU8,
             Ordering::{Relaxed, SeqCst},
         },
     },
@@ -98,7 +98,8 @@ pub(crate) struct Connection {
     is_own: bool,
     /// What is known of the client beyond its addresses: said in front of the connection, or in its handshake.
     pub(crate) said: Option<Box<Tlvs>>,
-    pub(crate) requests: AtomicU64,
+    /// A request has come.
+    pub(crate) has_asked: AtomicBool,
     /// Held while the connection is open; the one who stops the process waits for all of them.
     _alive: mpsc::Sender<Infallible>,
 }
@@ -129,7 +130,7 @@ impl Connection {
             has_certificate: false,
             is_own,
             said: None,
-            requests: AtomicU64::new(0),
+            has_asked: AtomicBool::new(false),
             _alive: alive,
         }
     }
@@ -312,7 +313,7 @@ impl Connection {
         let served = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(served);
         let began = Instant::now();
-        let silent = || this.requests.load(Relaxed) == 0;
+        let silent = || !this.has_asked.load(Relaxed);
         let ending = async {
             this.listener.ending.wait().await;
             let last_call = Instant::now() + LAST_CALL;

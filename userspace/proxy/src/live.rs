@@ -13,11 +13,11 @@ use std::{
             Ordering::{Relaxed, SeqCst},
         },
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use hyper::client::conn::http1::SendRequest;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use weir_core::{
     balance::{Balancer, Method},
     hash,
@@ -167,9 +167,9 @@ impl ServerLive {
     }
 
     /// A connection this thread has kept.
-    pub(crate) fn take_kept(&self, idle_timeout: Duration) -> Option<Kept> {
+    pub(crate) fn take_kept(&self, idle_timeout: Duration, now: Instant) -> Option<Kept> {
         let mut idle = self.threads.mine().lock();
-        std::iter::from_fn(|| idle.kept.pop()).find(|kept| kept.is_usable(idle_timeout))
+        std::iter::from_fn(|| idle.kept.pop()).find(|kept| kept.is_usable(idle_timeout, now))
     }
 
     /// Keeps a connection whose exchange is complete.
@@ -193,10 +193,11 @@ impl ServerLive {
 
     /// Closes connections of any thread that were not used for `idle_timeout`, or that the server closed.
     pub(crate) fn sweep(&self, idle_timeout: Duration) {
+        let now = Instant::now();
         for thread in self.threads.iter() {
             let mut idle = thread.lock();
             idle.senders.retain(|kept| kept.is_usable(idle_timeout));
-            idle.kept.retain(|kept| kept.is_usable(idle_timeout));
+            idle.kept.retain(|kept| kept.is_usable(idle_timeout, now));
         }
     }
 

@@ -7,8 +7,10 @@
 //! ```
 
 mod answer;
+mod asked;
 mod buffer;
 mod client;
+mod deadline;
 mod pump;
 mod relay;
 mod server;

@@ -27,10 +27,10 @@ pub(crate) struct Kept {
 
 impl Kept {
     /// Whether it can still be used: not closed, nothing said unasked, and not too old.
-    pub(crate) fn is_usable(&self, idle_timeout: Duration) -> bool {
+    pub(crate) fn is_usable(&self, idle_timeout: Duration, now: Instant) -> bool {
         let is_silent =
             matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        is_silent && self.since.elapsed() < idle_timeout
+        is_silent && now.saturating_duration_since(self.since) < idle_timeout
     }
 }
 
@@ -40,22 +40,23 @@ impl Server {
         slot: Slot,
         pool: &Pool,
         client: &Connection,
+        now: Instant,
     ) -> Result<Self, (Slot, Failure)> {
         let is_private = pool.dials_for_one_client();
-        if !is_private && let Some(Kept { stream, .. }) = slot.server.take_kept(pool.idle_timeout) {
+        if !is_private && let Some(Kept { stream, .. }) = slot.server.take_kept(pool.idle_timeout, now) {
             return Ok(Self { stream, reused: true, is_private, slot });
         }
-        match connect(&slot, pool, client).await {
+        // Seldom, and then large.
+        match Box::pin(connect(&slot, pool, client)).await {
             Ok(stream) => Ok(Self { stream, reused: false, is_private, slot }),
             Err(failure) => Err((slot, failure)),
         }
     }
 
     /// The exchange is complete and both sides go on: kept, unless it is one client's.
-    pub(crate) fn keep(self) {
-        if self.is_private {
-            return;
+    pub(crate) fn keep(self, now: Instant) {
+        if !self.is_private {
+            self.slot.server.keep(Kept { stream: self.stream, since: now });
         }
-        self.slot.server.keep(Kept { stream: self.stream, since: Instant::now() });
     }
 }

@@ -20,6 +20,7 @@ mod proxy_protocol;
 mod stopping;
 mod tables;
 mod tcp_mode;
+mod threads;
 mod tls;
 mod vips;
 mod zones;
