@@ -70,9 +70,14 @@ async fn relay(
     headers::to_server(&mut parts, &host, connection.client, connection.tls)?;
     let progress = Arc::new(Progress::default());
     let message = Message::new(parts, RequestBody::new(body, &progress));
-    let (mut response, upstream) =
-        ask_servers(Attempts::new(pool, &tables, connection, home).by(key), message, &progress, exchange)
-            .await?;
+    let (mut response, upstream) = ask_servers(
+        connection,
+        Attempts::new(pool, &tables, connection, home).by(key),
+        message,
+        &progress,
+        exchange,
+    )
+    .await?;
 
     let version = response.version();
     headers::to_client(response.headers_mut(), version);
@@ -85,6 +90,7 @@ async fn relay(
 
 /// Asks one server after the other until one answers, the retries are used up, or asking again could do harm.
 async fn ask_servers(
+    connection: &Connection,
     mut attempts: Attempts<'_>,
     mut message: Message,
     progress: &Arc<Progress>,
@@ -93,7 +99,7 @@ async fn ask_servers(
     loop {
         let slot = attempts.next(exchange).await?;
         let server = Arc::clone(&slot.server);
-        let failure = match ask(slot, attempts.spec(), &mut message, progress).await {
+        let failure = match ask(connection, slot, attempts.spec(), &mut message, progress).await {
             Ok(answer) => {
                 attempts.answered(&server, answer.0.status().as_u16());
                 return Ok(answer);
@@ -109,12 +115,14 @@ async fn ask_servers(
 
 /// Asks one server. A kept connection that turns out to be closed is no failure of the server: it is asked on another.
 async fn ask(
+    connection: &Connection,
     slot: Slot,
     pool: &Pool,
     message: &mut Message,
     progress: &Arc<Progress>,
 ) -> Result<(Response<Incoming>, Upstream), Failure> {
-    let mut upstream = Upstream::obtain(slot, pool, progress).await.map_err(|(_, failure)| failure)?;
+    let obtain = |slot| Upstream::obtain(slot, pool, connection, progress);
+    let mut upstream = obtain(slot).await.map_err(|(_, failure)| failure)?;
     loop {
         let request = message.request();
         match upstream.send(request, pool.response_timeout).await {
@@ -127,7 +135,7 @@ async fn ask(
                 if let Failure::NotSent(request) = failure {
                     message.take_back(*request);
                 }
-                upstream = Upstream::obtain(slot, pool, progress).await.map_err(|(_, failure)| failure)?;
+                upstream = obtain(slot).await.map_err(|(_, failure)| failure)?;
             }
             Err(failure) => return Err(failure),
         }

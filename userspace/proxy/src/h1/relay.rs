@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     time::Instant,
 };
 use weir_core::h1::{self, Bad, Framing, Version};
@@ -31,6 +31,7 @@ use crate::{
     exchange::Exchange,
     limits::HEAD_TIMEOUT,
     live::{ServerLive, Slot},
+    relay::{Ended, Relay},
     tables::Tables,
 };
 
@@ -150,13 +151,13 @@ struct Transfer<'a, 't, S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     /// Asks one server. A kept connection that turns out to be closed is no failure of the server: it is asked on another.
     async fn ask_one(&mut self, slot: Slot) -> Result<(Server, Answer), (Slot, Failure)> {
-        let spec = &self.asked.pool.spec;
-        let mut server = Server::obtain(slot, spec, Instant::now()).await?;
+        let (spec, client) = (&self.asked.pool.spec, self.connection);
+        let mut server = Server::obtain(slot, spec, client, Instant::now()).await?;
         loop {
             match self.ask_on(&mut server).await {
                 Ok(answer) => return Ok((server, answer)),
                 Err(failure) if server.reused && self.may_be_sent_again_quietly(&failure) => {
-                    server = Server::obtain(server.slot, spec, Instant::now()).await?;
+                    server = Server::obtain(server.slot, spec, client, Instant::now()).await?;
                 }
                 Err(failure) => return Err((server.slot, failure)),
             }
@@ -384,24 +385,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
 
     /// Passes the 101 on and joins the two connections.
     async fn tunnel(&mut self, mut server: Server, answer: &Answer, exchange: &mut Exchange) -> After {
+        let mut relay = Relay::new(&self.connection.listener.spec);
+        let first = self.came.data().len() as u64;
         let joined = async {
             write(&mut self.client.stream, &answer.head).await?;
             // What either side said already.
             self.client.stream.write_all(self.came.data()).await?;
             server.stream.write_all(self.client.came.data()).await?;
-            let first = self.came.data().len() as u64;
             self.came.consume(self.came.data().len());
             self.client.came.consume(self.client.came.data().len());
-            let (_, out) = copy_bidirectional(&mut self.client.stream, &mut server.stream).await?;
-            io::Result::Ok(first + out)
+            relay.join_any(&mut self.client.stream, &mut server.stream).await
         };
-        match joined.await {
-            Ok(out) => exchange.bytes_out = out,
+        match Box::pin(joined).await {
+            Ok(Ended::Both) => {}
+            Ok(Ended::Idle) => exchange.cause = "idle",
             Err(error) => {
                 tracing::debug!("tunnel: {error}");
                 exchange.cause = "tunnel-broken";
             }
         }
+        exchange.bytes_out = first + relay.bytes_out();
         After::Cut
     }
 

@@ -16,6 +16,7 @@ mod http2;
 mod limits;
 mod outliers;
 mod passthrough;
+mod proxy_protocol;
 mod stopping;
 mod tables;
 mod tcp_mode;
