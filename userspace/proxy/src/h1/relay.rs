@@ -151,13 +151,13 @@ struct Transfer<'a, 't, S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     /// Asks one server. A kept connection that turns out to be closed is no failure of the server: it is asked on another.
     async fn ask_one(&mut self, slot: Slot) -> Result<(Server, Answer), (Slot, Failure)> {
-        let spec = &self.asked.pool.spec;
-        let mut server = Server::obtain(slot, spec, self.connection, Instant::now()).await?;
+        let (spec, client) = (&self.asked.pool.spec, self.connection);
+        let mut server = Server::obtain(slot, spec, client, Instant::now()).await?;
         loop {
             match self.ask_on(&mut server).await {
                 Ok(answer) => return Ok((server, answer)),
                 Err(failure) if server.reused && self.may_be_sent_again_quietly(&failure) => {
-                    server = Server::obtain(server.slot, spec, self.connection, Instant::now()).await?;
+                    server = Server::obtain(server.slot, spec, client, Instant::now()).await?;
                 }
                 Err(failure) => return Err((server.slot, failure)),
             }
