@@ -504,6 +504,13 @@ fn a_pool_says_how_it_balances_ejects_and_checks_or_what_is_wrong_with_it() {
         ("balance = \"hash\"\nhash_on = \"cookie:a b\"", "", "hash_on", "not the name of a cookie"),
         ("bounded_load = \"125%\"", "", "bounded_load", "have a bound"),
         ("balance = \"source\"\nbounded_load = \"100%\"", "", "bounded_load", "out of range"),
+        ("protocol = \"h2\"", "", "protocol", "over TLS"),
+        ("protocol = \"h2c\"\ntls = { verify = false }", "", "protocol", "without TLS"),
+        ("protocol = \"h3\"", "", "protocol", "unknown variant"),
+        ("tls = {}", "", "tls.ca", "without authorities"),
+        ("tls = { ca = \"a.pem\", verify = false }", "", "tls.ca", "not looked at"),
+        ("tls = { ca = \"a.pem\", key = \"a.key\" }", "", "tls.certificate", "belong together"),
+        ("tls = { ca = \"a.pem\", name = \"a b\" }", "", "tls.name", "not a name"),
         ("random_of = 0", "", "random_of", "out of range"),
         ("slow_start = \"1ms\"", "", "slow_start", "out of range"),
         ("eject = { consecutive = 0 }", "", "eject", "neither"),
@@ -534,4 +541,13 @@ fn a_pool_says_how_it_balances_ejects_and_checks_or_what_is_wrong_with_it() {
         };
         assert!(found.iter().any(wanted), "{pool}{check}: {found:#?}");
     }
+}
+
+#[test]
+fn a_listener_that_passes_bytes_on_needs_a_pool_that_is_spoken_to_in_the_clear() {
+    let text = GOOD.replacen("[pool.app]\n", "[pool.app]\ntls = { ca = \"ca.pem\" }\n", 1);
+    assert!(read(&text).is_ok());
+    let tcp = text.replacen("protocol = \"http\"", "protocol = \"tcp\"", 1);
+    let found = problems(&tcp);
+    assert!(found.iter().any(|p| p.path == "listener.web.pool" && p.line > 0), "{found:#?}");
 }

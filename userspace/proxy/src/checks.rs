@@ -12,7 +12,7 @@ use weir_core::{
     hash,
     health::{HealthMachine, Outcome, Timing, Transition},
 };
-use weir_model::{Name, Snapshot, status::Health};
+use weir_model::{Name, Pool, Snapshot, status::Health};
 use weir_runtime::probe::{self, ProbeTarget};
 
 use crate::live::{Live, ServerLive, random};
@@ -59,9 +59,8 @@ impl Checks {
     pub(crate) fn update(&mut self, snapshot: &Snapshot, live: &Live, dir: &Path) {
         let mut old = std::mem::take(&mut self.running);
         for (key, live) in &live.servers {
-            let Some(check) = snapshot.pools.get(&key.0).and_then(|pool| pool.check.as_ref()) else {
-                continue;
-            };
+            let Some(check) = snapshot.pools.get(&key.0).and_then(Pool::effective_check) else { continue };
+            let check = &*check;
             let (target, timing) = (ProbeTarget::check(check, live.address, dir), Timing::from(check));
             let same = |r: &Running| r.target == target && r.timing == timing && Arc::ptr_eq(&r.live, live);
             let running = old.remove(key).filter(same).unwrap_or_else(|| {

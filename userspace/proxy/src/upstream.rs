@@ -1,4 +1,4 @@
-//! Connections to servers: HTTP/1.1, kept and used again.
+//! Connections to servers that hyper speaks on: HTTP/1.1, kept and used again, and HTTP/2, shared.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -10,55 +10,69 @@ use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpStream, time::timeout};
-use weir_model::Pool;
 
 use crate::{
     body::{Progress, RequestBody},
     errors::Failure,
     limits::{HEAD_LEN_MAX, HEADERS_MAX, READY_TIMEOUT, SERVER_KEEPALIVE, UNACKNOWLEDGED_FACTOR},
     live::Slot,
+    multiplexed::{self, Stream},
+    server_stream::ServerStream,
+    tables::PoolTable,
+    tls::ServerTerms,
 };
 
 /// A connection in use.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    sender: http1::SendRequest<RequestBody>,
+    sender: Sender,
     /// Whether it carried a request before: then the server may close it at any moment, which says nothing about the server.
     pub(crate) reused: bool,
     pub(crate) slot: Slot,
     progress: Arc<Progress>,
 }
 
+#[derive(Debug)]
+enum Sender {
+    /// A connection of its own, and the terms it was made on.
+    Http1(http1::SendRequest<RequestBody>, Option<Arc<ServerTerms>>),
+    /// A part of one.
+    Http2(Stream),
+}
+
 impl Upstream {
-    /// A kept connection, or a new one.
+    /// A kept connection, or a new one; or a stream on one.
     pub(crate) async fn obtain(
         slot: Slot,
-        pool: &Pool,
+        pool: &PoolTable,
         progress: &Arc<Progress>,
-    ) -> Result<Self, (Slot, Failure)> {
+    ) -> Result<Self, Failure> {
         let progress = Arc::clone(progress);
-        while let Some(mut sender) = slot.server.take_sender(pool.idle_timeout) {
+        if pool.spec.protocol.is_h2() {
+            let (stream, reused) = multiplexed::obtain(&slot, pool).await?;
+            return Ok(Self { sender: Sender::Http2(stream), reused, slot, progress });
+        }
+        let terms = pool.tls.clone();
+        while let Some(mut sender) = slot.server.take_sender(pool) {
             if sender.is_ready() || matches!(timeout(READY_TIMEOUT, sender.ready()).await, Ok(Ok(()))) {
-                return Ok(Self { sender, reused: true, slot, progress });
+                return Ok(Self { sender: Sender::Http1(sender, terms), reused: true, slot, progress });
             }
         }
-        let stream = match connect(&slot, pool.connect_timeout).await {
-            Ok(stream) => stream,
-            Err(failure) => return Err((slot, failure)),
-        };
-        let handshake = http1::Builder::new()
+        let stream = ServerStream::open(&slot, pool).await?;
+        let (sender, connection) = http1::Builder::new()
             .max_buf_size(HEAD_LEN_MAX)
             .max_headers(HEADERS_MAX)
             .handshake(TokioIo::new(stream))
-            .await;
-        match handshake {
-            Ok((sender, connection)) => {
-                // Ends when the sender is dropped or the server closes; errors reach whoever waits for a response.
-                tokio::spawn(connection);
-                Ok(Self { sender, reused: false, slot, progress })
-            }
-            Err(error) => Err((slot, Failure::Broken(error))),
-        }
+            .await
+            .map_err(Failure::Broken)?;
+        // Ends when the sender is dropped or the server closes; errors reach whoever waits for a response.
+        tokio::spawn(connection);
+        Ok(Self { sender: Sender::Http1(sender, terms), reused: false, slot, progress })
+    }
+
+    /// Whether other requests share the connection: that one of them failed says little of it.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.sender, Sender::Http2(_))
     }
 
     /// Sends a request and waits for the head of the response.
@@ -67,7 +81,13 @@ impl Upstream {
         request: Request<RequestBody>,
         response_timeout: Duration,
     ) -> Result<Response<Incoming>, Failure> {
-        let sending = self.sender.try_send_request(request);
+        let sender = &mut self.sender;
+        let sending = async {
+            match sender {
+                Sender::Http1(sender, _) => sender.try_send_request(request).await,
+                Sender::Http2(stream) => stream.sender.try_send_request(request).await,
+            }
+        };
         tokio::pin!(sending);
         let mut sent = self.progress.bytes.load(Relaxed);
         loop {
@@ -76,7 +96,7 @@ impl Upstream {
                 Ok(Err(mut error)) => {
                     return Err(match error.take_message() {
                         Some(request) => Failure::NotSent(Box::new(request)),
-                        None => Failure::Broken(error.into_error()),
+                        None => Failure::of(error.into_error()),
                     });
                 }
                 Err(_) => {
@@ -93,9 +113,9 @@ impl Upstream {
 
     /// The response is complete: keeps the connection, unless the request is still on its way.
     pub(crate) fn keep(self) {
-        let Self { sender, slot, progress, .. } = self;
+        let Self { sender: Sender::Http1(sender, terms), slot, progress, .. } = self else { return };
         if progress.done.load(Relaxed) {
-            slot.server.keep_sender(sender);
+            slot.server.keep_sender(sender, terms);
         }
     }
 }

@@ -46,6 +46,7 @@ impl Checker<'_> {
         }
         self.within(("listener", name, "max_connections"), listener.max_connections, 1, 1_000_000);
         self.listener_tls(name, listener);
+        self.speaks_to(name, listener);
         if listener.pool.is_none() && listener.routes.is_empty() {
             self.problem("listener", name, "", "leads to no pool".into(), "give pool or routes");
         }

@@ -7,6 +7,7 @@
 //! ```
 
 mod answer;
+mod bridge;
 mod buffer;
 mod client;
 mod pump;

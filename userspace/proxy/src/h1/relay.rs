@@ -2,6 +2,7 @@
 
 use std::{future::poll_fn, io, sync::Arc, task::Poll, time::Duration};
 
+use http::request::Parts;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional},
     time::timeout,
@@ -14,6 +15,7 @@ use weir_model::Name;
 
 use super::{
     answer::{Refused, refuse_bad, say},
+    bridge,
     buffer::{Buffer, Scratch},
     client::{After, Client, write},
     pump::{Broken, Pump},
@@ -31,21 +33,24 @@ use crate::{
 };
 
 /// A request as it is asked of servers.
-struct Asked<'t> {
-    pool: &'t PoolTable,
-    home: Option<&'t Name>,
+pub(super) struct Asked<'t> {
+    pub(super) pool: &'t PoolTable,
+    pub(super) home: Option<&'t Name>,
     /// What the pool hashes it by.
-    key: Option<ClientKey>,
+    pub(super) key: Option<ClientKey>,
     /// Its head for a server.
     head: Scratch,
-    framing: Framing,
-    client: Version,
+    /// The same where servers are asked by HTTP/2.
+    pub(super) parts: Option<Box<Parts>>,
+    pub(super) framing: Framing,
+    pub(super) client: Version,
     /// Whether the client goes on with the connection.
-    is_persistent: bool,
-    is_head: bool,
+    pub(super) is_persistent: bool,
+    pub(super) is_head: bool,
+    pub(super) expects_continue: bool,
     is_idempotent: bool,
     wants_upgrade: bool,
-    set_cookie: Option<String>,
+    pub(super) set_cookie: Option<String>,
 }
 
 /// A response, as the client shall see it.
@@ -73,6 +78,9 @@ where
             out.0.extend_from_slice(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n");
             let _either_way = write(&mut client.stream, &out).await;
             After::Cut
+        }
+        Ok(Some((mut exchange, Ok(mut asked)))) if asked.parts.is_some() => {
+            bridge::serve(connection, client, &tables, &mut asked, &mut exchange).await
         }
         Ok(Some((mut exchange, Ok(asked)))) => serve(connection, client, &tables, asked, &mut exchange).await,
         Ok(Some((mut exchange, Err(refused)))) => say(connection, client, &mut exchange, refused).await,
@@ -115,13 +123,21 @@ fn ask<'t>(
     let found = destination(connection, tables, (head.host, path), cookies, exchange);
     let Destination { pool, home, set_cookie } = found.map_err(refused)?;
     let key = pool.key(head.target, head.fields.iter().map(|field| (field.name, field.value)));
-    let mut out = Scratch::new();
-    h1::write_request(&mut out.0, head, &h1::Sender::new(connection.client.ip(), connection.tls));
+    let mut out = Scratch(Vec::new());
+    let mut parts = None;
+    if pool.spec.protocol.is_h2() {
+        parts = Some(Box::new(bridge::parts(head, connection, pool).map_err(refused)?));
+    } else {
+        out = Scratch::new();
+        h1::write_request(&mut out.0, head, &h1::Sender::new(connection.client.ip(), connection.tls));
+    }
     Ok(Asked {
         pool,
         home,
         key,
         head: out,
+        parts,
+        expects_continue: head.expects_continue,
         framing: head.framing,
         client: head.version,
         is_persistent: head.is_persistent,
@@ -202,8 +218,8 @@ struct Transfer<'a, 't, S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     /// Asks one server. A kept connection that turns out to be closed is no failure of the server: it is asked on another.
     async fn ask_one(&mut self, slot: Slot) -> Result<(Server, Answer), Failure> {
-        let spec = &self.asked.pool.spec;
-        let obtain = |slot| Server::obtain(slot, spec.idle_timeout, spec.connect_timeout);
+        let pool = self.asked.pool;
+        let obtain = |slot| Server::obtain(slot, pool);
         let mut server = obtain(slot).await.map_err(|(_, failure)| failure)?;
         loop {
             match self.ask_on(&mut server).await {
@@ -270,6 +286,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
                         Poll::Ready(Err(error)) => broken = Some(error),
                         Poll::Pending => break,
                     }
+                }
+                // TLS may hold some of it back.
+                if let Poll::Ready(Err(error)) = std::pin::Pin::new(&mut server.stream).poll_flush(cx) {
+                    broken.get_or_insert(error);
                 }
             } else if !self.request.is_done() && broken.is_none() {
                 let client = &mut *self.client;
@@ -454,7 +474,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     /// Whether another server may be asked: nothing was sent, or the request is idempotent and complete.
     fn may_be_sent_again(&self, failure: &Failure) -> bool {
         match failure {
-            Failure::Connect(_) | Failure::ConnectTimeout => !self.began,
+            Failure::Connect(_) | Failure::ConnectTimeout | Failure::Tls(_) => !self.began,
             Failure::Lost(_) => self.asked.framing == Framing::None && self.asked.is_idempotent,
             _ => false,
         }

@@ -1,15 +1,23 @@
 //! Connections to servers, kept and used again.
 
-use std::{io, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 
-use crate::{errors::Failure, live::Slot, upstream::connect};
+use crate::{
+    errors::Failure,
+    live::Slot,
+    server_stream::{ServerStream, same_terms},
+    tables::PoolTable,
+    tls::ServerTerms,
+};
 
 /// A connection in use.
 #[derive(Debug)]
 pub(crate) struct Server {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: ServerStream,
+    /// On what terms it was made.
+    terms: Option<Arc<ServerTerms>>,
     /// Whether it carried a request before: then the server may close it at any moment, which says nothing about the server.
     pub(crate) reused: bool,
     pub(crate) slot: Slot,
@@ -18,37 +26,39 @@ pub(crate) struct Server {
 /// One that nobody uses.
 #[derive(Debug)]
 pub(crate) struct Kept {
-    stream: TcpStream,
+    stream: ServerStream,
+    terms: Option<Arc<ServerTerms>>,
     since: Instant,
 }
 
 impl Kept {
     /// Whether it can still be used: not closed, nothing said unasked, and not too old.
-    pub(crate) fn is_usable(&self, idle_timeout: Duration) -> bool {
-        let is_silent =
-            matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        is_silent && self.since.elapsed() < idle_timeout
+    pub(crate) fn is_usable(&mut self, idle_timeout: Duration) -> bool {
+        self.stream.is_silent() && self.since.elapsed() < idle_timeout
+    }
+
+    /// Whether it is of the kind the pool wants now.
+    pub(crate) fn is_of(&self, pool: &PoolTable) -> bool {
+        same_terms(self.terms.as_ref(), pool.tls.as_ref())
     }
 }
 
 impl Server {
     /// A kept connection, or a new one.
-    pub(crate) async fn obtain(
-        slot: Slot,
-        idle_timeout: Duration,
-        connect_timeout: Duration,
-    ) -> Result<Self, (Slot, Failure)> {
-        if let Some(Kept { stream, .. }) = slot.server.take_kept(idle_timeout) {
-            return Ok(Self { stream, reused: true, slot });
+    pub(crate) async fn obtain(slot: Slot, pool: &PoolTable) -> Result<Self, (Slot, Failure)> {
+        let terms = pool.tls.clone();
+        if let Some(Kept { stream, .. }) = slot.server.take_kept(pool) {
+            return Ok(Self { stream, terms, reused: true, slot });
         }
-        match connect(&slot, connect_timeout).await {
-            Ok(stream) => Ok(Self { stream, reused: false, slot }),
+        match ServerStream::open(&slot, pool).await {
+            Ok(stream) => Ok(Self { stream, terms, reused: false, slot }),
             Err(failure) => Err((slot, failure)),
         }
     }
 
     /// The exchange is complete and both sides go on.
     pub(crate) fn keep(self) {
-        self.slot.server.keep(Kept { stream: self.stream, since: Instant::now() });
+        let Self { stream, terms, slot, .. } = self;
+        slot.server.keep(Kept { stream, terms, since: Instant::now() });
     }
 }

@@ -3,6 +3,7 @@
 mod authority;
 mod clients;
 mod raw;
+mod secure;
 mod servers;
 mod subject;
 
@@ -10,6 +11,7 @@ mod balance;
 mod certificates;
 mod config_changes;
 mod failures;
+mod grpc;
 mod health;
 mod http;
 mod http2;
@@ -20,5 +22,6 @@ mod stopping;
 mod tables;
 mod tcp_mode;
 mod tls;
+mod towards;
 mod vips;
 mod zones;
