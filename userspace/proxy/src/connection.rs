@@ -6,7 +6,7 @@ use std::{
     sync::{
         Arc,
         atomic::{
-            AtomicU8, AtomicU64,
+            AtomicBool, AtomicU8,
             Ordering::{Relaxed, SeqCst},
         },
     },
@@ -90,7 +90,8 @@ pub(crate) struct Connection {
     pub(crate) has_certificate: bool,
     /// The proxy itself is the client, to see whether it answers.
     is_own: bool,
-    pub(crate) requests: AtomicU64,
+    /// A request has come.
+    pub(crate) has_asked: AtomicBool,
     /// Held while the connection is open; the one who stops the process waits for all of them.
     _alive: mpsc::Sender<Infallible>,
 }
@@ -120,7 +121,7 @@ impl Connection {
             tls,
             has_certificate: false,
             is_own,
-            requests: AtomicU64::new(0),
+            has_asked: AtomicBool::new(false),
             _alive: alive,
         }
     }
@@ -257,7 +258,7 @@ impl Connection {
         let served = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(served);
         let began = Instant::now();
-        let silent = || this.requests.load(Relaxed) == 0;
+        let silent = || !this.has_asked.load(Relaxed);
         let ending = async {
             this.listener.ending.wait().await;
             let last_call = Instant::now() + LAST_CALL;

@@ -6,10 +6,11 @@ use std::{
     net::{IpAddr, SocketAddr},
     ops::{Deref, DerefMut},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Instant, SystemTime},
+    time::SystemTime,
 };
 
 use serde::{Serialize, Serializer};
+use tokio::time::Instant;
 use weir_model::{Name, Timestamp};
 
 use crate::{connection::Connection, ledger::Part, limits::LOGGED_LEN_MAX};
@@ -18,6 +19,8 @@ use crate::{connection::Connection, ledger::Part, limits::LOGGED_LEN_MAX};
 #[derive(Debug)]
 pub(crate) struct Exchange {
     began: Instant,
+    /// Set by whoever looks at the clock when it ends.
+    pub(crate) ended: Option<Instant>,
     /// Where it is counted.
     pub(crate) part: Arc<Part>,
     pub(crate) protocol: &'static str,
@@ -97,10 +100,11 @@ impl Noted {
 
 impl<C: Deref<Target = Connection>> Account<C> {
     pub(crate) fn begin(connection: C, protocol: &'static str) -> Self {
-        connection.requests.fetch_add(1, Relaxed);
+        connection.has_asked.store(true, Relaxed);
         connection.listener.live.requests.add(1);
         let exchange = Exchange {
             began: Instant::now(),
+            ended: None,
             part: connection.listener.live.unrouted.mine(),
             protocol,
             status: 0,
@@ -133,7 +137,7 @@ impl<C: Deref<Target = Connection>> Drop for Account<C> {
         if exchange.status == 0 && exchange.cause.is_empty() && !matches!(exchange.protocol, "tcp" | "tls") {
             exchange.cause = "client-gone";
         }
-        let took = exchange.began.elapsed();
+        let took = exchange.ended.unwrap_or_else(Instant::now).saturating_duration_since(exchange.began);
         exchange.part.count(exchange.status, exchange.retries, took);
         let Some(noted) = exchange.noted.take() else { return };
         let line = Line {

@@ -1,15 +1,18 @@
 //! A listener as its connections see it, and what of it outlives a change of the configuration.
 
-use std::sync::{
-    Arc,
-    atomic::{
-        AtomicBool, AtomicU64,
-        Ordering::{Relaxed, SeqCst},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
+    task::{Context, Poll, Waker},
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, futures::Notified};
+use tokio::sync::Notify;
 use weir_model::{Listener, Name};
 use weir_runtime::metrics::Counter;
 
@@ -52,6 +55,51 @@ pub(crate) struct ListenerLive {
 pub(crate) struct Ending {
     is_asked: AtomicBool,
     asked: Notify,
+    ears: PerThread<Mutex<Ears>>,
+}
+
+/// The tasks of one thread that want to hear of it; as many as there are connections.
+#[derive(Debug, Default)]
+struct Ears {
+    wakers: Vec<Option<Waker>>,
+    free: Vec<u32>,
+}
+
+/// The place of a task among them, on the thread it stays on. For idle connections: smaller than what waits for a [`Notify`].
+#[derive(Debug)]
+pub(crate) struct Ear<'e> {
+    ending: &'e Ending,
+    at: Option<u32>,
+}
+
+impl Ear<'_> {
+    /// Whether the end was asked for; if not, the task is woken when it is.
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.at.is_none() {
+            let mut ears = self.ending.ears_here();
+            let waker = Some(cx.waker().clone());
+            self.at = ears.free.pop();
+            match self.at {
+                Some(at) => ears.wakers[at as usize] = waker,
+                None => {
+                    self.at = Some(ears.wakers.len() as u32);
+                    ears.wakers.push(waker);
+                }
+            }
+        }
+        // After there is somebody to wake.
+        if self.ending.is_asked() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Ear<'_> {
+    fn drop(&mut self) {
+        if let Some(at) = self.at {
+            let mut ears = self.ending.ears_here();
+            ears.wakers[at as usize] = None;
+            ears.free.push(at);
+        }
+    }
 }
 
 impl Ending {
@@ -59,6 +107,19 @@ impl Ending {
     pub(crate) fn ask(&self) {
         self.is_asked.store(true, SeqCst);
         self.asked.notify_waiters();
+        for ears in self.ears.iter() {
+            let ears = ears.lock().unwrap_or_else(PoisonError::into_inner);
+            ears.wakers.iter().flatten().for_each(Waker::wake_by_ref);
+        }
+    }
+
+    fn ears_here(&self) -> MutexGuard<'_, Ears> {
+        self.ears.mine().lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An ear for it.
+    pub(crate) fn ear(&self) -> Ear<'_> {
+        Ear { ending: self, at: None }
     }
 
     /// Whether it was asked for.
@@ -66,14 +127,9 @@ impl Ending {
         self.is_asked.load(SeqCst)
     }
 
-    /// Ready when it is asked for from now on: whoever waits for it looks at [`Self::is_asked`] first, and then waits.
-    pub(crate) fn notified(&self) -> Notified<'_> {
-        self.asked.notified()
-    }
-
     /// Waits until it is asked for.
     pub(crate) async fn wait(&self) {
-        let asked = self.notified();
+        let asked = self.asked.notified();
         if !self.is_asked() {
             asked.await;
         }

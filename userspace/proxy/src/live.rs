@@ -13,11 +13,11 @@ use std::{
             Ordering::{Relaxed, SeqCst},
         },
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use hyper::client::conn::http1::SendRequest;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use weir_core::{
     balance::{Balancer, Method},
     hash,
@@ -176,10 +176,11 @@ impl ServerLive {
     }
 
     /// A connection this thread has kept.
-    pub(crate) fn take_kept(&self, pool: &PoolTable) -> Option<Kept> {
+    pub(crate) fn take_kept(&self, pool: &PoolTable, now: Instant) -> Option<Kept> {
         let mut idle = self.threads.mine().lock();
+        let limit = pool.spec.idle_timeout;
         std::iter::from_fn(|| idle.kept.pop())
-            .find_map(|mut kept| (kept.is_of(pool) && kept.is_usable(pool.spec.idle_timeout)).then_some(kept))
+            .find_map(|mut kept| (kept.is_of(pool) && kept.is_usable(limit, now)).then_some(kept))
     }
 
     /// Keeps a connection whose exchange is complete.
@@ -223,10 +224,11 @@ impl ServerLive {
 
     /// Closes connections of any thread that were not used for `idle_timeout`, or that the server closed.
     pub(crate) fn sweep(&self, idle_timeout: Duration) {
+        let now = Instant::now();
         for thread in self.threads.iter() {
             let mut idle = thread.lock();
             idle.senders.retain(|kept| kept.is_usable(idle_timeout));
-            idle.kept.retain_mut(|kept| kept.is_usable(idle_timeout));
+            idle.kept.retain_mut(|kept| kept.is_usable(idle_timeout, now));
             idle.shared.retain(|shared| shared.is_usable(idle_timeout));
         }
     }

@@ -49,57 +49,65 @@ pub(super) fn known(name: &str) -> Known {
     }
 }
 
-/// What the Connection fields of a message say.
+/// What the fields of a message say about this hop, and which of those that are known there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Options<'b> {
+pub(super) struct Options {
     pub(super) close: bool,
     pub(super) keep_alive: bool,
     pub(super) upgrade: bool,
-    nominated: [&'b str; NOMINATED_MAX],
-    count: usize,
+    /// Fields that are nominated.
+    count: u8,
+    /// One bit for each [`Known`].
+    seen: u16,
 }
 
-impl<'b> Options<'b> {
-    /// Takes one field line. RFC 9110 §7.6.1: what is named is for this hop only.
-    pub(super) fn add(&mut self, value: &'b [u8]) -> Result<(), Bad> {
-        let value = std::str::from_utf8(value).map_err(|_| Bad::Connection)?;
-        for option in value.split(',').map(|option| option.trim_matches([' ', '\t'])) {
+impl Options {
+    /// Takes note of a field line.
+    pub(super) fn saw(&mut self, which: Known) {
+        self.seen |= 1 << which as u16;
+    }
+
+    /// Whether there is such a field line.
+    pub(super) fn has(self, which: Known) -> bool {
+        self.seen & 1 << which as u16 != 0
+    }
+
+    /// Takes one Connection field line. RFC 9110 §7.6.1: what is named is for this hop only.
+    pub(super) fn add(&mut self, value: &[u8]) -> Result<(), Bad> {
+        for option in options(std::str::from_utf8(value).map_err(|_| Bad::Connection)?) {
             match option {
                 "" => {}
                 _ if option.eq_ignore_ascii_case("close") => self.close = true,
                 _ if option.eq_ignore_ascii_case("keep-alive") => self.keep_alive = true,
                 _ if option.eq_ignore_ascii_case("upgrade") => self.upgrade = true,
-                _ => self.nominate(option)?,
+                _ if !may_be_nominated(option) => {}
+                _ if usize::from(self.count) == NOMINATED_MAX => return Err(Bad::Connection),
+                _ => self.count += 1,
             }
         }
         Ok(())
     }
 
-    fn nominate(&mut self, name: &'b str) -> Result<(), Bad> {
-        match known(name) {
-            // A sender has no right to remove what the message cannot do without, nor what is said of it on the way.
-            Known::Host | Known::ContentLength | Known::TransferEncoding => return Ok(()),
-            Known::Forwarded
-            | Known::ForwardedFor
-            | Known::ForwardedHost
-            | Known::ForwardedProto
-            | Known::Via => {
-                return Ok(());
-            }
-            // Goes in any case.
-            Known::Connection | Known::Hop | Known::Upgrade | Known::Expect => return Ok(()),
-            Known::Other if name.eq_ignore_ascii_case("content-type") => return Ok(()),
-            Known::Other => {}
+    /// Whether a field goes no further than here. `fields`: all of the message.
+    pub(super) fn nominates(self, fields: &[Field<'_>], name: &str) -> bool {
+        if self.count == 0 || !may_be_nominated(name) {
+            return false;
         }
-        *self.nominated.get_mut(self.count).ok_or(Bad::Connection)? = name;
-        self.count += 1;
-        Ok(())
+        let lines = fields.iter().filter(|field| known(field.name) == Known::Connection);
+        let mut nominated =
+            lines.flat_map(|field| options(std::str::from_utf8(field.value).unwrap_or_default()));
+        nominated.any(|option| option.eq_ignore_ascii_case(name))
     }
+}
 
-    /// Whether a field goes no further than here.
-    pub(super) fn nominates(&self, name: &str) -> bool {
-        self.nominated[..self.count].iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
-    }
+fn options(value: &str) -> impl Iterator<Item = &str> {
+    value.split(',').map(|option| option.trim_matches([' ', '\t']))
+}
+
+/// A sender has no right to remove what the message cannot do without, nor what is said of it on the way; the rest goes in any
+/// case.
+fn may_be_nominated(name: &str) -> bool {
+    known(name) == Known::Other && !name.eq_ignore_ascii_case("content-type")
 }
 
 /// Whether this can be the host of a request: a name, an address or one in brackets, perhaps with a port. RFC 9110 §7.2,

@@ -48,7 +48,7 @@ pub struct RequestHead<'h, 'b> {
     pub upgrade: Option<&'b str>,
     /// Whether the client waits for a word before it sends the body. RFC 9110 §10.1.1.
     pub expects_continue: bool,
-    pub(super) options: Options<'b>,
+    pub(super) options: Options,
 }
 
 /// The head of a response.
@@ -72,14 +72,14 @@ pub struct ResponseHead<'h, 'b> {
     pub is_persistent: bool,
     /// The protocol it switches to.
     pub upgrade: Option<&'b str>,
-    pub(super) options: Options<'b>,
+    pub(super) options: Options,
 }
 
 /// What was gathered from all field lines.
 #[derive(Default)]
 struct Gathered<'b> {
     lengths: Lengths,
-    options: Options<'b>,
+    options: Options,
     upgrade: Option<&'b str>,
     host: Option<&'b [u8]>,
     hosts: u32,
@@ -192,7 +192,9 @@ fn version(minor: Option<u8>) -> Version {
 fn gather<'b>(fields: &[Field<'b>]) -> Result<Gathered<'b>, Bad> {
     let mut gathered = Gathered::default();
     for field in fields {
-        match known(field.name) {
+        let which = known(field.name);
+        gathered.options.saw(which);
+        match which {
             Known::ContentLength => gathered.lengths.add_content_length(field.value)?,
             Known::TransferEncoding => gathered.lengths.add_transfer_encoding(field.value)?,
             Known::Connection => gathered.options.add(field.value)?,
@@ -213,7 +215,7 @@ fn gather<'b>(fields: &[Field<'b>]) -> Result<Gathered<'b>, Bad> {
 }
 
 /// RFC 9112 §9.3.
-fn is_persistent(version: Version, options: &Options<'_>) -> bool {
+fn is_persistent(version: Version, options: &Options) -> bool {
     !options.close && (version == Version::Http11 || options.keep_alive)
 }
 

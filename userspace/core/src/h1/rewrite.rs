@@ -4,7 +4,7 @@ use std::{io::Write as _, net::IpAddr};
 
 use super::{
     Framing, RequestHead, ResponseHead, Version,
-    fields::{Known, known},
+    fields::{Field, Known, known},
 };
 
 /// What is said of a client to servers.
@@ -84,7 +84,13 @@ fn write_framing(out: &mut Vec<u8>, framing: Framing) {
 fn begin_list(out: &mut Vec<u8>, name: &str, came: &RequestHead<'_, '_>, which: Known) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
-    for field in came.fields.iter().filter(|field| known(field.name) == which && !field.value.is_empty()) {
+    if came.options.has(which) {
+        write_elements(out, came.fields, which);
+    }
+}
+
+fn write_elements(out: &mut Vec<u8>, fields: &[Field<'_>], which: Known) {
+    for field in fields.iter().filter(|field| known(field.name) == which && !field.value.is_empty()) {
         out.extend_from_slice(field.value);
         out.extend_from_slice(b", ");
     }
@@ -100,7 +106,9 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, sender: &Sen
     write_field(out, "host", head.host.as_bytes());
     for field in head.fields {
         match known(field.name) {
-            Known::Other if !head.options.nominates(field.name) => write_field(out, field.name, field.value),
+            Known::Other if !head.options.nominates(head.fields, field.name) => {
+                write_field(out, field.name, field.value)
+            }
             Known::Expect if head.expects_continue => write_field(out, "expect", b"100-continue"),
             _ => {}
         }
@@ -159,7 +167,7 @@ pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, framing: F
             | Known::ForwardedFor
             | Known::ForwardedHost
             | Known::ForwardedProto
-                if !head.options.nominates(field.name) =>
+                if !head.options.nominates(head.fields, field.name) =>
             {
                 write_field(out, field.name, field.value);
             }
@@ -188,10 +196,8 @@ pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, framing: F
 
 fn write_via(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>) {
     out.extend_from_slice(b"via: ");
-    for field in head.fields.iter().filter(|field| known(field.name) == Known::Via && !field.value.is_empty())
-    {
-        out.extend_from_slice(field.value);
-        out.extend_from_slice(b", ");
+    if head.options.has(Known::Via) {
+        write_elements(out, head.fields, Known::Via);
     }
     out.extend_from_slice(via(head.version).as_bytes());
     out.extend_from_slice(b"\r\n");

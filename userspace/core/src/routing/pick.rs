@@ -102,6 +102,9 @@ impl Plan {
         if client.position() < self.home_share {
             return self.home;
         }
+        if let [only] = self.rest.as_slice() {
+            return Some(only.zone);
+        }
         let best = |a: &(f64, Taker), b: &(f64, Taker)| match a.0.total_cmp(&b.0) {
             // Distance never favours a zone; it only decides where two are exactly equal.
             Ordering::Equal => b.1.distance.cmp(&a.1.distance).then(b.1.zone.cmp(&a.1.zone)),

@@ -5,9 +5,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use weir_core::h1::{Bad, Version};
 
 use super::{
+    asked::name,
     buffer::Scratch,
     client::{After, Client, write},
-    relay::name,
 };
 use crate::{
     connection::Connection,

@@ -26,10 +26,10 @@ use weir_core::h1::{self, Framing, RequestHead, Version};
 
 use super::{
     answer::{Refused, say},
+    asked::Asked,
     buffer::{BUFFER_LEN, Buffer, Scratch},
     client::{After, Client, write},
     pump::{Broken, Pump},
-    relay::Asked,
 };
 use crate::{
     attempts::Attempts,

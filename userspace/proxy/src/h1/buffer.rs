@@ -53,21 +53,25 @@ impl Drop for Scratch {
 
 /// What came from one side.
 #[derive(Debug, Default)]
-pub(crate) struct Buffer {
+pub(crate) struct Buffer(Option<Box<Bytes>>);
+
+/// In memory of its own, so that an empty buffer is a word.
+#[derive(Debug)]
+struct Bytes {
     bytes: Vec<u8>,
     begin: usize,
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        give(std::mem::take(&mut self.bytes));
+        self.give_back();
     }
 }
 
 impl Buffer {
     /// What came and was not used yet.
     pub(crate) fn data(&self) -> &[u8] {
-        &self.bytes[self.begin..]
+        self.0.as_ref().map_or(&[], |room| &room.bytes[room.begin..])
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -76,11 +80,12 @@ impl Buffer {
 
     /// So many bytes are used.
     pub(crate) fn consume(&mut self, len: usize) {
-        self.begin += len;
-        debug_assert!(self.begin <= self.bytes.len());
-        if self.begin == self.bytes.len() {
-            self.bytes.clear();
-            self.begin = 0;
+        let Some(room) = &mut self.0 else { return };
+        room.begin += len;
+        debug_assert!(room.begin <= room.bytes.len());
+        if room.begin == room.bytes.len() {
+            room.bytes.clear();
+            room.begin = 0;
         }
     }
 
@@ -90,21 +95,25 @@ impl Buffer {
         cx: &mut Context<'_>,
         stream: &mut S,
     ) -> Poll<io::Result<usize>> {
-        if self.bytes.capacity() == 0 {
-            self.bytes = take();
-        }
-        if self.bytes.len() == self.bytes.capacity() {
-            if self.begin > 0 {
-                self.bytes.drain(..self.begin);
-                self.begin = 0;
+        let room = self.0.get_or_insert_with(|| Box::new(Bytes { bytes: take(), begin: 0 }));
+        if room.bytes.len() == room.bytes.capacity() {
+            if room.begin > 0 {
+                room.bytes.drain(..room.begin);
+                room.begin = 0;
             } else {
-                self.bytes.reserve(self.bytes.len());
+                room.bytes.reserve(room.bytes.len());
             }
         }
-        let polled = tokio_util::io::poll_read_buf(Pin::new(stream), cx, &mut self.bytes);
-        if self.bytes.is_empty() {
-            give(std::mem::take(&mut self.bytes));
+        let polled = tokio_util::io::poll_read_buf(Pin::new(stream), cx, &mut room.bytes);
+        if room.bytes.is_empty() {
+            self.give_back();
         }
         polled
+    }
+
+    fn give_back(&mut self) {
+        if let Some(room) = self.0.take() {
+            give(room.bytes);
+        }
     }
 }

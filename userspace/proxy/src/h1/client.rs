@@ -1,7 +1,7 @@
 //! A client's connection: one request after the other, until either side has enough.
 
 use std::{
-    future::{Future, poll_fn},
+    future::poll_fn,
     pin::{Pin, pin},
     task::{Context, Poll},
 };
@@ -9,20 +9,20 @@ use std::{
 use pin_project_lite::pin_project;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    sync::futures::Notified,
-    time::{Instant, Sleep, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 use weir_core::h1::{self, Bad};
 
 use super::{
     answer,
     buffer::{Buffer, Scratch},
+    deadline::Deadline,
     relay,
 };
 use crate::{
     connection::Connection,
-    limits::{HANDSHAKE_TIMEOUT, HEAD_TIMEOUT, LAST_CALL, LINGER, LINGER_LEN_MAX},
-    listener::Ending,
+    limits::{HANDSHAKE_TIMEOUT, LAST_CALL, LINGER, LINGER_LEN_MAX},
+    listener::{Ear, Ending},
 };
 
 /// How HTTP/2 begins. RFC 9113 §3.4.
@@ -73,12 +73,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
     /// Serves until the end.
     pub(crate) async fn serve(&mut self) -> Ended {
         let Self { connection, client } = self;
-        let ending = &connection.listener.ending;
-        let mut waiting = pin!(Waiting::begin(ending));
+        let mut waiting = pin!(Waiting::begin(&connection.listener.ending));
         loop {
             // All that takes room is in memory of its own: a task is as large as the largest thing it ever does.
             let after = match waiting.as_mut().head(client).await {
-                Waited::Head => Box::pin(relay::relay(connection, client)).await,
+                Waited::Head => Box::pin(relay::relay(connection, client, waiting.as_mut().deadline())).await,
                 Waited::Http2 => return Ended::Http2,
                 Waited::Bad(bad) => Box::pin(answer::refuse_bad(connection, client, bad)).await,
                 Waited::Slow => Box::pin(answer::refuse_slow(connection, client)).await,
@@ -111,10 +110,8 @@ pin_project! {
     /// The wait for the head of a request: all that an idle connection is.
     struct Waiting<'e> {
         #[pin]
-        deadline: Sleep,
-        #[pin]
-        asked: Notified<'e>,
-        ending: &'e Ending,
+        deadline: Deadline,
+        ear: Ear<'e>,
         is_first: bool,
         last_call: bool,
     }
@@ -122,15 +119,17 @@ pin_project! {
 
 impl<'e> Waiting<'e> {
     fn begin(ending: &'e Ending) -> Self {
-        let deadline = sleep_until(Instant::now() + HANDSHAKE_TIMEOUT);
-        Self { deadline, asked: ending.notified(), ending, is_first: true, last_call: false }
+        let deadline = Deadline::new(Instant::now() + HANDSHAKE_TIMEOUT);
+        Self { deadline, ear: ending.ear(), is_first: true, last_call: false }
     }
 
-    /// The next request is waited for.
+    /// The next request is waited for, until the deadline.
     fn again(self: Pin<&mut Self>) {
-        let this = self.project();
-        *this.is_first = false;
-        this.deadline.reset(Instant::now() + HEAD_TIMEOUT);
+        *self.project().is_first = false;
+    }
+
+    fn deadline(self: Pin<&mut Self>) -> Pin<&mut Deadline> {
+        self.project().deadline
     }
 
     /// Waits for the whole head of a request.
@@ -157,12 +156,12 @@ impl<'e> Waiting<'e> {
             }
         }
         // Whoever is asked to end between two requests ends; one that has sent nothing yet gets a little time.
-        if !*this.last_call && (this.ending.is_asked() || this.asked.as_mut().poll(cx).is_ready()) {
+        if !*this.last_call && this.ear.poll(cx).is_ready() {
             *this.last_call = true;
             if !*this.is_first && client.came.is_empty() {
                 return Poll::Ready(Waited::Gone);
             }
-            this.deadline.as_mut().reset(Instant::now() + LAST_CALL);
+            this.deadline.as_mut().set(Instant::now() + LAST_CALL);
         }
         let silent = if client.came.is_empty() { Waited::Gone } else { Waited::Slow };
         this.deadline.poll(cx).map(|()| silent)

@@ -7,9 +7,11 @@
 //! ```
 
 mod answer;
+mod asked;
 mod bridge;
 mod buffer;
 mod client;
+mod deadline;
 mod pump;
 mod relay;
 mod server;

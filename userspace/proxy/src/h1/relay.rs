@@ -1,23 +1,26 @@
 //! The life of one request: host → route → pool → home zone → zone → server → connection → response.
 
-use std::{future::poll_fn, io, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
-use http::request::Parts;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional},
-    time::timeout,
+    time::Instant,
 };
-use weir_core::{
-    ClientKey,
-    h1::{self, Bad, Framing, RequestHead, Version},
-};
-use weir_model::Name;
+use weir_core::h1::{self, Bad, Framing, Version};
 
 use super::{
     answer::{Refused, refuse_bad, say},
+    asked::{Asked, read},
     bridge,
     buffer::{Buffer, Scratch},
     client::{After, Client, write},
+    deadline::Deadline,
     pump::{Broken, Pump},
     server::Server,
 };
@@ -26,32 +29,11 @@ use crate::{
     body::Stall,
     connection::Connection,
     errors::{Failure, Refusal},
-    exchange::{Account, Exchange},
+    exchange::Exchange,
+    limits::HEAD_TIMEOUT,
     live::{ServerLive, Slot},
-    request::{Destination, destination},
-    tables::{PoolTable, Tables},
+    tables::Tables,
 };
-
-/// A request as it is asked of servers.
-pub(super) struct Asked<'t> {
-    pub(super) pool: &'t PoolTable,
-    pub(super) home: Option<&'t Name>,
-    /// What the pool hashes it by.
-    pub(super) key: Option<ClientKey>,
-    /// Its head for a server.
-    head: Scratch,
-    /// The same where servers are asked by HTTP/2.
-    pub(super) parts: Option<Box<Parts>>,
-    pub(super) framing: Framing,
-    pub(super) client: Version,
-    /// Whether the client goes on with the connection.
-    pub(super) is_persistent: bool,
-    pub(super) is_head: bool,
-    pub(super) expects_continue: bool,
-    is_idempotent: bool,
-    wants_upgrade: bool,
-    pub(super) set_cookie: Option<String>,
-}
 
 /// A response, as the client shall see it.
 struct Answer {
@@ -63,11 +45,12 @@ struct Answer {
     keeps: [bool; 2],
 }
 
-/// What the head in a buffer says; nothing of it is held, nor the room its fields took.
-type Request<'c, 't> = (Account<&'c Connection>, Result<Asked<'t>, Refused>);
-
 /// Relays the request whose head is in the buffer.
-pub(crate) async fn relay<S>(connection: &Connection, client: &mut Client<S>) -> After
+pub(crate) async fn relay<S>(
+    connection: &Connection,
+    client: &mut Client<S>,
+    mut deadline: Pin<&mut Deadline>,
+) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -79,73 +62,22 @@ where
             let _either_way = write(&mut client.stream, &out).await;
             After::Cut
         }
-        Ok(Some((mut exchange, Ok(mut asked)))) if asked.parts.is_some() => {
-            bridge::serve(connection, client, &tables, &mut asked, &mut exchange).await
+        Ok(Some((mut exchange, asked))) => {
+            let after = match asked {
+                Ok(mut asked) if asked.parts.is_some() => {
+                    Box::pin(bridge::serve(connection, client, &tables, &mut asked, &mut exchange)).await
+                }
+                Ok(asked) => {
+                    serve(connection, client, &tables, asked, (&mut exchange, deadline.as_mut())).await
+                }
+                Err(refused) => say(connection, client, &mut exchange, refused).await,
+            };
+            let now = *exchange.ended.get_or_insert_with(Instant::now);
+            deadline.set(now + HEAD_TIMEOUT);
+            after
         }
-        Ok(Some((mut exchange, Ok(asked)))) => serve(connection, client, &tables, asked, &mut exchange).await,
-        Ok(Some((mut exchange, Err(refused)))) => say(connection, client, &mut exchange, refused).await,
         Err(bad) => refuse_bad(connection, client, bad).await,
     }
-}
-
-/// Reads it; `None` where a check of our own asks.
-fn read<'c, 't, S>(
-    connection: &'c Connection,
-    client: &mut Client<S>,
-    tables: &'t Tables,
-) -> Result<Option<Request<'c, 't>>, Bad> {
-    let mut room = h1::field_room();
-    let head = h1::parse_request(client.came.data(), &mut room)?.ok_or(Bad::Syntax)?;
-    if connection.answers_itself() {
-        return Ok(None);
-    }
-    let mut exchange = connection.begin(name(head.version));
-    let asked = ask(&head, connection, tables, &mut exchange);
-    let len = head.len;
-    client.came.consume(len);
-    Ok(Some((exchange, asked)))
-}
-
-/// Finds out what a request is and whom it is for.
-fn ask<'t>(
-    head: &RequestHead<'_, '_>,
-    connection: &Connection,
-    tables: &'t Tables,
-    exchange: &mut Exchange,
-) -> Result<Asked<'t>, Refused> {
-    let is_whole = head.framing == Framing::None && head.is_persistent;
-    let is_head = head.method == "HEAD";
-    let refused = |refusal| Refused { refusal, is_whole, is_head };
-    exchange.note(|noted| noted.request(head.method, head.host, head.target));
-    let path = head.target.split('?').next().unwrap_or_default();
-    let cookies = head.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("cookie"));
-    let cookies = cookies.map(|field| field.value);
-    let found = destination(connection, tables, (head.host, path), cookies, exchange);
-    let Destination { pool, home, set_cookie } = found.map_err(refused)?;
-    let key = pool.key(head.target, head.fields.iter().map(|field| (field.name, field.value)));
-    let mut out = Scratch(Vec::new());
-    let mut parts = None;
-    if pool.spec.protocol.is_h2() {
-        parts = Some(Box::new(bridge::parts(head, connection, pool).map_err(refused)?));
-    } else {
-        out = Scratch::new();
-        h1::write_request(&mut out.0, head, &h1::Sender::new(connection.client.ip(), connection.tls));
-    }
-    Ok(Asked {
-        pool,
-        home,
-        key,
-        head: out,
-        parts,
-        expects_continue: head.expects_continue,
-        framing: head.framing,
-        client: head.version,
-        is_persistent: head.is_persistent,
-        is_head,
-        is_idempotent: matches!(head.method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE"),
-        wants_upgrade: head.upgrade.is_some(),
-        set_cookie,
-    })
 }
 
 async fn serve<S>(
@@ -153,7 +85,7 @@ async fn serve<S>(
     client: &mut Client<S>,
     tables: &Tables,
     asked: Asked<'_>,
-    exchange: &mut Exchange,
+    (exchange, deadline): (&mut Exchange, Pin<&mut Deadline>),
 ) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -162,9 +94,11 @@ where
     let mut transfer = Transfer {
         connection,
         client,
+        deadline,
         asked: &asked,
         request: Pump::new(asked.framing, asked.framing == Framing::Chunked),
         written: 0,
+        broken: None,
         began: false,
         client_ended: false,
         came: Buffer::default(),
@@ -174,13 +108,12 @@ where
             Ok(slot) => slot,
             Err(refusal) => return transfer.refuse(exchange, refusal).await,
         };
-        let live = Arc::clone(&slot.server);
-        let failure = match transfer.ask_one(slot).await {
+        let (live, failure) = match transfer.ask_one(slot).await {
             Ok((server, answer)) => {
-                attempts.answered(&live, answer.status);
+                attempts.answered(&server.slot.server, answer.status);
                 return transfer.respond(server, answer, exchange).await;
             }
-            Err(failure) => failure,
+            Err((slot, failure)) => (slot.server.clone(), failure),
         };
         match failure {
             Failure::Client => {
@@ -202,11 +135,14 @@ where
 struct Transfer<'a, 't, S> {
     connection: &'a Connection,
     client: &'a mut Client<S>,
+    deadline: Pin<&'a mut Deadline>,
     asked: &'a Asked<'t>,
     /// The body of the request.
     request: Pump,
     /// Bytes of the head written; of a request with a body, the pump has it.
     written: usize,
+    /// Why the server takes no more; it may have an answer all the same.
+    broken: Option<io::Error>,
     /// Whether bytes of the request's body were taken: then it cannot be sent a second time.
     began: bool,
     /// The client will send no more.
@@ -217,18 +153,16 @@ struct Transfer<'a, 't, S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     /// Asks one server. A kept connection that turns out to be closed is no failure of the server: it is asked on another.
-    async fn ask_one(&mut self, slot: Slot) -> Result<(Server, Answer), Failure> {
+    async fn ask_one(&mut self, slot: Slot) -> Result<(Server, Answer), (Slot, Failure)> {
         let pool = self.asked.pool;
-        let obtain = |slot| Server::obtain(slot, pool);
-        let mut server = obtain(slot).await.map_err(|(_, failure)| failure)?;
+        let mut server = Server::obtain(slot, pool, Instant::now()).await?;
         loop {
             match self.ask_on(&mut server).await {
                 Ok(answer) => return Ok((server, answer)),
                 Err(failure) if server.reused && self.may_be_sent_again_quietly(&failure) => {
-                    let Server { slot, .. } = server;
-                    server = obtain(slot).await.map_err(|(_, failure)| failure)?;
+                    server = Server::obtain(server.slot, pool, Instant::now()).await?;
                 }
-                Err(failure) => return Err(failure),
+                Err(failure) => return Err((server.slot, failure)),
             }
         }
     }
@@ -236,6 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     /// Asks on a connection, and passes on what the server says before its answer.
     async fn ask_on(&mut self, server: &mut Server) -> Result<Answer, Failure> {
         self.written = 0;
+        self.broken = None;
         self.came = Buffer::default();
         if self.asked.framing != Framing::None && !self.began {
             // Head and body leave in one piece where they came in one.
@@ -264,68 +199,74 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     /// The head of a response. The server's time runs only while it is not still being sent something.
     async fn head_in_time(&mut self, server: &mut Server) -> Result<Answer, Failure> {
         let response_timeout: Duration = self.asked.pool.spec.response_timeout;
-        loop {
-            let moved = self.request.moves;
-            match timeout(response_timeout, self.head(server)).await {
-                Ok(result) => return result,
-                Err(_) if self.request.moves == moved => return Err(Failure::ResponseTimeout),
-                Err(_) => {}
-            }
-        }
-    }
-
-    async fn head(&mut self, server: &mut Server) -> Result<Answer, Failure> {
-        let mut broken = None;
+        let mut moved = None;
         poll_fn(|cx| {
-            // Towards the server.
-            if self.asked.framing == Framing::None {
-                while self.written < self.asked.head.0.len() && broken.is_none() {
-                    let rest = &self.asked.head.0[self.written..];
-                    match std::pin::Pin::new(&mut server.stream).poll_write(cx, rest) {
-                        Poll::Ready(Ok(len)) => self.written += len,
-                        Poll::Ready(Err(error)) => broken = Some(error),
-                        Poll::Pending => break,
-                    }
-                }
-                // TLS may hold some of it back.
-                if let Poll::Ready(Err(error)) = std::pin::Pin::new(&mut server.stream).poll_flush(cx) {
-                    broken.get_or_insert(error);
-                }
-            } else if !self.request.is_done() && broken.is_none() {
-                let client = &mut *self.client;
-                match self.request.poll(cx, &mut client.stream, &mut client.came, &mut server.stream) {
-                    Poll::Ready(Err(Broken::To(error))) => broken = Some(error),
-                    Poll::Ready(Err(Broken::From(_))) => return Poll::Ready(Err(Failure::Client)),
-                    Poll::Ready(Err(Broken::Bad(_))) => return Poll::Ready(Err(Failure::BadRequest)),
-                    Poll::Ready(Ok(())) | Poll::Pending => {}
-                }
-            }
-            // From the server: it may have an answer before it has the whole request, and even when it took no more of it.
             loop {
-                match self.read_answer() {
-                    Ok(Some(answer)) => return Poll::Ready(Ok(answer)),
-                    Err(bad) => return Poll::Ready(Err(Failure::BadResponse(bad))),
-                    Ok(None) => {}
+                if let Poll::Ready(result) = self.poll_head(cx, server) {
+                    return Poll::Ready(result);
                 }
-                match self.came.poll_fill(cx, &mut server.stream) {
-                    Poll::Ready(Ok(0)) => {
-                        let error = broken.take().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
-                        return Poll::Ready(Err(Failure::Lost(error)));
-                    }
-                    Poll::Ready(Err(error)) => {
-                        return Poll::Ready(Err(Failure::Lost(broken.take().unwrap_or(error))));
-                    }
-                    Poll::Ready(Ok(_)) => {}
-                    Poll::Pending => break,
+                if moved.is_none() {
+                    moved = Some(self.request.moves);
+                    self.deadline.as_mut().set(Instant::now() + response_timeout);
                 }
+                ready!(self.deadline.as_mut().poll(cx));
+                if moved == Some(self.request.moves) {
+                    return Poll::Ready(Err(Failure::ResponseTimeout));
+                }
+                moved = None;
             }
-            self.watch_client(cx)
         })
         .await
     }
 
+    fn poll_head(&mut self, cx: &mut Context<'_>, server: &mut Server) -> Poll<Result<Answer, Failure>> {
+        // Towards the server.
+        if self.asked.framing == Framing::None {
+            while self.written < self.asked.head.0.len() && self.broken.is_none() {
+                let rest = &self.asked.head.0[self.written..];
+                match Pin::new(&mut server.stream).poll_write(cx, rest) {
+                    Poll::Ready(Ok(len)) => self.written += len,
+                    Poll::Ready(Err(error)) => self.broken = Some(error),
+                    Poll::Pending => break,
+                }
+            }
+            // TLS may hold some of it back.
+            if let Poll::Ready(Err(error)) = Pin::new(&mut server.stream).poll_flush(cx) {
+                self.broken.get_or_insert(error);
+            }
+        } else if !self.request.is_done() && self.broken.is_none() {
+            let client = &mut *self.client;
+            match self.request.poll(cx, &mut client.stream, &mut client.came, &mut server.stream) {
+                Poll::Ready(Err(Broken::To(error))) => self.broken = Some(error),
+                Poll::Ready(Err(Broken::From(_))) => return Poll::Ready(Err(Failure::Client)),
+                Poll::Ready(Err(Broken::Bad(_))) => return Poll::Ready(Err(Failure::BadRequest)),
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+        }
+        // From the server: it may have an answer before it has the whole request, and even when it took no more of it.
+        loop {
+            match self.read_answer() {
+                Ok(Some(answer)) => return Poll::Ready(Ok(answer)),
+                Err(bad) => return Poll::Ready(Err(Failure::BadResponse(bad))),
+                Ok(None) => {}
+            }
+            match self.came.poll_fill(cx, &mut server.stream) {
+                Poll::Ready(Ok(0)) => {
+                    let error = self.broken.take().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+                    return Poll::Ready(Err(Failure::Lost(error)));
+                }
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(Err(Failure::Lost(self.broken.take().unwrap_or(error))));
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => break,
+            }
+        }
+        self.watch_client(cx)
+    }
+
     /// Notices a client that goes while its answer is waited for; what it sends already waits for its turn.
-    fn watch_client(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Result<Answer, Failure>> {
+    fn watch_client(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Failure>> {
         let sends = self.asked.framing != Framing::None && !self.request.is_done();
         if sends || self.client_ended || !self.client.came.is_empty() {
             return Poll::Pending;
@@ -392,7 +333,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     async fn respond(&mut self, mut server: Server, answer: Answer, exchange: &mut Exchange) -> After {
         exchange.status = answer.status;
         if answer.status == 101 {
-            return self.tunnel(server, &answer, exchange).await;
+            return Box::pin(self.tunnel(server, &answer, exchange)).await;
         }
         let mut response = Pump::new(answer.framing, answer.in_chunks);
         response.begin_with(answer.head);
@@ -442,8 +383,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
         }
         let [server_stays, client_stays] = answer.keeps;
         let is_sent = self.asked.framing == Framing::None || self.request.is_done();
+        let now = *exchange.ended.insert(Instant::now());
         if server_stays && is_sent && self.came.is_empty() {
-            server.keep();
+            server.keep(now);
         }
         if client_stays && is_sent { After::Next } else { After::Close }
     }
@@ -497,12 +439,4 @@ fn lost(exchange: &mut Exchange, server: &ServerLive, cause: &'static str) -> Af
     server.note_failure(Duration::ZERO);
     exchange.cause = cause;
     After::Cut
-}
-
-/// What a version is called in the log.
-pub(super) fn name(version: Version) -> &'static str {
-    match version {
-        Version::Http10 => "http/1.0",
-        Version::Http11 => "http/1.1",
-    }
 }

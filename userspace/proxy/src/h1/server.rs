@@ -33,8 +33,8 @@ pub(crate) struct Kept {
 
 impl Kept {
     /// Whether it can still be used: not closed, nothing said unasked, and not too old.
-    pub(crate) fn is_usable(&mut self, idle_timeout: Duration) -> bool {
-        self.stream.is_silent() && self.since.elapsed() < idle_timeout
+    pub(crate) fn is_usable(&mut self, idle_timeout: Duration, now: Instant) -> bool {
+        self.stream.is_silent() && now.saturating_duration_since(self.since) < idle_timeout
     }
 
     /// Whether it is of the kind the pool wants now.
@@ -45,20 +45,21 @@ impl Kept {
 
 impl Server {
     /// A kept connection, or a new one.
-    pub(crate) async fn obtain(slot: Slot, pool: &PoolTable) -> Result<Self, (Slot, Failure)> {
+    pub(crate) async fn obtain(slot: Slot, pool: &PoolTable, now: Instant) -> Result<Self, (Slot, Failure)> {
         let terms = pool.tls.clone();
-        if let Some(Kept { stream, .. }) = slot.server.take_kept(pool) {
+        if let Some(Kept { stream, .. }) = slot.server.take_kept(pool, now) {
             return Ok(Self { stream, terms, reused: true, slot });
         }
-        match ServerStream::open(&slot, pool).await {
+        // Seldom, and then large.
+        match Box::pin(ServerStream::open(&slot, pool)).await {
             Ok(stream) => Ok(Self { stream, terms, reused: false, slot }),
             Err(failure) => Err((slot, failure)),
         }
     }
 
     /// The exchange is complete and both sides go on.
-    pub(crate) fn keep(self) {
+    pub(crate) fn keep(self, now: Instant) {
         let Self { stream, terms, slot, .. } = self;
-        slot.server.keep(Kept { stream, terms, since: Instant::now() });
+        slot.server.keep(Kept { stream, terms, since: now });
     }
 }

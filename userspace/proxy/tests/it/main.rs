@@ -21,6 +21,7 @@ mod passthrough;
 mod stopping;
 mod tables;
 mod tcp_mode;
+mod threads;
 mod tls;
 mod towards;
 mod vips;

@@ -94,6 +94,7 @@ pub(crate) async fn proxy(origin: &Origin) -> (Proxy, SocketAddr) {
 [zone.az1]
 [pool.a]
 response_timeout = "2s"
+connect_timeout = "5s"
 [server.a]
 pools = ["a"]
 address = "{}"
