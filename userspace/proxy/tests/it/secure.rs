@@ -134,6 +134,7 @@ async fn answer(
 ) -> Result<Response<BoxBody<Bytes, std::io::Error>>, Infallible> {
     seen.requests.fetch_add(1, SeqCst);
     let path = request.uri().path().to_owned();
+    let is_head = request.method() == hyper::Method::HEAD;
     let mut text = format!("{} {} {:?}\n", request.method(), request.uri(), request.version());
     for (field, value) in request.headers() {
         text.push_str(&format!("{field}: {}\n", value.to_str().unwrap()));
@@ -144,7 +145,7 @@ async fn answer(
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     let mut frames: Vec<Result<Frame<Bytes>, std::io::Error>> = Vec::new();
-    if path != "/204" {
+    if path != "/204" && !is_head {
         frames.push(Ok(Frame::data(text.into())));
         for piece in sent.chunks(10_000) {
             frames.push(Ok(Frame::data(Bytes::copy_from_slice(piece))));
