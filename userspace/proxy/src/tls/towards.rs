@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -70,7 +70,7 @@ impl Terms {
         stream: TcpStream,
         server: SocketAddr,
     ) -> io::Result<TlsStream<TcpStream>> {
-        let name = self.name.clone().unwrap_or_else(|| IpAddr::from(server.ip()).into());
+        let name = self.name.clone().unwrap_or_else(|| server.ip().into());
         let stream = TlsConnector::from(Arc::clone(&self.config)).connect(name, stream).await?;
         let wanted = alpn(self.wanted.1);
         match stream.get_ref().1.alpn_protocol() {
