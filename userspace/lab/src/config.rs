@@ -14,8 +14,8 @@ use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use weir_model::{
     Admin, Announce, Balance, CertificateFiles, Check, CheckKind, DialTcp, Group, Listener, ListenerProtocol,
-    MssClamp, Name, Node, Objects, Peer, PeerAddress, Percent, Pool, ProbeVia, Server, Snapshot, SourceFile,
-    Spread, SynProtection, Tls, Tunnel, Vip, Zone,
+    MssClamp, Name, Node, Objects, Peer, PeerAddress, Percent, Pool, PoolProtocol, ProbeVia, Server,
+    Snapshot, SourceFile, Spread, SynProtection, Tls, Tunnel, Vip, Zone,
 };
 
 use crate::topology::{self, BALANCER_ASN, CORE_ASN, HOST_NAME, Host, Role, Topology, VIP4, VIP6, zone_name};
@@ -245,6 +245,8 @@ fn peer(node: Name, host: Host) -> Peer {
 
 fn pool() -> Pool {
     Pool {
+        protocol: PoolProtocol::default(),
+        tls: None,
         balance: Balance::RoundRobin,
         hash_on: None,
         bounded_load: None,

@@ -34,6 +34,7 @@ pub mod rehearsal;
 mod resilience;
 mod snapshot;
 pub mod status;
+mod towards;
 pub mod units;
 mod validate;
 mod vip;
@@ -60,6 +61,7 @@ pub use pool::{Balance, Pool, Server, Sticky};
 pub use problem::{Problem, Problems};
 pub use resilience::{Breaker, Ejection, RetryBudget};
 pub use snapshot::{Generation, Snapshot};
+pub use towards::{PoolProtocol, PoolTls};
 pub use units::{Percent, Rate, Timestamp};
 pub use vip::{
     Announce, AnnounceMode, KeptAnnounce, LastAnnouncer, NeededServices, PortRange, Protocol, RemoteAnnounce,

@@ -1,12 +1,12 @@
 //! Pools and the servers in them: who answers, how they are chosen, and how much they may get. How they are checked: [`Check`].
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Admin, Breaker, Check, DialTcp, Ejection, HashOn, Name, Percent, RetryBudget, SendProxy, Source, Tunnel,
-    place::hundred, units,
+    Admin, Breaker, Check, CheckKind, CheckTls, DialTcp, Ejection, HashOn, Name, Percent, PoolProtocol,
+    PoolTls, RetryBudget, SendProxy, Source, Tunnel, place::hundred, units,
 };
 
 /// Servers that give the same answer, in one or several zones.
@@ -30,6 +30,12 @@ pub struct Pool {
     /// that are up when a proxy starts have it at once.
     #[serde(with = "units::optional_duration", default, skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<Duration>,
+    /// The version of HTTP servers are asked by: `http1`, `h2` or `h2c`.
+    #[serde(default)]
+    pub protocol: PoolProtocol,
+    /// TLS to servers; without it they are spoken to in the clear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<PoolTls>,
     /// How servers are checked; without it they are taken to be up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
@@ -93,6 +99,29 @@ impl Pool {
     /// Whether a connection to a server says, or is, who the client is: then nobody else may use it.
     pub fn dials_for_one_client(&self) -> bool {
         self.send_proxy.is_some() || self.source == Some(Source::Client)
+    }
+}
+
+impl Pool {
+    /// The check as it is made: at a port where servers are spoken to by TLS, a check by HTTP is, too, and one by TLS that says
+    /// nothing else wants the certificate that requests want.
+    pub fn effective_check(&self) -> Option<Cow<'_, Check>> {
+        let check = self.check.as_ref()?;
+        let Some(tls) = &self.tls else { return Some(Cow::Borrowed(check)) };
+        let mut check = check.clone();
+        let wanted = CheckTls { ca: tls.ca.clone(), name: tls.name.clone() };
+        secure(&mut check, &wanted);
+        check.and.iter_mut().for_each(|step| secure(step, &wanted));
+        Some(Cow::Owned(check))
+    }
+}
+
+fn secure(check: &mut Check, wanted: &CheckTls) {
+    if check.kind == CheckKind::Http && check.port.is_none() {
+        check.kind = CheckKind::Https;
+    }
+    if check.kind.is_tls() && check.port.is_none() && check.tls.is_none() {
+        check.tls = Some(wanted.clone());
     }
 }
 

@@ -6,6 +6,7 @@ mod listeners;
 mod peers;
 mod pools;
 mod quic;
+mod towards;
 mod tunnels;
 
 use std::{

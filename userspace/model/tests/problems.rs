@@ -504,6 +504,13 @@ fn a_pool_says_how_it_balances_ejects_and_checks_or_what_is_wrong_with_it() {
         ("balance = \"hash\"\nhash_on = \"cookie:a b\"", "", "hash_on", "not the name of a cookie"),
         ("bounded_load = \"125%\"", "", "bounded_load", "have a bound"),
         ("balance = \"source\"\nbounded_load = \"100%\"", "", "bounded_load", "out of range"),
+        ("protocol = \"h2\"", "", "protocol", "over TLS"),
+        ("protocol = \"h2c\"\ntls = { verify = false }", "", "protocol", "without TLS"),
+        ("protocol = \"h3\"", "", "protocol", "unknown variant"),
+        ("tls = {}", "", "tls.ca", "without authorities"),
+        ("tls = { ca = \"a.pem\", verify = false }", "", "tls.ca", "not looked at"),
+        ("tls = { ca = \"a.pem\", key = \"a.key\" }", "", "tls.certificate", "belong together"),
+        ("tls = { ca = \"a.pem\", name = \"a b\" }", "", "tls.name", "not a name"),
         ("random_of = 0", "", "random_of", "out of range"),
         ("slow_start = \"1ms\"", "", "slow_start", "out of range"),
         ("eject = { consecutive = 0 }", "", "eject", "neither"),
@@ -568,10 +575,20 @@ fn who_speaks_for_clients_and_how_servers_are_connected_to_is_said_or_what_is_wr
         ("", "tcp = { keep_alive = \"1ms\" }", "pool.app.tcp.keep_alive", "out of range"),
         ("", "tcp = { user_timeout = \"2h\" }", "pool.app.tcp.user_timeout", "out of range"),
         ("", "tcp = { nodelay = true }", "pool.app.tcp", "unknown field"),
+        ("", "protocol = \"h2c\"\nsend_proxy = \"v2\"", "pool.app.protocol", "are shared by clients"),
     ];
     for (listener, pool, path, what) in cases {
         let found = problems(&text(listener, pool));
         let wanted = |p: &Problem| p.path.starts_with(path) && p.what.contains(what) && p.line > 0;
         assert!(found.iter().any(wanted), "{listener}{pool}: {found:#?}");
     }
+}
+
+#[test]
+fn a_listener_that_passes_bytes_on_needs_a_pool_that_is_spoken_to_in_the_clear() {
+    let text = GOOD.replacen("[pool.app]\n", "[pool.app]\ntls = { ca = \"ca.pem\" }\n", 1);
+    assert!(read(&text).is_ok());
+    let tcp = text.replacen("protocol = \"http\"", "protocol = \"tcp\"", 1);
+    let found = problems(&tcp);
+    assert!(found.iter().any(|p| p.path == "listener.web.pool" && p.line > 0), "{found:#?}");
 }

@@ -53,6 +53,11 @@ impl<'a> Attempts<'a> {
         Self { key, ..self }
     }
 
+    /// The pool.
+    pub(crate) fn pool(&self) -> &'a PoolTable {
+        self.pool
+    }
+
     /// The settings of the pool.
     pub(crate) fn spec(&self) -> &'a Pool {
         &self.pool.spec

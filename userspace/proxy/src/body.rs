@@ -12,7 +12,10 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, Sleep, sleep},
+};
 
 use crate::{connection::Connection, exchange::Account, limits::STALL_MAX, upstream::Upstream};
 
@@ -43,6 +46,24 @@ pub(crate) enum RequestBody {
         /// Gives up on a client that stopped sending.
         stall: Stall,
     },
+    /// Handed over piece by piece, by whoever reads it from the client.
+    Fed {
+        /// What comes next; without a [`Piece::End`] the client is gone.
+        pieces: mpsc::Receiver<Piece>,
+        /// The same as above.
+        progress: Arc<Progress>,
+        /// The same as above.
+        stall: Stall,
+    },
+}
+
+/// A piece of a body.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    /// More of it.
+    Data(Bytes),
+    /// There is no more.
+    End,
 }
 
 impl RequestBody {
@@ -63,7 +84,31 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Stream { incoming, progress, stall } = self.get_mut() else { return Poll::Ready(None) };
+        let (incoming, progress, stall) = match self.get_mut() {
+            Self::Empty => return Poll::Ready(None),
+            Self::Stream { incoming, progress, stall } => (incoming, progress, stall),
+            Self::Fed { pieces, progress, stall } => {
+                if progress.done.load(Relaxed) {
+                    return Poll::Ready(None);
+                }
+                let Poll::Ready(piece) = pieces.poll_recv(cx) else {
+                    ready!(stall.poll(cx));
+                    return Poll::Ready(Some(Err("the client stopped sending its request".into())));
+                };
+                stall.moved();
+                return Poll::Ready(match piece {
+                    Some(Piece::Data(data)) => {
+                        progress.bytes.fetch_add(data.len() as u64, Relaxed);
+                        Some(Ok(Frame::data(data)))
+                    }
+                    Some(Piece::End) => {
+                        progress.done.store(true, Relaxed);
+                        None
+                    }
+                    None => Some(Err("the client is gone".into())),
+                });
+            }
+        };
         let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
             ready!(stall.poll(cx));
             return Poll::Ready(Some(Err("the client stopped sending its request".into())));
@@ -82,6 +127,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Stream { incoming, .. } => incoming.is_end_stream(),
+            Self::Fed { progress, .. } => progress.done.load(Relaxed),
         }
     }
 
@@ -89,6 +135,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Stream { incoming, .. } => incoming.size_hint(),
+            Self::Fed { .. } => SizeHint::default(),
         }
     }
 }

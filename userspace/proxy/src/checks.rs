@@ -60,7 +60,8 @@ impl Checks {
         let mut old = std::mem::take(&mut self.running);
         for (key, live) in &live.servers {
             let Some(pool) = snapshot.pools.get(&key.0) else { continue };
-            let Some(check) = &pool.check else { continue };
+            let Some(check) = pool.effective_check() else { continue };
+            let check = &*check;
             let target =
                 ProbeTarget::check(check, live.address, dir).announced(pool.send_proxy, live.address);
             let timing = Timing::from(check);

@@ -56,7 +56,7 @@ pub(crate) struct Control {
     source: Source,
     proxy: Arc<Proxy>,
     snapshot: Arc<Snapshot>,
-    tls: tls::Configs,
+    tls: tls::Loaded,
     keyring: tls::Keyring,
     certificates: Arc<ArcSwap<tls::Report>>,
     tls_seen: tls::Fingerprint,
@@ -121,7 +121,7 @@ impl Control {
             source,
             proxy,
             snapshot: Arc::default(),
-            tls: tls::Configs::new(),
+            tls: tls::Loaded::default(),
             keyring: tls::Keyring::default(),
             certificates: Arc::clone(&certificates),
             tls_seen: tls::Fingerprint::new(),
@@ -254,7 +254,7 @@ impl Control {
         self.certificates.store(Arc::new(self.keyring.report()));
         // New tables before new sockets: nobody asks for a listener the tables do not know.
         self.rebuild();
-        self.listeners.commit(snapshot, sockets, &self.tls);
+        self.listeners.commit(snapshot, sockets, &self.tls.listeners);
         self.proxy.ledger.retain(|listener| snapshot.listeners.contains_key(listener));
         if let Some(steering) = &self.steering {
             steering.want(self.listeners.entries());
@@ -307,7 +307,8 @@ impl Control {
         let (ledger, zone) = (&self.proxy.ledger, self.zone());
         let now = SystemTime::now();
         self.weights.tell(&mut self.health, &self.snapshot, std::time::Instant::now());
-        let tables = Tables::build(&self.snapshot, &self.health, &self.live, ledger, zone, now);
+        let tables =
+            Tables::build(&self.snapshot, &self.health, &self.live, (ledger, &self.tls.towards), zone, now);
         self.proxy.tables.store(Arc::new(tables));
         // Those that wait may find a server now.
         for pool in self.live.pools.values() {
@@ -360,7 +361,8 @@ impl Control {
                 Ok(tls) => {
                     tracing::info!("certificates renewed");
                     self.tls = tls;
-                    self.listeners.renew_tls(&self.snapshot, &self.tls);
+                    self.rebuild();
+                    self.listeners.renew_tls(&self.snapshot, &self.tls.listeners);
                     self.certificates.store(Arc::new(self.keyring.report()));
                 }
                 Err(problems) => {

@@ -25,6 +25,7 @@ pub(crate) struct Refusal {
 impl Refusal {
     pub(crate) const BAD_HOST: Self = Self { status: StatusCode::BAD_REQUEST, cause: "bad-host" };
     pub(crate) const BAD_TARGET: Self = Self { status: StatusCode::BAD_REQUEST, cause: "bad-target" };
+    pub(crate) const BAD_FIELD: Self = Self { status: StatusCode::BAD_REQUEST, cause: "bad-field" };
     pub(crate) const NO_TUNNELS: Self = Self { status: StatusCode::NOT_IMPLEMENTED, cause: "connect-method" };
     pub(crate) const NO_CERTIFICATE: Self =
         Self { status: StatusCode::FORBIDDEN, cause: "client-certificate" };
@@ -53,6 +54,10 @@ pub(crate) enum Failure {
     Connect(std::io::Error),
     /// No connection within the pool's `connect_timeout`.
     ConnectTimeout,
+    /// A connection, and no agreement on TLS: the request was not sent.
+    Tls(std::io::Error),
+    /// The server said that it has not looked at the request. RFC 9113 §8.7.
+    Unprocessed(hyper::Error),
     /// A kept connection was closed before the request went out on it; here it is back.
     NotSent(Box<Request<RequestBody>>),
     /// The connection broke after the request was (perhaps partly) sent and before a response came.
@@ -70,15 +75,32 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Why no response came to a request that was sent, at least in part.
+    pub(crate) fn of(error: hyper::Error) -> Self {
+        let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
+        // RFC 9113 §8.7: a stream refused, or above the last one of a GOAWAY, was not processed. Streams below it go on.
+        let is_unprocessed = source.is_some_and(|error| {
+            error.is_remote()
+                && (error.is_go_away()
+                    || error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM))
+        });
+        if is_unprocessed { Self::Unprocessed(error) } else { Self::Broken(error) }
+    }
+
     /// How long the server should be avoided: not at all when only this one exchange failed.
     pub(crate) fn avoid_for(&self) -> Duration {
         match self {
             Self::Connect(error) if error.kind() == ErrorKind::ConnectionRefused => SUSPECT_FOR,
+            Self::Tls(_) => SUSPECT_FOR,
             Self::Connect(_) | Self::ConnectTimeout => SILENT_SUSPECT_FOR,
             // ETIMEDOUT: its host acknowledges nothing any more.
             Self::Lost(error) if error.kind() == ErrorKind::TimedOut => SILENT_SUSPECT_FOR,
             Self::Broken(error) if is_timed_out(error) => SILENT_SUSPECT_FOR,
-            Self::NotSent(_) | Self::Broken(_) | Self::Lost(_) | Self::ResponseTimeout => Duration::ZERO,
+            Self::NotSent(_)
+            | Self::Unprocessed(_)
+            | Self::Broken(_)
+            | Self::Lost(_)
+            | Self::ResponseTimeout => Duration::ZERO,
             Self::BadResponse(_) | Self::BadRequest | Self::Client => Duration::ZERO,
         }
     }
@@ -99,7 +121,9 @@ impl Failure {
         let (status, cause) = match self {
             Self::Connect(_) => (StatusCode::BAD_GATEWAY, "connect-failed"),
             Self::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "connect-timeout"),
+            Self::Tls(_) => (StatusCode::BAD_GATEWAY, "tls-failed"),
             Self::NotSent(_) => (StatusCode::BAD_GATEWAY, "connection-closed"),
+            Self::Unprocessed(_) => (StatusCode::BAD_GATEWAY, "request-refused"),
             Self::Broken(error) if error.is_user() || error.is_body_write_aborted() => {
                 (StatusCode::BAD_REQUEST, "request-body")
             }
@@ -119,6 +143,8 @@ impl std::fmt::Display for Failure {
         match self {
             Self::Connect(error) => write!(f, "connect: {error}"),
             Self::ConnectTimeout => f.write_str("connect: timed out"),
+            Self::Tls(error) => write!(f, "tls handshake: {error}"),
+            Self::Unprocessed(error) => write!(f, "not processed: {error}"),
             Self::NotSent(_) => f.write_str("kept connection was closed"),
             Self::Broken(error) => write!(f, "before a response: {error}"),
             Self::Lost(error) => write!(f, "before a response: {error}"),

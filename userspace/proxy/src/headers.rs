@@ -6,7 +6,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Uri, Version,
     header::{self, Entry},
     request::Parts,
-    uri::Authority,
+    uri::{Authority, PathAndQuery},
 };
 
 use crate::errors::Refusal;
@@ -71,6 +71,31 @@ pub(crate) fn to_server(parts: &mut Parts, host: &str, client: SocketAddr, tls: 
     Ok(())
 }
 
+/// Whether a client takes trailer fields. RFC 9110 §10.1.4.
+pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(header::TE).iter().filter_map(|value| value.to_str().ok());
+    codings.flat_map(|value| value.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+}
+
+/// Makes such a request one of HTTP/2: RFC 9113 §8.3.1 has the host in the target, and §8.2.2 lets trailers be asked for.
+pub(crate) fn as_http2(
+    parts: &mut Parts,
+    host: &str,
+    tls: bool,
+    takes_trailers: bool,
+) -> Result<(), Refusal> {
+    let target = std::mem::take(&mut parts.uri).into_parts().path_and_query;
+    let uri = Uri::builder().scheme(if tls { "https" } else { "http" }).authority(host);
+    let uri = uri.path_and_query(target.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    parts.uri = uri.build().map_err(|_| Refusal::BAD_HOST)?;
+    parts.version = Version::HTTP_2;
+    parts.headers.remove(header::HOST);
+    if takes_trailers {
+        parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    Ok(())
+}
+
 /// Makes a server's response one of ours.
 pub(crate) fn to_client(headers: &mut HeaderMap, version: Version) {
     remove_hop_by_hop(headers);
@@ -102,6 +127,20 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         header::TRAILER,
         header::TRANSFER_ENCODING,
         header::UPGRADE,
+    ] {
+        headers.remove(name);
+    }
+}
+
+/// Leaves what may stand behind a body. RFC 9110 §6.5.1: nothing that frames the message or says whom it is for.
+pub(crate) fn only_trailers(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    for name in [
+        header::CONTENT_LENGTH,
+        header::HOST,
+        header::SET_COOKIE,
+        header::CONTENT_ENCODING,
+        header::CONTENT_TYPE,
     ] {
         headers.remove(name);
     }

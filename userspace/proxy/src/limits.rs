@@ -10,6 +10,14 @@ pub(crate) const HEAD_LEN_MAX: usize = h1::HEAD_LEN_MAX;
 pub(crate) const HEADERS_MAX: usize = h1::FIELDS_MAX;
 /// Streams a client may have open on one HTTP/2 connection.
 pub(crate) const STREAMS_MAX: u32 = 256;
+/// Streams on one HTTP/2 connection to a server, where it allows as many; with more of them another connection is made.
+pub(crate) const SERVER_STREAMS_MAX: usize = 128;
+/// Bytes of a response body a server may send before any is passed on. The window of a connection has room for those of all its
+/// streams: a client that reads slowly then holds up nobody but itself.
+pub(crate) const SERVER_STREAM_WINDOW: u32 = 128 << 10;
+pub(crate) const SERVER_WINDOW: u32 = SERVER_STREAM_WINDOW * SERVER_STREAMS_MAX as u32;
+/// Bytes of a request body that wait for a server's window.
+pub(crate) const SERVER_SEND_BUFFER: usize = 64 << 10;
 /// How long a client may take for a TLS handshake, and for its first request.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the one in front of a client may take for its header of the PROXY protocol: the specification wants time for a segment

@@ -27,7 +27,11 @@ use weir_model::{Name, Snapshot};
 use crate::{
     body::RequestBody,
     h1::Kept,
+    multiplexed::{Shared, Stream},
     passive::{PoolPassive, ServerPassive},
+    server_stream::same_terms,
+    tables::PoolTable,
+    tls::ServerTerms,
     worker::PerThread,
 };
 
@@ -55,6 +59,8 @@ pub(crate) struct ServerLive {
 struct OnThread {
     requests: AtomicU64,
     idle: Mutex<Idle>,
+    /// Held while a connection of HTTP/2 is made, which others will share.
+    dialling: tokio::sync::Mutex<()>,
 }
 
 /// Connections nobody uses; the one used last, which is the least likely to have been closed, is the last.
@@ -63,11 +69,14 @@ struct Idle {
     kept: Vec<Kept>,
     /// The same of those that HTTP/2 clients are served by.
     senders: Vec<IdleSender>,
+    /// Connections of HTTP/2, in use or not.
+    shared: Vec<Shared>,
 }
 
 #[derive(Debug)]
 struct IdleSender {
     sender: SendRequest<RequestBody>,
+    terms: Option<Arc<ServerTerms>>,
     since: Instant,
 }
 
@@ -167,9 +176,11 @@ impl ServerLive {
     }
 
     /// A connection this thread has kept.
-    pub(crate) fn take_kept(&self, idle_timeout: Duration, now: Instant) -> Option<Kept> {
+    pub(crate) fn take_kept(&self, pool: &PoolTable, now: Instant) -> Option<Kept> {
         let mut idle = self.threads.mine().lock();
-        std::iter::from_fn(|| idle.kept.pop()).find(|kept| kept.is_usable(idle_timeout, now))
+        let limit = pool.spec.idle_timeout;
+        std::iter::from_fn(|| idle.kept.pop())
+            .find_map(|mut kept| (kept.is_of(pool) && kept.is_usable(limit, now)).then_some(kept))
     }
 
     /// Keeps a connection whose exchange is complete.
@@ -178,17 +189,37 @@ impl ServerLive {
     }
 
     /// The same of those that HTTP/2 clients are served by.
-    pub(crate) fn take_sender(&self, idle_timeout: Duration) -> Option<SendRequest<RequestBody>> {
+    pub(crate) fn take_sender(&self, pool: &PoolTable) -> Option<SendRequest<RequestBody>> {
         let mut idle = self.threads.mine().lock();
-        let usable = std::iter::from_fn(|| idle.senders.pop()).find(|kept| kept.is_usable(idle_timeout));
+        let is_usable = |kept: &IdleSender| {
+            same_terms(kept.terms.as_ref(), pool.tls.as_ref()) && kept.is_usable(pool.spec.idle_timeout)
+        };
+        let usable = std::iter::from_fn(|| idle.senders.pop()).find(is_usable);
         usable.map(|kept| kept.sender)
     }
 
     /// Keeps a connection whose exchange is complete.
-    pub(crate) fn keep_sender(&self, sender: SendRequest<RequestBody>) {
+    pub(crate) fn keep_sender(&self, sender: SendRequest<RequestBody>, terms: Option<Arc<ServerTerms>>) {
         if !sender.is_closed() {
-            self.threads.mine().lock().senders.push(IdleSender { sender, since: Instant::now() });
+            self.threads.mine().lock().senders.push(IdleSender { sender, terms, since: Instant::now() });
         }
+    }
+
+    /// A stream on a connection of HTTP/2 that this thread has.
+    pub(crate) fn take_stream(&self, pool: &PoolTable) -> Option<Stream> {
+        let mut idle = self.threads.mine().lock();
+        idle.shared.retain(|shared| shared.is_of(pool));
+        idle.shared.iter().find_map(Shared::stream)
+    }
+
+    /// Others may have streams on it, too.
+    pub(crate) fn share(&self, shared: Shared) {
+        self.threads.mine().lock().shared.push(shared);
+    }
+
+    /// Held by whoever makes a connection of HTTP/2 on this thread.
+    pub(crate) fn dialling(&self) -> &tokio::sync::Mutex<()> {
+        &self.threads.mine().dialling
     }
 
     /// Closes connections of any thread that were not used for `idle_timeout`, or that the server closed.
@@ -197,7 +228,8 @@ impl ServerLive {
         for thread in self.threads.iter() {
             let mut idle = thread.lock();
             idle.senders.retain(|kept| kept.is_usable(idle_timeout));
-            idle.kept.retain(|kept| kept.is_usable(idle_timeout, now));
+            idle.kept.retain_mut(|kept| kept.is_usable(idle_timeout, now));
+            idle.shared.retain(|shared| shared.is_usable(idle_timeout));
         }
     }
 

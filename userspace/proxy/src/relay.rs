@@ -72,21 +72,26 @@ impl Relay {
         poll_fn(|cx| self.poll(cx, client, server, |client, server| Some((client, server)))).await
     }
 
-    /// The same for a client that is more than a socket.
-    pub(crate) async fn join_any<S>(&mut self, client: &mut S, server: &mut TcpStream) -> io::Result<Ended>
+    /// The same where either is more than a socket.
+    pub(crate) async fn join_any<S, T>(&mut self, client: &mut S, server: &mut T) -> io::Result<Ended>
     where
         S: AsyncRead + AsyncWrite + Unpin,
+        T: AsyncRead + AsyncWrite + Unpin,
     {
         poll_fn(|cx| self.poll(cx, client, server, |_, _| None)).await
     }
 
-    fn poll<S: AsyncRead + AsyncWrite + Unpin>(
+    fn poll<S, T>(
         &mut self,
         cx: &mut Context<'_>,
         client: &mut S,
-        server: &mut TcpStream,
-        sockets: for<'s> fn(&'s S, &'s TcpStream) -> Option<Sockets<'s>>,
-    ) -> Poll<io::Result<Ended>> {
+        server: &mut T,
+        sockets: for<'s> fn(&'s S, &'s T) -> Option<Sockets<'s>>,
+    ) -> Poll<io::Result<Ended>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
         let before = self.up.moved + self.down.moved;
         let up = self.up.poll(cx, client, server, sockets)?.is_ready();
         let down = self.down.poll(cx, server, client, |server, client| {

@@ -67,7 +67,11 @@ async fn relay(
 
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     let key = pool.key(target, parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
+    let takes_trailers = headers::takes_trailers(&parts.headers);
     headers::to_server(&mut parts, &host, connection.client, connection.tls)?;
+    if pool.spec.protocol.is_h2() {
+        headers::as_http2(&mut parts, &host, pool.tls.is_some(), takes_trailers)?;
+    }
     let progress = Arc::new(Progress::default());
     let message = Message::new(parts, RequestBody::new(body, &progress));
     let (mut response, upstream) = ask_servers(
@@ -89,7 +93,7 @@ async fn relay(
 }
 
 /// Asks one server after the other until one answers, the retries are used up, or asking again could do harm.
-async fn ask_servers(
+pub(crate) async fn ask_servers(
     connection: &Connection,
     mut attempts: Attempts<'_>,
     mut message: Message,
@@ -99,7 +103,7 @@ async fn ask_servers(
     loop {
         let slot = attempts.next(exchange).await?;
         let server = Arc::clone(&slot.server);
-        let failure = match ask(connection, slot, attempts.spec(), &mut message, progress).await {
+        let failure = match ask(connection, slot, attempts.pool(), &mut message, progress).await {
             Ok(answer) => {
                 attempts.answered(&server, answer.0.status().as_u16());
                 return Ok(answer);
@@ -117,17 +121,20 @@ async fn ask_servers(
 async fn ask(
     connection: &Connection,
     slot: Slot,
-    pool: &Pool,
+    pool: &PoolTable,
     message: &mut Message,
     progress: &Arc<Progress>,
 ) -> Result<(Response<Incoming>, Upstream), Failure> {
     let obtain = |slot| Upstream::obtain(slot, pool, connection, progress);
-    let mut upstream = obtain(slot).await.map_err(|(_, failure)| failure)?;
+    let mut upstream = obtain(slot).await?;
+    let mut may_repeat = true;
     loop {
         let request = message.request();
-        match upstream.send(request, pool.response_timeout).await {
+        match upstream.send(request, pool.spec.response_timeout).await {
             Ok(response) => return Ok((response, upstream)),
-            Err(failure) if upstream.reused => {
+            Err(failure) if upstream.reused && may_repeat => {
+                // Kept connections become fewer with each attempt; one that is shared may stay as it is.
+                may_repeat = !upstream.is_shared();
                 let Upstream { slot, .. } = upstream;
                 if !message.may_be_sent_again_quietly(&failure) {
                     return Err(failure);
@@ -135,7 +142,7 @@ async fn ask(
                 if let Failure::NotSent(request) = failure {
                     message.take_back(*request);
                 }
-                upstream = obtain(slot).await.map_err(|(_, failure)| failure)?;
+                upstream = obtain(slot).await?;
             }
             Err(failure) => return Err(failure),
         }
@@ -184,14 +191,14 @@ impl Drop for QueuePlace<'_> {
 }
 
 /// A request that may have to be sent more than once.
-struct Message {
+pub(crate) struct Message {
     parts: Parts,
     body: Option<RequestBody>,
     is_empty: bool,
 }
 
 impl Message {
-    fn new(parts: Parts, body: RequestBody) -> Self {
+    pub(crate) fn new(parts: Parts, body: RequestBody) -> Self {
         let is_empty = matches!(body, RequestBody::Empty);
         Self { parts, body: Some(body), is_empty }
     }
@@ -208,11 +215,13 @@ impl Message {
     /// Whether another server may be asked after `failure`: the request was not sent, or is idempotent and complete.
     fn may_be_sent_again(&mut self, failure: Failure) -> bool {
         match failure {
-            Failure::Connect(_) | Failure::ConnectTimeout => true,
+            Failure::Connect(_) | Failure::ConnectTimeout | Failure::Tls(_) => true,
             Failure::NotSent(request) => {
                 self.take_back(*request);
                 true
             }
+            // What was taken of a body is gone.
+            Failure::Unprocessed(_) => self.is_empty,
             Failure::Broken(_) | Failure::Lost(_) => self.is_empty && self.parts.method.is_idempotent(),
             Failure::BadResponse(_) | Failure::BadRequest | Failure::Client => false,
             // It may be working on it still; a second one would make matters worse.
@@ -224,6 +233,7 @@ impl Message {
     fn may_be_sent_again_quietly(&self, failure: &Failure) -> bool {
         match failure {
             Failure::NotSent(_) => true,
+            Failure::Unprocessed(_) => self.is_empty,
             // Its host is silent: no other connection to it will do better.
             failure if failure.is_silence() => false,
             Failure::Broken(_) => self.is_empty && self.parts.method.is_idempotent(),

@@ -22,6 +22,7 @@ use crate::{
     exchange::Exchange,
     ledger::{Ledger, Series},
     live::{Live, PoolLive, ServerLive, Slot, random},
+    tls::{ServerTerms, Towards},
 };
 
 /// Routes, homes and pools at one moment.
@@ -59,6 +60,8 @@ pub(crate) struct ListenerTable {
 #[derive(Debug)]
 pub(crate) struct PoolTable {
     pub(crate) spec: Pool,
+    /// How its servers are shaken hands with; without it they are spoken to in the clear.
+    pub(crate) tls: Option<Arc<ServerTerms>>,
     pub(crate) assessment: PoolAssessment,
     pub(crate) live: Arc<PoolLive>,
     pub(crate) servers: HashMap<Name, Arc<ServerLive>>,
@@ -155,7 +158,7 @@ impl Tables {
         snapshot: &Arc<Snapshot>,
         health: &HealthView,
         live: &Live,
-        ledger: &Ledger,
+        (ledger, towards): (&Ledger, &Towards),
         zone: Option<Name>,
         now: SystemTime,
     ) -> Self {
@@ -163,7 +166,8 @@ impl Tables {
         let pools = assess_all(snapshot, health, &failovers)
             .into_iter()
             .filter_map(|(name, assessment)| {
-                let table = PoolTable::build(&name, snapshot.pools.get(&name)?, assessment, live)?;
+                let mut table = PoolTable::build(&name, snapshot.pools.get(&name)?, assessment, live)?;
+                table.tls = towards.get(&name).cloned();
                 Some((name, table))
             })
             .collect();
@@ -189,7 +193,7 @@ impl PoolTable {
         };
         let servers =
             zones.iter().flat_map(|z| &z.servers).filter_map(|verdict| server(&verdict.name)).collect();
-        let table = Self { spec: spec.clone(), assessment, live: pool, servers, balancers };
+        let table = Self { spec: spec.clone(), tls: None, assessment, live: pool, servers, balancers };
         table.forget_circuits();
         Some(table)
     }

@@ -1,4 +1,4 @@
-//! Connections to servers: HTTP/1.1, kept and used again.
+//! Connections to servers that hyper speaks on: HTTP/1.1, kept and used again, and HTTP/2, shared.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -9,21 +9,23 @@ use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
-use weir_model::Pool;
 
 use crate::{
     body::{Progress, RequestBody},
     connection::Connection,
-    dial::connect,
     errors::Failure,
     limits::{HEAD_LEN_MAX, HEADERS_MAX, READY_TIMEOUT},
     live::Slot,
+    multiplexed::{self, Stream},
+    server_stream::ServerStream,
+    tables::PoolTable,
+    tls::ServerTerms,
 };
 
 /// A connection in use.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    sender: http1::SendRequest<RequestBody>,
+    sender: Sender,
     /// Whether it carried a request before: then the server may close it at any moment, which says nothing about the server.
     pub(crate) reused: bool,
     /// It is one client's.
@@ -32,40 +34,50 @@ pub(crate) struct Upstream {
     progress: Arc<Progress>,
 }
 
+#[derive(Debug)]
+enum Sender {
+    /// A connection of its own, and the terms it was made on.
+    Http1(http1::SendRequest<RequestBody>, Option<Arc<ServerTerms>>),
+    /// A part of one.
+    Http2(Stream),
+}
+
 impl Upstream {
-    /// A kept connection, or a new one.
+    /// A kept connection, or a new one; or a stream on one.
     pub(crate) async fn obtain(
         slot: Slot,
-        pool: &Pool,
+        pool: &PoolTable,
         client: &Connection,
         progress: &Arc<Progress>,
-    ) -> Result<Self, (Slot, Failure)> {
+    ) -> Result<Self, Failure> {
         let progress = Arc::clone(progress);
-        let is_private = pool.dials_for_one_client();
-        while let Some(mut sender) =
-            (!is_private).then(|| slot.server.take_sender(pool.idle_timeout)).flatten()
-        {
+        let is_private = pool.spec.dials_for_one_client();
+        if pool.spec.protocol.is_h2() {
+            let (stream, reused) = multiplexed::obtain(&slot, pool, client).await?;
+            return Ok(Self { sender: Sender::Http2(stream), reused, is_private, slot, progress });
+        }
+        let terms = pool.tls.clone();
+        while let Some(mut sender) = (!is_private).then(|| slot.server.take_sender(pool)).flatten() {
             if sender.is_ready() || matches!(timeout(READY_TIMEOUT, sender.ready()).await, Ok(Ok(()))) {
+                let sender = Sender::Http1(sender, terms);
                 return Ok(Self { sender, reused: true, is_private, slot, progress });
             }
         }
-        let stream = match connect(&slot, pool, client).await {
-            Ok(stream) => stream,
-            Err(failure) => return Err((slot, failure)),
-        };
-        let handshake = http1::Builder::new()
+        let stream = ServerStream::open(&slot, pool, client).await?;
+        let (sender, connection) = http1::Builder::new()
             .max_buf_size(HEAD_LEN_MAX)
             .max_headers(HEADERS_MAX)
             .handshake(TokioIo::new(stream))
-            .await;
-        match handshake {
-            Ok((sender, connection)) => {
-                // Ends when the sender is dropped or the server closes; errors reach whoever waits for a response.
-                tokio::spawn(connection);
-                Ok(Self { sender, reused: false, is_private, slot, progress })
-            }
-            Err(error) => Err((slot, Failure::Broken(error))),
-        }
+            .await
+            .map_err(Failure::Broken)?;
+        // Ends when the sender is dropped or the server closes; errors reach whoever waits for a response.
+        tokio::spawn(connection);
+        Ok(Self { sender: Sender::Http1(sender, terms), reused: false, is_private, slot, progress })
+    }
+
+    /// Whether other requests share the connection: that one of them failed says little of it.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.sender, Sender::Http2(_))
     }
 
     /// Sends a request and waits for the head of the response.
@@ -74,7 +86,13 @@ impl Upstream {
         request: Request<RequestBody>,
         response_timeout: Duration,
     ) -> Result<Response<Incoming>, Failure> {
-        let sending = self.sender.try_send_request(request);
+        let sender = &mut self.sender;
+        let sending = async {
+            match sender {
+                Sender::Http1(sender, _) => sender.try_send_request(request).await,
+                Sender::Http2(stream) => stream.sender.try_send_request(request).await,
+            }
+        };
         tokio::pin!(sending);
         let mut sent = self.progress.bytes.load(Relaxed);
         loop {
@@ -83,7 +101,7 @@ impl Upstream {
                 Ok(Err(mut error)) => {
                     return Err(match error.take_message() {
                         Some(request) => Failure::NotSent(Box::new(request)),
-                        None => Failure::Broken(error.into_error()),
+                        None => Failure::of(error.into_error()),
                     });
                 }
                 Err(_) => {
@@ -100,9 +118,11 @@ impl Upstream {
 
     /// The response is complete: keeps the connection, unless it is one client's or the request is still on its way.
     pub(crate) fn keep(self) {
-        let Self { sender, slot, progress, is_private, .. } = self;
+        let Self { sender: Sender::Http1(sender, terms), slot, progress, is_private, .. } = self else {
+            return;
+        };
         if !is_private && progress.done.load(Relaxed) {
-            slot.server.keep_sender(sender);
+            slot.server.keep_sender(sender, terms);
         }
     }
 }

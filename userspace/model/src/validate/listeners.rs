@@ -54,6 +54,7 @@ impl Checker<'_> {
             self.duration_within(("listener", name, "half_closed_timeout"), limit, 10 * MS, 7 * DAY);
         }
         self.proxy_protocol_from(name, listener);
+        self.speaks_to(name, listener);
         if listener.pool.is_none() && listener.routes.is_empty() {
             self.problem("listener", name, "", "leads to no pool".into(), "give pool or routes");
         }

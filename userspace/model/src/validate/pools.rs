@@ -35,6 +35,7 @@ impl Checker<'_> {
             self.balance(name, pool);
             self.resilience(name, pool);
             self.dial(name, pool);
+            self.towards(name, pool);
             if let Some(sticky) = &pool.sticky {
                 self.sticky(name, sticky);
             }

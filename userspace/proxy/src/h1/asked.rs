@@ -1,12 +1,13 @@
 //! What is asked, and of whom: the head of a request, read and written anew.
 
+use http::request::Parts;
 use weir_core::{
     ClientKey,
     h1::{self, Bad, Framing, RequestHead, Version},
 };
 use weir_model::Name;
 
-use super::{answer::Refused, buffer::Scratch, client::Client};
+use super::{answer::Refused, bridge, buffer::Scratch, client::Client};
 use crate::{
     connection::Connection,
     exchange::{Account, Exchange},
@@ -22,6 +23,9 @@ pub(super) struct Asked<'t> {
     pub(super) key: Option<ClientKey>,
     /// Its head for a server.
     pub(super) head: Scratch,
+    /// The same where servers are asked by HTTP/2.
+    pub(super) parts: Option<Box<Parts>>,
+    pub(super) expects_continue: bool,
     pub(super) framing: Framing,
     pub(super) client: Version,
     /// Whether the client goes on with the connection.
@@ -70,13 +74,21 @@ fn ask<'t>(
     let found = destination(connection, tables, (head.host, path), cookies, exchange);
     let Destination { pool, home, set_cookie } = found.map_err(refused)?;
     let key = pool.key(head.target, head.fields.iter().map(|field| (field.name, field.value)));
-    let mut out = Scratch::new();
-    h1::write_request(&mut out.0, head, &h1::Sender::new(connection.client.ip(), connection.tls));
+    let mut out = Scratch(Vec::new());
+    let mut parts = None;
+    if pool.spec.protocol.is_h2() {
+        parts = Some(Box::new(bridge::parts(head, connection, pool).map_err(refused)?));
+    } else {
+        out = Scratch::new();
+        h1::write_request(&mut out.0, head, &h1::Sender::new(connection.client.ip(), connection.tls));
+    }
     Ok(Asked {
         pool,
         home,
         key,
         head: out,
+        parts,
+        expects_continue: head.expects_continue,
         framing: head.framing,
         client: head.version,
         is_persistent: head.is_persistent,

@@ -8,6 +8,7 @@
 
 mod answer;
 mod asked;
+mod bridge;
 mod buffer;
 mod client;
 mod deadline;

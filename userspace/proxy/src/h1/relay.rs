@@ -17,6 +17,7 @@ use weir_core::h1::{self, Bad, Framing, Version};
 use super::{
     answer::{Refused, refuse_bad, say},
     asked::{Asked, read},
+    bridge,
     buffer::{Buffer, Scratch},
     client::{After, Client, write},
     deadline::Deadline,
@@ -64,6 +65,9 @@ where
         }
         Ok(Some((mut exchange, asked))) => {
             let after = match asked {
+                Ok(mut asked) if asked.parts.is_some() => {
+                    Box::pin(bridge::serve(connection, client, &tables, &mut asked, &mut exchange)).await
+                }
                 Ok(asked) => {
                     serve(connection, client, &tables, asked, (&mut exchange, deadline.as_mut())).await
                 }
@@ -151,13 +155,13 @@ struct Transfer<'a, 't, S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     /// Asks one server. A kept connection that turns out to be closed is no failure of the server: it is asked on another.
     async fn ask_one(&mut self, slot: Slot) -> Result<(Server, Answer), (Slot, Failure)> {
-        let (spec, client) = (&self.asked.pool.spec, self.connection);
-        let mut server = Server::obtain(slot, spec, client, Instant::now()).await?;
+        let (pool, client) = (self.asked.pool, self.connection);
+        let mut server = Server::obtain(slot, pool, client, Instant::now()).await?;
         loop {
             match self.ask_on(&mut server).await {
                 Ok(answer) => return Ok((server, answer)),
                 Err(failure) if server.reused && self.may_be_sent_again_quietly(&failure) => {
-                    server = Server::obtain(server.slot, spec, client, Instant::now()).await?;
+                    server = Server::obtain(server.slot, pool, client, Instant::now()).await?;
                 }
                 Err(failure) => return Err((server.slot, failure)),
             }
@@ -226,6 +230,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
                     Poll::Ready(Err(error)) => self.broken = Some(error),
                     Poll::Pending => break,
                 }
+            }
+            // TLS may hold some of it back.
+            if let Poll::Ready(Err(error)) = Pin::new(&mut server.stream).poll_flush(cx) {
+                self.broken.get_or_insert(error);
             }
         } else if !self.request.is_done() && self.broken.is_none() {
             let client = &mut *self.client;
@@ -411,7 +419,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     /// Whether another server may be asked: nothing was sent, or the request is idempotent and complete.
     fn may_be_sent_again(&self, failure: &Failure) -> bool {
         match failure {
-            Failure::Connect(_) | Failure::ConnectTimeout => !self.began,
+            Failure::Connect(_) | Failure::ConnectTimeout | Failure::Tls(_) => !self.began,
             Failure::Lost(_) => self.asked.framing == Framing::None && self.asked.is_idempotent,
             _ => false,
         }

@@ -1,4 +1,5 @@
-//! Certificates: PEM files → one rustls configuration per listener, with a resolver by server name.
+//! Certificates: PEM files → one rustls configuration per listener, with a resolver by server name, and one per pool whose servers
+//! are spoken to by TLS.
 //!
 //! What an operator names one by one must be right, or nothing changes. Of what stands in a directory each file is for itself:
 //! one that cannot be used is reported, and what it held before stays.
@@ -6,6 +7,7 @@
 mod files;
 mod resolver;
 mod staple;
+mod towards;
 
 use std::{
     collections::BTreeMap,
@@ -25,9 +27,17 @@ use weir_runtime::{metrics::Text, probe::tls::provider};
 
 use files::{Files, Seen};
 use resolver::Resolver;
+pub(crate) use towards::{Terms as ServerTerms, Towards};
 
 /// The TLS configuration of every listener that has one.
 pub(crate) type Configs = BTreeMap<Name, Terms>;
+
+/// All of TLS in one snapshot.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    pub(crate) listeners: Configs,
+    pub(crate) towards: Towards,
+}
 
 /// How a listener shakes hands.
 #[derive(Clone, Debug)]
@@ -51,6 +61,8 @@ pub(crate) struct Keyring {
     files: Files,
     /// One per demand for the whole process, so that a reload does not end every client's session.
     ticketers: BTreeMap<Option<Demand>, Arc<dyn ProducesTickets>>,
+    /// As last loaded, so that sessions and connections outlive what does not concern them.
+    towards: Towards,
     /// Files of directories that are not used as they are, and why.
     complaints: BTreeMap<PathBuf, String>,
 }
@@ -74,6 +86,8 @@ pub(crate) fn fingerprint(dir: &Path, snapshot: &Snapshot) -> Fingerprint {
             paths.extend(files.ocsp);
         }
     }
+    let pools = snapshot.pools.values().filter_map(|pool| pool.tls.as_ref());
+    paths.extend(pools.flat_map(|tls| towards::paths(dir, tls)));
     paths.sort();
     paths.dedup();
     paths.into_iter().map(|path| (path.clone(), files::look(&path))).collect()
@@ -89,7 +103,7 @@ fn within(dir: &Path, files: &CertificateFiles) -> CertificateFiles {
 
 impl Keyring {
     /// Loads every certificate of a snapshot; all problems at once.
-    pub(crate) fn load(&mut self, dir: &Path, snapshot: &Snapshot) -> Result<Configs, Vec<Problem>> {
+    pub(crate) fn load(&mut self, dir: &Path, snapshot: &Snapshot) -> Result<Loaded, Vec<Problem>> {
         let now = SystemTime::now();
         let mut configs = Configs::new();
         let mut problems = Vec::new();
@@ -99,13 +113,7 @@ impl Keyring {
         for (name, listener) in &snapshot.listeners {
             let Some(tls) = &listener.tls else { continue };
             let mut problem = |field: &str, what: String| {
-                problems.push(Problem {
-                    file: "weir-proxy".into(),
-                    line: 0,
-                    path: format!("listener.{name}.tls{field}"),
-                    what,
-                    hint: "paths are relative to the configuration directory".into(),
-                });
+                problems.push(problem_at(format!("listener.{name}.tls{field}"), what));
             };
             let mut resolver = Resolver::default();
             for (index, files) in tls.certificates.iter().enumerate() {
@@ -136,17 +144,26 @@ impl Keyring {
             }
             demands.push(demand);
         }
+        let mut towards = Towards::new();
+        for (name, pool) in &snapshot.pools {
+            let Some(tls) = &pool.tls else { continue };
+            match ServerTerms::load(&mut self.files, dir, (pool, tls), self.towards.get(name), now) {
+                Ok(terms) => drop(towards.insert(name.clone(), terms)),
+                Err((field, what)) => problems.push(problem_at(format!("pool.{name}.tls.{field}"), what)),
+            }
+        }
         if !problems.is_empty() {
             return Err(problems);
         }
         self.files.end();
+        self.towards.clone_from(&towards);
         self.ticketers.retain(|demand, _| demand.is_none() || demands.contains(demand));
         for (path, what) in complaints.iter().filter(|(path, what)| self.complaints.get(*path) != Some(*what))
         {
             tracing::error!(certificate = %path.display(), "{what}");
         }
         self.complaints = complaints;
-        Ok(configs)
+        Ok(Loaded { listeners: configs, towards })
     }
 
     /// The usable files of a directory, and those that were.
@@ -259,6 +276,11 @@ impl Report {
         text.family(name, "gauge", "Certificate files that are not used as they are; the log says why.");
         text.value(name, &[], self.refused as f64);
     }
+}
+
+fn problem_at(path: String, what: String) -> Problem {
+    let hint = "paths are relative to the configuration directory".into();
+    Problem { file: "weir-proxy".into(), line: 0, path, what, hint }
 }
 
 fn demand(dir: &Path, client: &ClientCertificates) -> Result<Demand, String> {

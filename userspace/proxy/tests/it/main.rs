@@ -3,6 +3,7 @@
 mod authority;
 mod clients;
 mod raw;
+mod secure;
 mod servers;
 mod subject;
 
@@ -10,6 +11,7 @@ mod balance;
 mod certificates;
 mod config_changes;
 mod failures;
+mod grpc;
 mod health;
 mod http;
 mod http2;
@@ -22,5 +24,6 @@ mod tables;
 mod tcp_mode;
 mod threads;
 mod tls;
+mod towards;
 mod vips;
 mod zones;
