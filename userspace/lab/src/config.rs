@@ -206,6 +206,8 @@ fn healthy(topology: Topology) -> Result<Objects> {
             routes: Vec::new(),
             pool: Some(name("web")?),
             max_connections: 20_000,
+            request_id: weir_model::RequestId::Off,
+            trace: weir_model::Trace::Pass,
         })
     };
     let files = CertificateFiles { certificate: "lab.pem".into(), key: "lab.key".into(), ocsp: None };

@@ -3,7 +3,7 @@
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::{
@@ -45,7 +45,9 @@ pub(crate) async fn join(
                 copy_bidirectional(&mut client, &mut server).await
             };
             match joined.await {
-                Ok((_, out)) => exchange.bytes_out = out,
+                Ok((came_later, out)) => {
+                    (exchange.bytes_in, exchange.bytes_out) = (came.len() as u64 + came_later, out);
+                }
                 Err(error) => {
                     exchange.cause = "connection-broken";
                     tracing::debug!(client = %connection.client, server = %slot.server.name, "relay: {error}");
@@ -80,6 +82,7 @@ async fn find_server(
         let slot = attempts.next(exchange).await?;
         match connect(&slot, attempts.spec().connect_timeout).await {
             Ok(stream) => {
+                exchange.connected = Some(Instant::now());
                 attempts.answered(&slot.server, 200);
                 return Ok((slot, stream));
             }

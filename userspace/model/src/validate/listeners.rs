@@ -1,7 +1,7 @@
 //! Listeners: where they lead, and what their protocol allows.
 
 use super::Checker;
-use crate::{Listener, ListenerProtocol, Name, Protocol};
+use crate::{Listener, ListenerProtocol, Name, Protocol, RequestId, Trace};
 
 impl Checker<'_> {
     pub(super) fn listener(&mut self, name: &Name, listener: &Listener) {
@@ -73,6 +73,12 @@ impl Checker<'_> {
                 );
             }
             (_, None) => {}
+        }
+        if !listener.protocol.is_http() && listener.request_id != RequestId::Off {
+            problem("request_id", "there are no requests to name here", "remove it");
+        }
+        if !listener.protocol.is_http() && listener.trace != Trace::Pass {
+            problem("trace", "there are no requests to trace here", "remove it");
         }
         if listener.protocol == ListenerProtocol::Tcp && !listener.routes.is_empty() {
             problem(

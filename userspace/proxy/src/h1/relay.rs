@@ -12,10 +12,13 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional},
     time::Instant,
 };
-use weir_core::h1::{self, Bad, Framing, Version};
+use weir_core::{
+    h1::{self, Bad, Framing, Version},
+    request_id::REQUEST_ID,
+};
 
 use super::{
-    answer::{Refused, refuse_bad, say},
+    answer::{Refused, id_line, refuse_bad, say},
     asked::{Asked, read},
     buffer::{Buffer, Scratch},
     client::{After, Client, write},
@@ -94,6 +97,7 @@ where
         asked: &asked,
         request: Pump::new(asked.framing, asked.framing == Framing::Chunked),
         written: 0,
+        id: id_line(&exchange.id),
         broken: None,
         began: false,
         client_ended: false,
@@ -104,7 +108,7 @@ where
             Ok(slot) => slot,
             Err(refusal) => return transfer.refuse(exchange, refusal).await,
         };
-        let (live, failure) = match transfer.ask_one(slot).await {
+        let (live, failure) = match transfer.ask_one(slot, exchange).await {
             Ok((server, answer)) => {
                 attempts.answered(&server.slot.server, answer.status);
                 return transfer.respond(server, answer, exchange).await;
@@ -137,6 +141,8 @@ struct Transfer<'a, 't, S> {
     request: Pump,
     /// Bytes of the head written; of a request with a body, the pump has it.
     written: usize,
+    /// The field that tells the client what the request is called.
+    id: Vec<u8>,
     /// Why the server takes no more; it may have an answer all the same.
     broken: Option<io::Error>,
     /// Whether bytes of the request's body were taken: then it cannot be sent a second time.
@@ -149,12 +155,20 @@ struct Transfer<'a, 't, S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     /// Asks one server. A kept connection that turns out to be closed is no failure of the server: it is asked on another.
-    async fn ask_one(&mut self, slot: Slot) -> Result<(Server, Answer), (Slot, Failure)> {
+    async fn ask_one(
+        &mut self,
+        slot: Slot,
+        exchange: &mut Exchange,
+    ) -> Result<(Server, Answer), (Slot, Failure)> {
         let spec = &self.asked.pool.spec;
         let mut server = Server::obtain(slot, spec, Instant::now()).await?;
         loop {
+            exchange.connected = Some(Instant::now());
             match self.ask_on(&mut server).await {
-                Ok(answer) => return Ok((server, answer)),
+                Ok(answer) => {
+                    exchange.answered = Some(Instant::now());
+                    return Ok((server, answer));
+                }
                 Err(failure) if server.reused && self.may_be_sent_again_quietly(&failure) => {
                     server = Server::obtain(server.slot, spec, Instant::now()).await?;
                 }
@@ -308,7 +322,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
         let cookie = self.asked.set_cookie.as_ref().filter(|_| is_final);
         let cookie = cookie.map_or(String::new(), |cookie| format!("set-cookie: {cookie}\r\n"));
         let mut out = Scratch::new();
-        h1::write_response(&mut out.0, &head, framing, &[connection, cookie.as_bytes()]);
+        let without = if self.id.is_empty() { "" } else { REQUEST_ID };
+        h1::write_response(&mut out.0, &head, framing, &[connection, cookie.as_bytes(), &self.id], without);
         let answer = Answer {
             status: head.status,
             head: out,
@@ -324,6 +339,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     /// Passes the response on.
     async fn respond(&mut self, mut server: Server, answer: Answer, exchange: &mut Exchange) -> After {
         exchange.status = answer.status;
+        exchange.head_bytes_out = answer.head.0.len() as u64;
         if answer.status == 101 {
             return Box::pin(self.tunnel(server, &answer, exchange)).await;
         }
@@ -357,7 +373,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
             stall.poll(cx).map(|()| None)
         })
         .await;
-        exchange.bytes_out = response.bytes;
+        (exchange.bytes_in, exchange.bytes_out) = (self.request.bytes, response.bytes);
         match result {
             Some(Ok(())) => {}
             Some(Err(broken)) => {
@@ -392,11 +408,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
             let first = self.came.data().len() as u64;
             self.came.consume(self.came.data().len());
             self.client.came.consume(self.client.came.data().len());
-            let (_, out) = copy_bidirectional(&mut self.client.stream, &mut server.stream).await?;
-            io::Result::Ok(first + out)
+            let (came, out) = copy_bidirectional(&mut self.client.stream, &mut server.stream).await?;
+            io::Result::Ok((came, first + out))
         };
         match joined.await {
-            Ok(out) => exchange.bytes_out = out,
+            Ok((came, out)) => (exchange.bytes_in, exchange.bytes_out) = (came, out),
             Err(error) => {
                 tracing::debug!("tunnel: {error}");
                 exchange.cause = "tunnel-broken";
@@ -423,6 +439,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     async fn refuse(&mut self, exchange: &mut Exchange, refusal: Refusal) -> After {
         let is_whole = self.asked.is_persistent && self.asked.framing == Framing::None && !self.client_ended;
         let refused = Refused { refusal, is_whole, is_head: self.asked.is_head };
+        exchange.bytes_in = self.request.bytes;
         say(self.connection, self.client, exchange, refused).await
     }
 }

@@ -6,6 +6,7 @@ mod raw;
 mod servers;
 mod subject;
 
+mod access_log;
 mod balance;
 mod certificates;
 mod config_changes;
@@ -16,6 +17,7 @@ mod http2;
 mod limits;
 mod outliers;
 mod passthrough;
+mod request_ids;
 mod stopping;
 mod tables;
 mod tcp_mode;
