@@ -1,11 +1,14 @@
 //! The sessions of this node: which there should be, with which socket and which routes. One per peer object; of an object with
 //! a range, one per router that calls.
 
+mod cast;
+mod terms;
+
 use crate::bfd::{self, ViewSender};
 use crate::listener::{Caller, Door, Guest};
 use crate::md5::{self, Md5Counters};
 use crate::mrt::Recorder;
-use crate::neighbour::{self, Neighbours};
+use crate::neighbour::Neighbours;
 use crate::peer::{Farewell, Orders, Peer, PeerView, Plan, Watched};
 use crate::report::PeerReport;
 use crate::routes::routes;
@@ -13,23 +16,22 @@ use crate::secrets::Secrets;
 use crate::sockopt::Wishes;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
-use weir_bgp::{Config, Families, GracefulRestart, PeeringRole, RouteSet, Session, StateName};
+use weir_bgp::StateName;
 use weir_model::status::Tier;
-use weir_model::{AddressFamily, Name, Node, PeerAddress, PeerRole, Secret, Snapshot};
+use weir_model::{Name, Node, PeerAddress, Snapshot};
 use weir_runtime::metrics::Counter;
 
-/// The pause after a lost session, doubled with each failure in a row. Short, because a VIP without its routers serves nobody;
-/// the session's own upper bound keeps a quarrel with a router from becoming a storm.
-const IDLE_HOLD: Duration = Duration::from_millis(250);
-
-/// How long a session of a range is shown, and keeps its place, after its router has gone.
-const GONE_AFTER: Duration = Duration::from_secs(60);
+pub(crate) use cast::{Actor, Cast};
+pub(crate) use terms::orders;
+use terms::{
+    LINK_LOCAL, Link, config, kept_of_range, listening_address, own_address, remote, session_name, wishes,
+};
 
 /// How old the kernel's counters may be while all is well.
 const MD5_PAUSE: Duration = Duration::from_secs(1);
@@ -42,26 +44,6 @@ pub(crate) struct Apply {
     pub(crate) complaints: Vec<(Name, IpAddr)>,
     /// Paths to watch, those of sessions that say goodbye among them.
     pub(crate) watched: BTreeMap<Name, bfd::Wanted>,
-}
-
-/// One session in a rehearsal.
-pub(crate) struct Actor {
-    pub(crate) name: Name,
-    /// Where the router is.
-    pub(crate) address: String,
-    pub(crate) cast: Cast,
-    /// A copy of the session there is.
-    pub(crate) now: Option<oneshot::Receiver<Session>>,
-}
-
-/// What becomes of a session.
-pub(crate) enum Cast {
-    /// There is one. `stays`: it is the one there was.
-    Plays { object: Box<weir_model::Peer>, own: Option<Ipv6Addr>, plan: Box<Plan>, stays: bool },
-    /// There is none, and why.
-    Idle(String),
-    /// There is none any more.
-    Leaves,
 }
 
 struct Running {
@@ -302,56 +284,6 @@ impl Sessions {
         }
     }
 
-    /// The sessions there would be with another configuration, each with a copy of what it is now. Nothing is changed.
-    pub(crate) fn actors(&self, candidate: &Snapshot) -> Vec<Actor> {
-        let of_node = || candidate.peers.iter().filter(|(_, peer)| peer.node == self.node);
-        let mut secrets = self.secrets.clone();
-        secrets.read(of_node().map(|(_, peer)| peer));
-        let mut actors = Vec::new();
-        let mut seen = Vec::new();
-        if let Some(node) = candidate.nodes.get(&self.node) {
-            for (name, object) in of_node() {
-                let parts = secrets.of(object).and_then(|key| {
-                    let link = Link::of(object)?;
-                    let remotes = self.remotes(name, object, link.as_ref(), &self.running)?;
-                    Ok((wishes(object, key), link, remotes))
-                });
-                let (wishes, link, remotes) = match parts {
-                    Ok(parts) => parts,
-                    Err(why) => {
-                        let address = object.address.to_string();
-                        actors.push(Actor { name: name.clone(), address, cast: Cast::Idle(why), now: None });
-                        continue;
-                    }
-                };
-                for (session, remote) in remotes {
-                    let plan = self.plan(node, object, link.as_ref(), remote, wishes.clone());
-                    let running = self.running.get(&session);
-                    let stays = running.is_some_and(|running| running.plan.is_same_session(&plan));
-                    seen.push(session.clone());
-                    let own = link.as_ref().map(|link| link.own);
-                    actors.push(Actor {
-                        name: session,
-                        address: remote.to_string(),
-                        cast: Cast::Plays {
-                            object: Box::new(object.clone()),
-                            own,
-                            plan: Box::new(plan),
-                            stays,
-                        },
-                        now: running.map(|running| running.peer.copy()),
-                    });
-                }
-            }
-        }
-        for (name, running) in self.running.iter().filter(|(name, _)| !seen.contains(name)) {
-            let address = running.plan.remote.to_string();
-            let now = Some(running.peer.copy());
-            actors.push(Actor { name: name.clone(), address, cast: Cast::Leaves, now });
-        }
-        actors
-    }
-
     /// A connection from a range or over an interface: to the session it belongs to, or to a new one.
     pub(crate) fn call(&mut self, snapshot: &Snapshot, caller: Caller) {
         let Some(object) = snapshot.peers.get(&caller.peer).filter(|peer| peer.node == self.node) else {
@@ -552,133 +484,4 @@ impl Running {
             changed
         });
     }
-}
-
-/// fe80::/10.
-const LINK_LOCAL: ipnet::Ipv6Net = ipnet::Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
-
-/// The interface of a link-local session.
-struct Link {
-    index: u32,
-    /// Our link-local address on it.
-    own: Ipv6Addr,
-}
-
-impl Link {
-    fn of(object: &weir_model::Peer) -> Result<Option<Self>, String> {
-        let Some(interface) = object.interface.as_deref().filter(|_| object.is_link_local()) else {
-            return Ok(None);
-        };
-        let index = nix::net::if_::if_nametoindex(interface)
-            .map_err(|error| format!("interface {interface}: {}", error.desc()))?;
-        let own = neighbour::link_local(interface)
-            .ok_or_else(|| format!("interface {interface} has no link-local address yet"))?;
-        Ok(Some(Self { index, own }))
-    }
-}
-
-fn wishes(object: &weir_model::Peer, key: Option<Secret>) -> Wishes {
-    let min_ttl = object.ttl_security.min_ttl();
-    // RFC 5082 §3: "sent with TTL … set to 255".
-    Wishes { ttl: min_ttl.map(|_| 255).or(object.multihop), min_ttl, key }
-}
-
-fn remote(address: IpAddr, object: &weir_model::Peer, link: Option<&Link>) -> SocketAddr {
-    match (address, link) {
-        (IpAddr::V6(ip), Some(link)) => SocketAddrV6::new(ip, object.port, 0, link.index).into(),
-        (ip, _) => SocketAddr::new(ip, object.port),
-    }
-}
-
-/// The node's own address of the family of `of`.
-fn own_address(node: &Node, of: IpAddr) -> Option<IpAddr> {
-    match of {
-        IpAddr::V4(_) => node.address.map(IpAddr::V4),
-        IpAddr::V6(_) => node.address6.map(IpAddr::V6),
-    }
-}
-
-fn listening_address(node: &Node, object: &weir_model::Peer, link: Option<&Link>) -> IpAddr {
-    if let Some(link) = link {
-        return link.own.into();
-    }
-    let any: IpAddr =
-        if object.address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    object.local_address.or(own_address(node, any)).unwrap_or(any)
-}
-
-/// The sessions of a range that are in use, or were a short while ago.
-fn kept_of_range(object: &Name, before: &BTreeMap<Name, Running>) -> Vec<(Name, SocketAddr)> {
-    let stays = |running: &Running| {
-        let view = running.peer.view.borrow();
-        view.state >= StateName::OpenSent || view.since.elapsed().is_ok_and(|since| since < GONE_AFTER)
-    };
-    before
-        .iter()
-        .filter(|(_, running)| running.object == *object && stays(running))
-        .map(|(name, running)| (name.clone(), running.plan.remote))
-        .collect()
-}
-
-/// `NAME-ADDRESS`, with the colons of IPv6 as dashes: the model bounds the name so that it fits.
-fn session_name(object: &Name, address: IpAddr) -> Option<Name> {
-    format!("{object}-{}", address.to_string().replace(':', "-")).parse().ok()
-}
-
-/// What the session of an object is told. Before the routes are `settled`, End-of-RIB is kept back where it matters.
-pub(crate) fn orders(object: &weir_model::Peer, config: &Config, routes: RouteSet, settled: bool) -> Orders {
-    Orders {
-        routes,
-        max_routes: object.max_routes.map(|max| max as usize),
-        hold_end_of_rib: object.graceful_restart.is_some() && !settled,
-        config: config.clone(),
-    }
-}
-
-fn config(node: &Node, name: &Name, peer: &weir_model::Peer, restarting: bool) -> Config {
-    let bgp_id = node.address.unwrap_or_else(|| identifier(name));
-    let families = Families {
-        ipv4: peer.families.contains(&AddressFamily::Ipv4),
-        ipv6: peer.families.contains(&AddressFamily::Ipv6),
-    };
-    let role = |role| match role {
-        PeerRole::Provider => PeeringRole::Provider,
-        PeerRole::Customer => PeeringRole::Customer,
-        PeerRole::Peer => PeeringRole::Peer,
-        PeerRole::Rs => PeeringRole::RouteServer,
-        PeerRole::RsClient => PeeringRole::RouteServerClient,
-    };
-    Config {
-        families,
-        // The model bounds it to 65,535 s.
-        hold_time_s: u16::try_from(peer.hold_time.as_secs()).unwrap_or(u16::MAX),
-        passive: peer.is_passive(),
-        connect_retry: peer.connect_retry,
-        idle_hold: IDLE_HOLD,
-        graceful_restart: peer.graceful_restart.as_ref().map(|ours| GracefulRestart {
-            restarting,
-            notification: ours.notification,
-            restart_time_s: u16::try_from(ours.time.as_secs()).unwrap_or(4095),
-            families,
-            // The datapath forwards without us.
-            forwarding_preserved: true,
-        }),
-        extended_next_hop: peer.takes_extended_next_hop(),
-        role: peer.role.map(role),
-        role_strict: peer.role_strict,
-        send_hold: peer.send_hold_time,
-        max_prefixes: peer.max_prefixes_received,
-        max_prefixes_pause: peer.max_prefixes_pause,
-        keep_received: peer.keep_received,
-        ..Config::new(peer.local_asn, bgp_id, peer.asn)
-    }
-}
-
-/// A BGP identifier for a node without an IPv4 address: FNV-1a of its name, in 240.0.0.0/4, which no address is in.
-fn identifier(name: &Name) -> Ipv4Addr {
-    let hash = name
-        .as_str()
-        .bytes()
-        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    Ipv4Addr::from(hash | 0xf000_0000)
 }

@@ -10,6 +10,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use weir_model::SendProxy;
+
 /// How every header of version 2 begins.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The longest line of version 1, with its end.
@@ -24,6 +26,15 @@ pub enum Version {
     V1,
     /// Binary, with room for more.
     V2,
+}
+
+impl From<SendProxy> for Version {
+    fn from(version: SendProxy) -> Self {
+        match version {
+            SendProxy::V1 => Self::V1,
+            SendProxy::V2 => Self::V2,
+        }
+    }
 }
 
 /// Where a connection comes from and where it went.

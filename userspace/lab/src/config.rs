@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use weir_model::{
-    Admin, Announce, Balance, CertificateFiles, Check, CheckKind, Group, Listener, ListenerProtocol,
+    Admin, Announce, Balance, CertificateFiles, Check, CheckKind, DialTcp, Group, Listener, ListenerProtocol,
     MssClamp, Name, Node, Objects, Peer, PeerAddress, Percent, Pool, ProbeVia, Server, Snapshot, SourceFile,
     Spread, SynProtection, Tls, Tunnel, Vip, Zone,
 };
@@ -208,6 +208,9 @@ fn healthy(topology: Topology) -> Result<Objects> {
             max_connections: 20_000,
             request_id: weir_model::RequestId::Off,
             trace: weir_model::Trace::Pass,
+            proxy_protocol_from: Vec::new(),
+            idle_timeout: Duration::from_secs(3_600),
+            half_closed_timeout: None,
         })
     };
     let files = CertificateFiles { certificate: "lab.pem".into(), key: "lab.key".into(), ocsp: None };
@@ -269,6 +272,9 @@ fn pool() -> Pool {
         connect_timeout: Duration::from_secs(1),
         response_timeout: Duration::from_secs(30),
         idle_timeout: Duration::from_secs(30),
+        send_proxy: None,
+        source: None,
+        tcp: DialTcp::default(),
     }
 }
 

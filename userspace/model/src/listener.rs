@@ -1,10 +1,11 @@
 //! Listeners: where the proxy accepts connections, what they speak, and which pool a request goes to.
 
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::Name;
+use crate::{Name, units};
 
 /// A place where the proxy accepts connections: a port of a VIP, or a plain address.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +40,17 @@ pub struct Listener {
     /// What becomes of the trace a request says it belongs to (W3C Trace Context); HTTP only.
     #[serde(default, skip_serializing_if = "Trace::is_pass")]
     pub trace: Trace,
+    /// Whose connections begin with a header of the PROXY protocol (1 or 2), which says who the client is. One of theirs without it
+    /// is cut; everybody else is taken for who they are. At most 1,024 prefixes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// How long nothing may move on a connection that is relayed: of `tcp`, of `tls-passthrough`, or one that was upgraded. 10 ms to
+    /// 7 days.
+    #[serde(with = "units::duration", default = "default_idle_timeout")]
+    pub idle_timeout: Duration,
+    /// The same once one side has said all it has to say; `idle_timeout` when absent.
+    #[serde(with = "units::optional_duration", default, skip_serializing_if = "Option::is_none")]
+    pub half_closed_timeout: Option<Duration>,
 }
 
 /// Who names requests.
@@ -227,6 +239,10 @@ fn yes() -> bool {
 
 fn root_path() -> String {
     "/".into()
+}
+
+fn default_idle_timeout() -> Duration {
+    Duration::from_secs(3_600)
 }
 
 fn default_max_connections() -> u32 {

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Admin, Breaker, Check, Ejection, HashOn, Name, Percent, RetryBudget, Tunnel, place::hundred, units,
+    Admin, Breaker, Check, DialTcp, Ejection, HashOn, Name, Percent, RetryBudget, SendProxy, Source, Tunnel,
+    place::hundred, units,
 };
 
 /// Servers that give the same answer, in one or several zones.
@@ -75,6 +76,24 @@ pub struct Pool {
     /// How long an unused connection to a server is kept.
     #[serde(with = "units::duration", default = "default_idle_timeout")]
     pub idle_timeout: Duration,
+    /// Tells servers by a header of the PROXY protocol who the client is, before the first byte. Checks at a server's own port say
+    /// that they are the proxy's. A connection with it is one client's and not kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send_proxy: Option<SendProxy>,
+    /// The address connections to servers come from: one of the host's, or `client`; the kernel's choice when absent. Checks come
+    /// from the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// Options of TCP on connections to servers.
+    #[serde(default, skip_serializing_if = "DialTcp::is_default")]
+    pub tcp: DialTcp,
+}
+
+impl Pool {
+    /// Whether a connection to a server says, or is, who the client is: then nobody else may use it.
+    pub fn dials_for_one_client(&self) -> bool {
+        self.send_proxy.is_some() || self.source == Some(Source::Client)
+    }
 }
 
 /// How a server is chosen among those that may serve.

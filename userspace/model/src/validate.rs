@@ -63,6 +63,7 @@ fn distance(a: &str, b: &str) -> usize {
 
 const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
 
 struct Checker<'a> {
     objects: &'a Objects,

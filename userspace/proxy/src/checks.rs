@@ -59,10 +59,11 @@ impl Checks {
     pub(crate) fn update(&mut self, snapshot: &Snapshot, live: &Live, dir: &Path) {
         let mut old = std::mem::take(&mut self.running);
         for (key, live) in &live.servers {
-            let Some(check) = snapshot.pools.get(&key.0).and_then(|pool| pool.check.as_ref()) else {
-                continue;
-            };
-            let (target, timing) = (ProbeTarget::check(check, live.address, dir), Timing::from(check));
+            let Some(pool) = snapshot.pools.get(&key.0) else { continue };
+            let Some(check) = &pool.check else { continue };
+            let target =
+                ProbeTarget::check(check, live.address, dir).announced(pool.send_proxy, live.address);
+            let timing = Timing::from(check);
             let same = |r: &Running| r.target == target && r.timing == timing && Arc::ptr_eq(&r.live, live);
             let running = old.remove(key).filter(same).unwrap_or_else(|| {
                 let checking = Checking {

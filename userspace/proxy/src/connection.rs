@@ -24,7 +24,10 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use weir_core::request_id::Names;
+use weir_core::{
+    proxy_protocol::{Addresses, Tlvs},
+    request_id::Names,
+};
 use weir_model::ListenerProtocol;
 
 use crate::{
@@ -34,10 +37,15 @@ use crate::{
     guarded::Guarded,
     h1,
     ledger::Ledger,
-    limits::{HANDSHAKE_TIMEOUT, HEAD_LEN_MAX, LAST_CALL, PING_INTERVAL, SELF_CHECK_LINGER, STREAMS_MAX},
+    limits::{
+        HANDSHAKE_TIMEOUT, HEAD_LEN_MAX, LAST_CALL, PING_INTERVAL, PROXY_HEADER_TIMEOUT, SELF_CHECK_LINGER,
+        STREAMS_MAX,
+    },
     listener::{Crowd, ListenerState},
     live::random,
-    passthrough, request,
+    passthrough,
+    proxy_header::{self, NoHeader},
+    request,
     self_check::Knocks,
     tables::{Now, Tables},
     tcp,
@@ -94,6 +102,8 @@ pub(crate) struct Connection {
     pub(crate) has_certificate: bool,
     /// The proxy itself is the client, to see whether it answers.
     is_own: bool,
+    /// What is known of the client beyond its addresses: said in front of the connection, or in its handshake.
+    pub(crate) said: Option<Box<Tlvs>>,
     /// A request has come.
     pub(crate) has_asked: AtomicBool,
     /// Held while the connection is open; the one who stops the process waits for all of them.
@@ -125,6 +135,7 @@ impl Connection {
             tls,
             has_certificate: false,
             is_own,
+            said: None,
             has_asked: AtomicBool::new(false),
             _alive: alive,
         }
@@ -191,8 +202,43 @@ impl Connection {
         response
     }
 
-    /// Serves until the end, in a task that is no larger than its protocol needs.
+    /// Serves until the end.
     pub(crate) fn serve(self, stream: TcpStream) {
+        let from = &self.listener.spec.proxy_protocol_from;
+        if from.is_empty() || self.is_own {
+            return self.serve_client(stream);
+        }
+        let peer = self.client.ip().to_canonical();
+        if from.iter().any(|prefix| prefix.contains(&peer)) {
+            drop(tokio::spawn(self.serve_introduced(stream)));
+        } else {
+            self.serve_client(stream);
+        }
+    }
+
+    /// Serves a client that somebody else speaks for first.
+    async fn serve_introduced(mut self, stream: TcpStream) {
+        let header = match timeout(PROXY_HEADER_TIMEOUT, proxy_header::read(&stream)).await {
+            Ok(Ok(header)) => header,
+            Ok(Err(NoHeader::Silent)) => return,
+            Ok(Err(why)) => {
+                self.listener.live.bad_headers.add(1);
+                tracing::debug!(peer = %self.client, "{why}");
+                return;
+            }
+            Err(_) => return self.listener.live.bad_headers.add(1),
+        };
+        if let Some(Addresses { source, destination }) = header.addresses {
+            (self.client, self.local) = (source, destination);
+        }
+        if header.tlvs != Tlvs::default() {
+            self.said = Some(Box::new(header.tlvs));
+        }
+        self.serve_client(stream);
+    }
+
+    /// Serves in a task that is no larger than its protocol needs.
+    fn serve_client(self, stream: TcpStream) {
         match (self.listener.spec.protocol, &self.listener.tls) {
             (ListenerProtocol::Tcp | ListenerProtocol::TlsPassthrough, _) => {
                 drop(tokio::spawn(self.serve_bytes(stream)));
@@ -207,10 +253,20 @@ impl Connection {
         }
     }
 
-    async fn serve_bytes(self, stream: TcpStream) {
+    /// Notes what the client has said in its handshake, if there is a server that is told.
+    pub(crate) fn note_handshake(&mut self, name: Option<&str>, alpn: Option<&[u8]>) {
+        let tables = self.tables();
+        if tables.listeners.get(&self.listener.name).is_some_and(|listener| listener.tells_servers) {
+            let said = self.said.get_or_insert_default();
+            said.authority = name.map(Into::into).or(said.authority.take());
+            said.alpn = alpn.map(Into::into).or(said.alpn.take());
+        }
+    }
+
+    async fn serve_bytes(mut self, stream: TcpStream) {
         match self.listener.spec.protocol {
             _ if self.is_own => self.let_go(stream).await,
-            ListenerProtocol::TlsPassthrough => passthrough::relay(&self, stream).await,
+            ListenerProtocol::TlsPassthrough => passthrough::relay(&mut self, stream).await,
             _ => tcp::relay(&self, stream).await,
         }
     }
@@ -221,6 +277,7 @@ impl Connection {
                 let session = stream.get_ref().1;
                 let is_http2 = session.alpn_protocol() == Some(b"h2");
                 self.has_certificate = session.peer_certificates().is_some();
+                self.note_handshake(session.server_name(), session.alpn_protocol());
                 if is_http2 {
                     let stream = self.guard(Vec::new(), stream);
                     Box::pin(self.serve_http2(stream)).await;

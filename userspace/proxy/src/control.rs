@@ -30,6 +30,7 @@ use crate::{
     access_log::AccessLog,
     checks::{Checks, HealthEvent},
     connection::{AtomicPhase, Phase, Proxy},
+    dial,
     healthz::Healthz,
     ledger::Ledger,
     limits::HEALTH_QUEUE_MAX,
@@ -236,6 +237,7 @@ impl Control {
     /// Puts a snapshot in force, or says everything that speaks against it and changes nothing.
     fn apply(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), Vec<Problem>> {
         let mut problems = self.check_place(snapshot);
+        problems.extend(dial::problems(snapshot));
         // Seen before loading: a change in between is noticed at the next tick.
         let tls_seen = tls::fingerprint(self.source.dir(), snapshot);
         let tls = self.keyring.load(self.source.dir(), snapshot).map_err(|more| problems.extend(more));

@@ -209,7 +209,8 @@ mod tests {
     fn a_request_is_for_exactly_one_host() {
         let host = |build: fn(http::request::Builder) -> http::request::Builder| host_of(&parts(build)).ok();
         assert_eq!(host(|r| r.header("host", "a:80")).as_deref(), Some("a:80"));
-        assert_eq!(host(|r| r.uri("http://b/").header("host", "a")).as_deref(), Some("b"));
+        assert_eq!(host(|r| r.uri("http://b/").header("host", "B")).as_deref(), Some("b"));
+        assert_eq!(host(|r| r.uri("http://b/").header("host", "a")), None);
         assert_eq!(host(|r| r.version(Version::HTTP_10)).as_deref(), Some(""));
         assert_eq!(host(|r| r), None);
         assert_eq!(host(|r| r.header("host", "a").header("host", "a")), None);

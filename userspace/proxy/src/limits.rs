@@ -12,6 +12,9 @@ pub(crate) const HEADERS_MAX: usize = h1::FIELDS_MAX;
 pub(crate) const STREAMS_MAX: u32 = 256;
 /// How long a client may take for a TLS handshake, and for its first request.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the one in front of a client may take for its header of the PROXY protocol: the specification wants time for a segment
+/// to be lost and sent again.
+pub(crate) const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a client may take for the head of a request, idle time on a kept connection included.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// From one HTTP/2 ping to the next, and how long the answer may take: ends connections of clients that vanished.
@@ -32,13 +35,10 @@ pub(crate) const LOGGED_LEN_MAX: usize = 1024;
 pub(crate) const SUSPECT_FOR: Duration = Duration::from_secs(1);
 /// The same for one that did not even refuse: each further attempt would cost a client the whole `connect_timeout`.
 pub(crate) const SILENT_SUSPECT_FOR: Duration = Duration::from_secs(5);
-/// Bytes that a server's host does not acknowledge for so many times `connect_timeout` end the connection: a host that
-/// vanished must not hold requests until `response_timeout`.
+/// Unless the pool says otherwise, bytes that a server's host does not acknowledge for so many times `connect_timeout` end the
+/// connection: a host that vanished must not hold requests until `response_timeout`.
 pub(crate) const UNACKNOWLEDGED_FACTOR: u32 = 2;
-/// A connection on which nothing moves is probed after this time (and again at the same interval): finds hosts that
-/// vanished while a request waits for its response.
-pub(crate) const SERVER_KEEPALIVE: Duration = Duration::from_secs(1);
-/// The same for clients, who may sleep.
+/// A client's connection on which nothing moves is probed after this time, and again at the same interval: clients may sleep.
 pub(crate) const CLIENT_KEEPALIVE: Duration = Duration::from_secs(60);
 /// How long a kept connection may take to become ready again; usually it is at once.
 pub(crate) const READY_TIMEOUT: Duration = Duration::from_millis(50);

@@ -184,6 +184,10 @@ impl Listeners {
         let counters = [
             ("weir_proxy_tls_handshake_failures_total", "TLS handshakes that failed."),
             ("weir_proxy_http2_floods_total", "Connections cut for a flood of HTTP/2 frames without work."),
+            (
+                "weir_proxy_bad_proxy_headers_total",
+                "Connections cut for want of a whole and correct header of the PROXY protocol.",
+            ),
         ]
         .map(|(counter, help)| self.registry.counter(counter, help, &[("listener", name.as_str())]));
         let unrouted = self.proxy.ledger.series(name, None);

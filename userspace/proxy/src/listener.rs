@@ -72,6 +72,8 @@ pub(crate) struct ListenerLive {
     pub(crate) crowd: Arc<Crowd>,
     pub(crate) requests: PerThread<AtomicU64>,
     pub(crate) handshake_failures: Counter,
+    /// Connections cut because they did not begin with the header of the PROXY protocol they should have begun with.
+    pub(crate) bad_headers: Counter,
     /// Connections of HTTP/2 cut because of frames without work.
     pub(crate) floods: Counter,
     /// What is counted of requests that found no pool.
@@ -196,7 +198,7 @@ impl ListenerState {
 
 impl ListenerLive {
     pub(crate) fn new(
-        [handshake_failures, floods]: [Counter; 2],
+        [handshake_failures, floods, bad_headers]: [Counter; 3],
         unrouted: Arc<Series>,
         tables: Arc<Tables>,
         crowd: Arc<Crowd>,
@@ -206,6 +208,7 @@ impl ListenerLive {
             crowd,
             requests: PerThread::default(),
             handshake_failures,
+            bad_headers,
             floods,
             unrouted,
             closed: Notify::new(),

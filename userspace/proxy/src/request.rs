@@ -80,9 +80,14 @@ async fn relay(
     let progress = Arc::new(Progress::default());
     exchange.progress = Some(Arc::clone(&progress));
     let message = Message::new(parts, RequestBody::new(body, &progress));
-    let (mut response, upstream) =
-        ask_servers(Attempts::new(pool, &tables, connection, home).by(key), message, &progress, exchange)
-            .await?;
+    let (mut response, upstream) = ask_servers(
+        connection,
+        Attempts::new(pool, &tables, connection, home).by(key),
+        message,
+        &progress,
+        exchange,
+    )
+    .await?;
 
     let version = response.version();
     headers::to_client(response.headers_mut(), version);
@@ -95,6 +100,7 @@ async fn relay(
 
 /// Asks one server after the other until one answers, the retries are used up, or asking again could do harm.
 async fn ask_servers(
+    connection: &Connection,
     mut attempts: Attempts<'_>,
     mut message: Message,
     progress: &Arc<Progress>,
@@ -103,7 +109,7 @@ async fn ask_servers(
     loop {
         let slot = attempts.next(exchange).await?;
         let server = Arc::clone(&slot.server);
-        let failure = match ask(slot, attempts.spec(), &mut message, progress, exchange).await {
+        let failure = match ask(connection, slot, attempts.spec(), &mut message, progress, exchange).await {
             Ok(answer) => {
                 attempts.answered(&server, answer.0.status().as_u16());
                 return Ok(answer);
@@ -119,13 +125,15 @@ async fn ask_servers(
 
 /// Asks one server. A kept connection that turns out to be closed is no failure of the server: it is asked on another.
 async fn ask(
+    connection: &Connection,
     slot: Slot,
     pool: &Pool,
     message: &mut Message,
     progress: &Arc<Progress>,
     exchange: &mut Exchange,
 ) -> Result<(Response<Incoming>, Upstream), Failure> {
-    let mut upstream = Upstream::obtain(slot, pool, progress).await.map_err(|(_, failure)| failure)?;
+    let obtain = |slot| Upstream::obtain(slot, pool, connection, progress);
+    let mut upstream = obtain(slot).await.map_err(|(_, failure)| failure)?;
     loop {
         exchange.connected = Some(Instant::now());
         let request = message.request();
@@ -142,7 +150,7 @@ async fn ask(
                 if let Failure::NotSent(request) = failure {
                     message.take_back(*request);
                 }
-                upstream = Upstream::obtain(slot, pool, progress).await.map_err(|(_, failure)| failure)?;
+                upstream = obtain(slot).await.map_err(|(_, failure)| failure)?;
             }
             Err(failure) => return Err(failure),
         }

@@ -16,7 +16,7 @@ use weir_core::{
     l7::RouteTable,
     routing::{HomeTable, PoolAssessment, ZoneAssessment, assess_all},
 };
-use weir_model::{Failover, Name, Pool, Snapshot};
+use weir_model::{Failover, Name, Pool, SendProxy, Snapshot};
 
 use crate::{
     exchange::Exchange,
@@ -49,6 +49,8 @@ struct Held(Arc<Tables>);
 pub(crate) struct ListenerTable {
     /// The home zone of everybody who comes by its VIP.
     pub(crate) vip_home: Option<Name>,
+    /// Whether servers may want to know what a client has said in its TLS handshake.
+    pub(crate) tells_servers: bool,
     /// What is counted, by pool.
     series: HashMap<Name, Arc<Series>>,
 }
@@ -129,7 +131,13 @@ impl ListenerTable {
                 series.insert(pool.clone(), ledger.series(name, Some(pool)));
             }
         }
-        Some(Self { vip_home: vip.and_then(|vip| vip.home_zone.clone()), series })
+        let wants_to_know =
+            |pool: &Name| snapshot.pools.get(pool).is_some_and(|pool| pool.send_proxy == Some(SendProxy::V2));
+        Some(Self {
+            vip_home: vip.and_then(|vip| vip.home_zone.clone()),
+            tells_servers: series.keys().any(wants_to_know),
+            series,
+        })
     }
 
     /// An exchange of this listener goes to a pool.

@@ -1,7 +1,7 @@
 //! `protocol = "tcp"`: bytes, relayed as they come; the same choice of zone and server as for a request.
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::{Instant, timeout},
 };
@@ -9,53 +9,51 @@ use tokio::{
 use crate::{
     attempts::Attempts,
     connection::Connection,
-    errors::Refusal,
+    dial::connect,
+    errors::{Failure, Refusal},
     exchange::Exchange,
     limits::LINGER,
     live::Slot,
-    request::{Destination, default_destination},
-    tables::Tables,
-    upstream::connect,
+    relay::{Ended, Relay},
+    request::{Destination, default_destination, destination_of_host},
 };
 
 /// Relays one connection. Without a server it is closed: there is no way to say why.
-pub(crate) async fn relay(connection: &Connection, client: TcpStream) {
+pub(crate) async fn relay(connection: &Connection, mut client: TcpStream) {
     let mut exchange = connection.begin("tcp");
-    let tables = connection.tables();
-    match default_destination(connection, &tables, &mut exchange) {
-        Ok(found) => join(connection, (client, &[]), found, &tables, &mut exchange).await,
-        Err(refusal) => exchange.cause = refusal.cause,
+    if let Err(refusal) = join(connection, (&mut client, Vec::new()), None, &mut exchange).await {
+        exchange.cause = refusal.cause;
     }
 }
 
-/// Joins a client, of whom `came` was read already, with a server.
+/// Joins a client, of whom `came` was read already, with a server of the pool for a host, or of the listener's. An error is that
+/// there is no such pool.
 pub(crate) async fn join(
     connection: &Connection,
-    (mut client, came): (TcpStream, &[u8]),
-    to: Destination<'_>,
-    tables: &Tables,
+    (client, came): (&mut TcpStream, Vec<u8>),
+    host: Option<&str>,
     exchange: &mut Exchange,
-) {
-    let Destination { pool, home, .. } = to;
-    match find_server(Attempts::new(pool, tables, connection, home), exchange).await {
-        Ok((slot, mut server)) => {
-            // An end of stream on one side is passed on as one; the other direction stays open.
-            let joined = async {
-                server.write_all(came).await?;
-                copy_bidirectional(&mut client, &mut server).await
-            };
-            match joined.await {
-                Ok((came_later, out)) => {
-                    (exchange.bytes_in, exchange.bytes_out) = (came.len() as u64 + came_later, out);
-                }
-                Err(error) => {
-                    exchange.cause = "connection-broken";
-                    tracing::debug!(client = %connection.client, server = %slot.server.name, "relay: {error}");
-                }
-            }
+) -> Result<(), Refusal> {
+    // All that is needed only now takes no room, and holds no tables, for as long as the connection lasts.
+    let (slot, mut server) = match Box::pin(find_server(connection, came, host, exchange)).await? {
+        Ok(found) => found,
+        Err(refusal) => {
+            exchange.cause = refusal.cause;
+            return Ok(());
         }
-        Err(refusal) => exchange.cause = refusal.cause,
+    };
+    let mut relay = Relay::new(&connection.listener.spec);
+    match relay.join(client, &mut server).await {
+        Ok(Ended::Both) => {}
+        Ok(Ended::Idle) => exchange.cause = "idle",
+        Err(error) => {
+            exchange.cause = "connection-broken";
+            tracing::debug!(client = %connection.client, server = %slot.server.name, "relay: {error}");
+        }
     }
+    exchange.bytes_in += relay.bytes_in();
+    exchange.bytes_out = relay.bytes_out();
+    Ok(())
 }
 
 /// Says the last there is to say, so that it arrives: a close with bytes unread would make the kernel throw it away.
@@ -74,17 +72,38 @@ pub(crate) async fn say_and_close(client: &mut TcpStream, words: &[u8]) {
     let _in_time = timeout(LINGER, drained).await;
 }
 
+/// A server that took what was read already; or why there is none.
 async fn find_server(
-    mut attempts: Attempts<'_>,
+    connection: &Connection,
+    came: Vec<u8>,
+    host: Option<&str>,
     exchange: &mut Exchange,
-) -> Result<(Slot, TcpStream), Refusal> {
+) -> Result<Result<(Slot, TcpStream), Refusal>, Refusal> {
+    let tables = connection.tables();
+    let Destination { pool, home, .. } = match host {
+        Some(host) => destination_of_host(connection, &tables, host, exchange)?,
+        None => default_destination(connection, &tables, exchange)?,
+    };
+    let mut attempts = Attempts::new(pool, &tables, connection, home);
+    exchange.bytes_in = came.len() as u64;
     loop {
-        let slot = attempts.next(exchange).await?;
-        match connect(&slot, attempts.spec().connect_timeout).await {
-            Ok(stream) => {
+        let slot = match attempts.next(exchange).await {
+            Ok(slot) => slot,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let asked = async {
+            let mut server = connect(&slot, attempts.spec(), connection).await?;
+            // Where there is a first message, a server that does not take it is as good as none.
+            match timeout(attempts.spec().connect_timeout, server.write_all(&came)).await {
+                Ok(Ok(())) => Ok(server),
+                Ok(Err(error)) => Err(Failure::Connect(error)),
+                Err(_) => Err(Failure::ConnectTimeout),
+            }
+        };
+        match asked.await {
+            Ok(server) => {
                 exchange.connected = Some(Instant::now());
-                attempts.answered(&slot.server, 200);
-                return Ok((slot, stream));
+                return Ok(Ok((slot, server)));
             }
             Err(failure) => attempts.failed(&slot.server, &failure),
         }

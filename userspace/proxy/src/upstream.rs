@@ -8,14 +8,15 @@ use std::{
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use weir_model::Pool;
 
 use crate::{
     body::{Progress, RequestBody},
+    connection::Connection,
+    dial::connect,
     errors::Failure,
-    limits::{HEAD_LEN_MAX, HEADERS_MAX, READY_TIMEOUT, SERVER_KEEPALIVE, UNACKNOWLEDGED_FACTOR},
+    limits::{HEAD_LEN_MAX, HEADERS_MAX, READY_TIMEOUT},
     live::Slot,
 };
 
@@ -25,6 +26,8 @@ pub(crate) struct Upstream {
     sender: http1::SendRequest<RequestBody>,
     /// Whether it carried a request before: then the server may close it at any moment, which says nothing about the server.
     pub(crate) reused: bool,
+    /// It is one client's.
+    is_private: bool,
     pub(crate) slot: Slot,
     progress: Arc<Progress>,
 }
@@ -34,15 +37,19 @@ impl Upstream {
     pub(crate) async fn obtain(
         slot: Slot,
         pool: &Pool,
+        client: &Connection,
         progress: &Arc<Progress>,
     ) -> Result<Self, (Slot, Failure)> {
         let progress = Arc::clone(progress);
-        while let Some(mut sender) = slot.server.take_sender(pool.idle_timeout) {
+        let is_private = pool.dials_for_one_client();
+        while let Some(mut sender) =
+            (!is_private).then(|| slot.server.take_sender(pool.idle_timeout)).flatten()
+        {
             if sender.is_ready() || matches!(timeout(READY_TIMEOUT, sender.ready()).await, Ok(Ok(()))) {
-                return Ok(Self { sender, reused: true, slot, progress });
+                return Ok(Self { sender, reused: true, is_private, slot, progress });
             }
         }
-        let stream = match connect(&slot, pool.connect_timeout).await {
+        let stream = match connect(&slot, pool, client).await {
             Ok(stream) => stream,
             Err(failure) => return Err((slot, failure)),
         };
@@ -55,7 +62,7 @@ impl Upstream {
             Ok((sender, connection)) => {
                 // Ends when the sender is dropped or the server closes; errors reach whoever waits for a response.
                 tokio::spawn(connection);
-                Ok(Self { sender, reused: false, slot, progress })
+                Ok(Self { sender, reused: false, is_private, slot, progress })
             }
             Err(error) => Err((slot, Failure::Broken(error))),
         }
@@ -91,32 +98,11 @@ impl Upstream {
         }
     }
 
-    /// The response is complete: keeps the connection, unless the request is still on its way.
+    /// The response is complete: keeps the connection, unless it is one client's or the request is still on its way.
     pub(crate) fn keep(self) {
-        let Self { sender, slot, progress, .. } = self;
-        if progress.done.load(Relaxed) {
+        let Self { sender, slot, progress, is_private, .. } = self;
+        if !is_private && progress.done.load(Relaxed) {
             slot.server.keep_sender(sender);
         }
     }
-}
-
-/// A TCP connection to the server of a slot.
-pub(crate) async fn connect(slot: &Slot, limit: Duration) -> Result<TcpStream, Failure> {
-    let stream = match timeout(limit, TcpStream::connect(slot.server.address)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(Failure::Connect(error)),
-        Err(_) => return Err(Failure::ConnectTimeout),
-    };
-    // Small writes (the head of a request, then its body) must not wait for each other.
-    let _best_effort = stream.set_nodelay(true);
-    let socket = SockRef::from(&stream);
-    let _best_effort = socket.set_tcp_user_timeout(Some(limit * UNACKNOWLEDGED_FACTOR));
-    let _best_effort = keep_alive(&stream, SERVER_KEEPALIVE);
-    Ok(stream)
-}
-
-/// Has the kernel probe a silent connection.
-pub(crate) fn keep_alive(stream: &TcpStream, interval: Duration) -> std::io::Result<()> {
-    let probes = TcpKeepalive::new().with_time(interval).with_interval(interval).with_retries(3);
-    SockRef::from(stream).set_tcp_keepalive(&probes)
 }

@@ -12,10 +12,17 @@ use std::{
 };
 
 use rustls_pki_types::ServerName;
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use weir_core::health::{AGENT_ANSWER_LEN_MAX, Outcome, Said};
-use weir_model::{Check, CheckKind, Name};
+use weir_core::{
+    health::{AGENT_ANSWER_LEN_MAX, Outcome, Said},
+    proxy_protocol::{self, Tlvs},
+};
+use weir_model::{Check, CheckKind, Name, SendProxy};
 
 pub use http::HttpProbe;
 
@@ -29,6 +36,8 @@ pub struct ProbeTarget {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Step {
     address: SocketAddr,
+    /// What is said first: that it is nobody's connection but the prober's.
+    announce: Option<SendProxy>,
     kind: Kind,
 }
 
@@ -55,12 +64,20 @@ impl ProbeTarget {
         Self { steps: check.steps().map(|check| Step::of(check, server, dir)).collect() }
     }
 
+    /// The same for servers that want a header of the PROXY protocol first; not at ports beside the server's own, where others answer.
+    pub fn announced(mut self, version: Option<SendProxy>, server: SocketAddr) -> Self {
+        for step in self.steps.iter_mut().filter(|step| step.address == server) {
+            step.announce = version;
+        }
+        self
+    }
+
     /// The `/healthz` of a proxy: does it serve every VIP of these groups?
     pub fn readiness(address: SocketAddr, groups: &[&Name]) -> Self {
         let query: Vec<String> = groups.iter().map(|group| format!("group={group}")).collect();
         let target = format!("/healthz?{}", query.join("&"));
         let http = HttpProbe::new("GET", &target, address.to_string(), (200, 299));
-        Self { steps: vec![Step { address, kind: Kind::Http(http) }] }
+        Self { steps: vec![Step { address, announce: None, kind: Kind::Http(http) }] }
     }
 }
 
@@ -90,11 +107,16 @@ impl Step {
             CheckKind::Tls => Kind::Tls(tls(None)),
             CheckKind::Agent => Kind::Agent,
         };
-        Self { address, kind }
+        Self { address, announce: None, kind }
     }
 
     async fn attempt(&self) -> io::Result<ProbeResult> {
-        let stream = TcpStream::connect(self.address).await?;
+        let mut stream = TcpStream::connect(self.address).await?;
+        if let Some(version) = self.announce {
+            let mut header = Vec::new();
+            proxy_protocol::write(&mut header, version.into(), None, &Tlvs::default());
+            stream.write_all(&header).await?;
+        }
         match &self.kind {
             Kind::Tcp => Ok(ProbeResult::Up),
             Kind::Http(http) => http.ask(stream).await,

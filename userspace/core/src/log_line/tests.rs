@@ -86,7 +86,7 @@ fn the_end_of_an_exchange_says_who_ended_it_and_where() {
         ("client-gone", Stage::Response, "CH"),
         ("client-gone", Stage::Data, "CD"),
         ("request-timeout", Stage::Request, "cR"),
-        ("request-too-slow", Stage::Response, "cH"),
+        ("idle", Stage::Data, "cD"),
         ("bad-host", Stage::Request, "PR"),
         ("queue-timeout", Stage::Queue, "sQ"),
         ("queue-full", Stage::Queue, "SQ"),

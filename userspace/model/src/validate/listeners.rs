@@ -1,7 +1,10 @@
 //! Listeners: where they lead, and what their protocol allows.
 
-use super::Checker;
+use super::{Checker, DAY, MS};
 use crate::{Listener, ListenerProtocol, Name, Protocol, RequestId, Trace};
+
+/// Prefixes a listener takes headers of the PROXY protocol from: each new connection looks through them.
+const PREFIXES_MAX: usize = 1_024;
 
 impl Checker<'_> {
     pub(super) fn listener(&mut self, name: &Name, listener: &Listener) {
@@ -46,8 +49,25 @@ impl Checker<'_> {
         }
         self.within(("listener", name, "max_connections"), listener.max_connections, 1, 1_000_000);
         self.listener_tls(name, listener);
+        self.duration_within(("listener", name, "idle_timeout"), listener.idle_timeout, 10 * MS, 7 * DAY);
+        if let Some(limit) = listener.half_closed_timeout {
+            self.duration_within(("listener", name, "half_closed_timeout"), limit, 10 * MS, 7 * DAY);
+        }
+        self.proxy_protocol_from(name, listener);
         if listener.pool.is_none() && listener.routes.is_empty() {
             self.problem("listener", name, "", "leads to no pool".into(), "give pool or routes");
+        }
+    }
+
+    fn proxy_protocol_from(&mut self, name: &Name, listener: &Listener) {
+        let from = &listener.proxy_protocol_from;
+        if from.len() > PREFIXES_MAX {
+            let what = format!("has more than {PREFIXES_MAX} prefixes");
+            self.problem("listener", name, "proxy_protocol_from", what, "");
+        }
+        for (index, prefix) in from.iter().enumerate().filter(|(_, prefix)| prefix.trunc() != **prefix) {
+            let (field, hint) = (format!("proxy_protocol_from.{index}"), format!("write {}", prefix.trunc()));
+            self.problem("listener", name, &field, format!("{prefix} has bits beyond its length"), hint);
         }
     }
 

@@ -1,11 +1,10 @@
 //! Pools, their checks, and the servers in them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use super::{Checker, HOUR, MS};
-use crate::{Balance, Check, CheckKind, CheckVersion, Name, Percent, Pool, Sticky};
+use super::{Checker, DAY, HOUR, MS};
+use crate::{Balance, Check, CheckKind, CheckVersion, Name, Percent, Pool, Source, Sticky};
 
-const DAY: Duration = Duration::from_secs(86_400);
 /// Checks beside the first.
 const STEPS_MAX: usize = 8;
 /// Fields of a request a check may add.
@@ -35,6 +34,7 @@ impl Checker<'_> {
             }
             self.balance(name, pool);
             self.resilience(name, pool);
+            self.dial(name, pool);
             if let Some(sticky) = &pool.sticky {
                 self.sticky(name, sticky);
             }
@@ -101,6 +101,19 @@ impl Checker<'_> {
             let share = ("pool", name, "retry_budget.share");
             self.within(share, budget.share, Percent::whole(0), Percent::whole(1_000));
             self.within(("pool", name, "retry_budget.min_per_second"), budget.min_per_second, 0, 100_000);
+        }
+    }
+
+    fn dial(&mut self, name: &Name, pool: &Pool) {
+        self.duration_within(("pool", name, "tcp.keep_alive"), pool.tcp.keep_alive, 1_000 * MS, HOUR);
+        if let Some(limit) = pool.tcp.user_timeout {
+            self.duration_within(("pool", name, "tcp.user_timeout"), limit, 10 * MS, HOUR);
+        }
+        if let Some(Source::Address(address)) = pool.source
+            && (address.is_unspecified() || address.is_multicast())
+        {
+            let what = format!("nothing can come from {address}");
+            self.problem("pool", name, "source", what, "an address of the host, or \"client\"");
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     time::Instant,
 };
 use weir_core::{
@@ -34,6 +34,7 @@ use crate::{
     exchange::Exchange,
     limits::HEAD_TIMEOUT,
     live::{ServerLive, Slot},
+    relay::{Ended, Relay},
     tables::Tables,
 };
 
@@ -160,8 +161,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
         slot: Slot,
         exchange: &mut Exchange,
     ) -> Result<(Server, Answer), (Slot, Failure)> {
-        let spec = &self.asked.pool.spec;
-        let mut server = Server::obtain(slot, spec, Instant::now()).await?;
+        let (spec, client) = (&self.asked.pool.spec, self.connection);
+        let mut server = Server::obtain(slot, spec, client, Instant::now()).await?;
         loop {
             exchange.connected = Some(Instant::now());
             match self.ask_on(&mut server).await {
@@ -170,7 +171,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
                     return Ok((server, answer));
                 }
                 Err(failure) if server.reused && self.may_be_sent_again_quietly(&failure) => {
-                    server = Server::obtain(server.slot, spec, Instant::now()).await?;
+                    server = Server::obtain(server.slot, spec, client, Instant::now()).await?;
                 }
                 Err(failure) => return Err((server.slot, failure)),
             }
@@ -400,24 +401,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
 
     /// Passes the 101 on and joins the two connections.
     async fn tunnel(&mut self, mut server: Server, answer: &Answer, exchange: &mut Exchange) -> After {
+        let mut relay = Relay::new(&self.connection.listener.spec);
+        let first = self.came.data().len() as u64;
         let joined = async {
             write(&mut self.client.stream, &answer.head).await?;
             // What either side said already.
             self.client.stream.write_all(self.came.data()).await?;
             server.stream.write_all(self.client.came.data()).await?;
-            let first = self.came.data().len() as u64;
             self.came.consume(self.came.data().len());
             self.client.came.consume(self.client.came.data().len());
-            let (came, out) = copy_bidirectional(&mut self.client.stream, &mut server.stream).await?;
-            io::Result::Ok((came, first + out))
+            relay.join_any(&mut self.client.stream, &mut server.stream).await
         };
-        match joined.await {
-            Ok((came, out)) => (exchange.bytes_in, exchange.bytes_out) = (came, out),
+        match Box::pin(joined).await {
+            Ok(Ended::Both) => {}
+            Ok(Ended::Idle) => exchange.cause = "idle",
             Err(error) => {
                 tracing::debug!("tunnel: {error}");
                 exchange.cause = "tunnel-broken";
             }
         }
+        (exchange.bytes_in, exchange.bytes_out) = (relay.bytes_in(), first + relay.bytes_out());
         After::Cut
     }
 

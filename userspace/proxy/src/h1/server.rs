@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use tokio::{net::TcpStream, time::Instant};
 use weir_model::Pool;
 
-use crate::{errors::Failure, live::Slot, upstream::connect};
+use crate::{connection::Connection, dial::connect, errors::Failure, live::Slot};
 
 /// A connection in use.
 #[derive(Debug)]
@@ -13,6 +13,8 @@ pub(crate) struct Server {
     pub(crate) stream: TcpStream,
     /// Whether it carried a request before: then the server may close it at any moment, which says nothing about the server.
     pub(crate) reused: bool,
+    /// It is one client's.
+    is_private: bool,
     pub(crate) slot: Slot,
 }
 
@@ -34,19 +36,27 @@ impl Kept {
 
 impl Server {
     /// A kept connection, or a new one.
-    pub(crate) async fn obtain(slot: Slot, pool: &Pool, now: Instant) -> Result<Self, (Slot, Failure)> {
-        if let Some(Kept { stream, .. }) = slot.server.take_kept(pool.idle_timeout, now) {
-            return Ok(Self { stream, reused: true, slot });
+    pub(crate) async fn obtain(
+        slot: Slot,
+        pool: &Pool,
+        client: &Connection,
+        now: Instant,
+    ) -> Result<Self, (Slot, Failure)> {
+        let is_private = pool.dials_for_one_client();
+        if !is_private && let Some(Kept { stream, .. }) = slot.server.take_kept(pool.idle_timeout, now) {
+            return Ok(Self { stream, reused: true, is_private, slot });
         }
         // Seldom, and then large.
-        match Box::pin(connect(&slot, pool.connect_timeout)).await {
-            Ok(stream) => Ok(Self { stream, reused: false, slot }),
+        match Box::pin(connect(&slot, pool, client)).await {
+            Ok(stream) => Ok(Self { stream, reused: false, is_private, slot }),
             Err(failure) => Err((slot, failure)),
         }
     }
 
-    /// The exchange is complete and both sides go on.
+    /// The exchange is complete and both sides go on: kept, unless it is one client's.
     pub(crate) fn keep(self, now: Instant) {
-        self.slot.server.keep(Kept { stream: self.stream, since: now });
+        if !self.is_private {
+            self.slot.server.keep(Kept { stream: self.stream, since: now });
+        }
     }
 }

@@ -80,11 +80,11 @@ async fn every_line_is_one_that_readers_of_haproxys_log_can_read() {
     let begin = r"^127\.0\.0\.1:[0-9]+ \[[0-9][0-9]/[A-Z][a-z]{2}/[0-9]{4}:[0-9][0-9]:[0-9][0-9]:[0-9][0-9]\.[0-9]{3}\] ([!-~]+) ([!-~]+)/([!-~]+) ";
     let end = r"[0-9]+/[0-9]+/[0-9]+/[0-9]+/\+?[0-9]+ [0-9]+/[0-9]+";
     let http = format!(
-        r#"{begin}(-?[0-9]+)/(-?[0-9]+)/(-?[0-9]+)/(-?[0-9]+)/([0-9]+) (-1|[0-9]{{3}}) ([0-9]+) - - ([!-~]{2})-- {end} "(.*)"$"#
+        r#"{begin}(-?[0-9]+)/(-?[0-9]+)/(-?[0-9]+)/(-?[0-9]+)/([0-9]+) (-1|[0-9]{{3}}) ([0-9]+) - - ([!-~][!-~])-- {end} "(.*)"$"#
     );
     let (http, tcp) = (
         Regex::new(&http).unwrap(),
-        Regex::new(&format!(r"{begin}(-?[0-9]+)/(-?[0-9]+)/([0-9]+) ([0-9]+) ([!-~]{2}) {end}$")).unwrap(),
+        Regex::new(&format!(r"{begin}(-?[0-9]+)/(-?[0-9]+)/([0-9]+) ([0-9]+) ([!-~][!-~]) {end}$")).unwrap(),
     );
     let of = |regex: &Regex, wanted: &str| {
         let line = lines.iter().find(|line| line.contains(wanted)).unwrap_or_else(|| panic!("{lines:#?}"));

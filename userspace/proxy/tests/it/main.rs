@@ -17,6 +17,7 @@ mod http2;
 mod limits;
 mod outliers;
 mod passthrough;
+mod proxy_protocol;
 mod request_ids;
 mod stopping;
 mod tables;
