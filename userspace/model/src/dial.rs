@@ -60,8 +60,8 @@ impl fmt::Display for Source {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DialTcp {
-    /// A connection on which nothing moves is probed after this time, and again at the same interval; three unanswered probes end
-    /// it. 1 s to 1 h.
+    /// A connection on which nothing moves is probed after this time, and again at the same interval; it ends when nothing was
+    /// answered for `user_timeout`. 1 s to 1 h.
     #[serde(with = "units::duration")]
     pub keep_alive: Duration,
     /// Bytes a server's host does not acknowledge for so long end the connection; twice `connect_timeout` when absent. 10 ms to 1 h.

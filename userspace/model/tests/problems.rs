@@ -548,3 +548,43 @@ fn a_pool_says_how_it_balances_ejects_and_checks_or_what_is_wrong_with_it() {
         assert!(found.iter().any(wanted), "{pool}{check}: {found:#?}");
     }
 }
+
+#[test]
+fn who_speaks_for_clients_and_how_servers_are_connected_to_is_said_or_what_is_wrong_with_it() {
+    let text = |listener: &str, pool: &str| {
+        let listener = format!("[listener.web]\n{listener}");
+        GOOD.replacen("[listener.web]", &listener, 1).replacen(
+            "[pool.app]",
+            &format!("[pool.app]\n{pool}"),
+            1,
+        )
+    };
+    let good = read(&text(
+        "proxy_protocol_from = [\"10.0.0.0/8\", \"2001:db8::/32\"]\nidle_timeout = \"1h\"\nhalf_closed_timeout = \"30s\"",
+        "send_proxy = \"v2\"\nsource = \"client\"\ntcp = { fast_open = true, user_timeout = \"3s\" }",
+    ));
+    let snapshot = good.expect("no problems");
+    assert!(snapshot.pools["app"].dials_for_one_client());
+    let cases = [
+        (
+            "proxy_protocol_from = [\"10.0.0.1/8\"]",
+            "",
+            "listener.web.proxy_protocol_from.0",
+            "beyond its length",
+        ),
+        ("proxy_protocol_from = [\"all\"]", "", "listener.web", "invalid IP address"),
+        ("idle_timeout = \"8d\"", "", "listener.web.idle_timeout", "out of range"),
+        ("half_closed_timeout = \"1ms\"", "", "listener.web.half_closed_timeout", "out of range"),
+        ("", "send_proxy = \"v3\"", "pool.app", "unknown variant"),
+        ("", "source = \"everybody\"", "pool.app", "neither"),
+        ("", "source = \"0.0.0.0\"", "pool.app.source", "nothing can come from"),
+        ("", "tcp = { keep_alive = \"1ms\" }", "pool.app.tcp.keep_alive", "out of range"),
+        ("", "tcp = { user_timeout = \"2h\" }", "pool.app.tcp.user_timeout", "out of range"),
+        ("", "tcp = { nodelay = true }", "pool.app.tcp", "unknown field"),
+    ];
+    for (listener, pool, path, what) in cases {
+        let found = problems(&text(listener, pool));
+        let wanted = |p: &Problem| p.path.starts_with(path) && p.what.contains(what) && p.line > 0;
+        assert!(found.iter().any(wanted), "{listener}{pool}: {found:#?}");
+    }
+}

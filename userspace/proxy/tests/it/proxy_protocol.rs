@@ -136,7 +136,7 @@ async fn whoever_should_begin_with_a_header_and_does_not_is_cut_and_counted() {
     let good = header(Version::V2, Some(addresses("192.0.2.7:1", "192.0.2.8:2")), &Tlvs::default());
     let forged = header(Version::V1, Some(addresses("192.0.2.7:1", "192.0.2.8:2")), &Tlvs::default());
     let answer = say(&mut from("127.0.0.1").await, &[&forged]).await;
-    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 505"), "{answer}");
 
     let mut wrong = good.clone();
     *wrong.last_mut().unwrap() ^= 1;

@@ -1,9 +1,33 @@
+use std::{net::IpAddr, time::Duration};
+
+use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::{Instant, sleep, timeout},
 };
 
-use crate::subject::Proxy;
+use crate::subject::{LIMIT, Proxy};
+
+fn config(listener: &str, pool: &str, server: &TcpListener) -> String {
+    format!(
+        "[zone.az1]\n[pool.p]\n{pool}\n[listener.raw]\nprotocol = \"tcp\"\nbind = \"127.0.0.1:0\"\npool = \"p\"\n\
+         {listener}\n[server.s]\npools = [\"p\"]\naddress = \"{}\"\nzone = \"az1\"\n",
+        server.local_addr().unwrap()
+    )
+}
+
+/// Bytes that do not repeat in step with any buffer.
+fn pattern(len: usize, seed: u32) -> Vec<u8> {
+    (0..len as u32).map(|at| (at.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 24) as u8).collect()
+}
+
+/// Pipes the proxy has open.
+fn pipes(proxy: &Proxy) -> usize {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).unwrap();
+    let links = open.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+    links.filter(|link| link.to_string_lossy().starts_with("pipe:")).count()
+}
 
 #[tokio::test]
 async fn bytes_are_relayed_and_each_direction_ends_by_itself() {
@@ -36,4 +60,95 @@ async fn bytes_are_relayed_and_each_direction_ends_by_itself() {
     proxy.until("the relays have ended", |status| status.listeners["raw"].connections == 0).await;
     let log = proxy.logged(4).await;
     assert_eq!((&log[0]["server"], &log[0]["bytes_out"]), (&"s".into(), &(1 << 20).into()));
+}
+
+#[tokio::test]
+async fn much_is_spliced_and_comes_whole_though_one_side_does_not_read() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let pool = "tcp = { fast_open = true, keep_alive = \"5s\", user_timeout = \"5s\" }";
+    let proxy = Proxy::start(&config("", pool, &server), &["--threads", "1"]).await;
+    let raw = proxy.address("raw").await;
+    let before = pipes(&proxy);
+    let (up, down) = (pattern(24 << 20, 1), pattern(24 << 20, 2));
+    let expected = [up.clone(), down.clone()];
+    let serving = tokio::spawn(async move {
+        let (stream, _) = server.accept().await.unwrap();
+        let (mut read, mut write) = stream.into_split();
+        let writing = tokio::spawn(async move {
+            write.write_all(&down).await.unwrap();
+            write.shutdown().await.unwrap();
+        });
+        let mut came = Vec::new();
+        read.read_to_end(&mut came).await.unwrap();
+        writing.await.unwrap();
+        came
+    });
+    let mut client = TcpStream::connect(raw).await.unwrap();
+    // All of it goes up while what comes down has nowhere to go.
+    timeout(LIMIT, client.write_all(&up)).await.expect("no deadlock").unwrap();
+    client.shutdown().await.unwrap();
+    let mut came = Vec::new();
+    timeout(LIMIT, client.read_to_end(&mut came)).await.expect("in time").unwrap();
+    assert!(came == expected[1] && serving.await.unwrap() == expected[0], "something changed on the way");
+    assert_eq!(proxy.logged(1).await[0]["bytes_out"], 24 << 20);
+    // Those that were needed are kept for the next, and no more.
+    let kept = pipes(&proxy) - before;
+    assert!((2..=4).contains(&kept), "{kept} ends of pipes");
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_moves_is_cut_and_a_half_closed_one_sooner() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = "idle_timeout = \"1s\"\nhalf_closed_timeout = \"100ms\"";
+    let proxy = Proxy::start(&config(listener, "", &server), &[]).await;
+    let raw = proxy.address("raw").await;
+    let mut busy = TcpStream::connect(raw).await.unwrap();
+    let (mut accepted, _) = server.accept().await.unwrap();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1_500) {
+        busy.write_all(b"x").await.unwrap();
+        assert_eq!(accepted.read(&mut [0; 8]).await.unwrap(), 1);
+        sleep(Duration::from_millis(20)).await;
+    }
+    let still = Instant::now();
+    assert_eq!(timeout(LIMIT, busy.read(&mut [0])).await.expect("an end in time").unwrap_or(0), 0);
+    assert!(still.elapsed() >= Duration::from_millis(900), "{:?}", still.elapsed());
+
+    let mut half = TcpStream::connect(raw).await.unwrap();
+    let _accepted = server.accept().await.unwrap();
+    let began = Instant::now();
+    half.shutdown().await.unwrap();
+    assert_eq!(timeout(LIMIT, half.read(&mut [0])).await.expect("an end in time").unwrap_or(0), 0);
+    let took = began.elapsed();
+    assert!((Duration::from_millis(90)..Duration::from_millis(900)).contains(&took), "{took:?}");
+    let log = proxy.logged(2).await;
+    assert!(log.iter().all(|line| line["cause"] == "idle"), "{log:#?}");
+}
+
+#[tokio::test]
+async fn servers_are_connected_to_from_the_address_the_pool_says() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let seen = async |proxy: &Proxy| -> IpAddr {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.5:0".parse().unwrap()).unwrap();
+        let _client = socket.connect(proxy.address("raw").await).await.unwrap();
+        timeout(LIMIT, server.accept()).await.expect("a connection in time").unwrap().1.ip()
+    };
+    let proxy = Proxy::start(&config("", "source = \"127.0.0.9\"", &server), &[]).await;
+    assert_eq!(seen(&proxy).await.to_string(), "127.0.0.9");
+
+    let may_be_anybody = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap().set_ip_transparent_v4(true);
+    let transparent = config("", "source = \"client\"", &server);
+    let mut refused = vec![config("", "source = \"192.0.2.1\"", &server)];
+    if may_be_anybody.is_ok() {
+        let proxy = Proxy::start(&transparent, &[]).await;
+        assert_eq!(seen(&proxy).await.to_string(), "127.0.0.5");
+    } else {
+        refused.push(transparent);
+    }
+    for config in refused {
+        let mut proxy = Proxy::spawn(&config, &[], &[]);
+        assert!(!proxy.exited().await.success());
+        assert!(proxy.log().contains("pool.p.source"), "{}", proxy.log());
+    }
 }
