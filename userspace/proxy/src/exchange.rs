@@ -4,7 +4,7 @@ use std::{
     cell::RefCell,
     ops::{Deref, DerefMut},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use tokio::time::Instant;
@@ -19,8 +19,6 @@ pub(crate) struct Exchange {
     began: Instant,
     /// What the request is called; plain ASCII, empty where it has no name.
     pub(crate) id: Vec<u8>,
-    /// How long the head of the request took to come.
-    pub(crate) request: Duration,
     /// When it left the queue, when it had its last connection to a server, and when the head of the response came.
     pub(crate) dequeued: Option<Instant>,
     pub(crate) connected: Option<Instant>,
@@ -99,7 +97,8 @@ impl Exchange {
             Some(to?.saturating_duration_since(from?).as_micros() as u64)
         };
         Timers {
-            request_us: self.request.as_micros() as u64,
+            // Time begins with the whole head.
+            request_us: 0,
             queue_us: us(Some(self.began), self.dequeued),
             connect_us: us(self.dequeued, self.connected),
             response_us: us(self.connected, self.answered),
@@ -151,7 +150,6 @@ impl<C: Deref<Target = Connection>> Account<C> {
         let exchange = Exchange {
             began: Instant::now(),
             id: Vec::new(),
-            request: Duration::ZERO,
             dequeued: None,
             connected: None,
             answered: None,
