@@ -206,6 +206,8 @@ fn healthy(topology: Topology) -> Result<Objects> {
             routes: Vec::new(),
             pool: Some(name("web")?),
             max_connections: 20_000,
+            request_id: weir_model::RequestId::Off,
+            trace: weir_model::Trace::Pass,
             proxy_protocol_from: Vec::new(),
             idle_timeout: Duration::from_secs(3_600),
             half_closed_timeout: None,

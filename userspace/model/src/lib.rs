@@ -48,7 +48,8 @@ pub use directory::{FILE_LEN_MAX, Objects, SourceFile};
 pub use failover::{Failover, FailoverScope};
 pub use hash_on::HashOn;
 pub use listener::{
-    CertificateFiles, ClientCertificates, HostPattern, Listener, ListenerProtocol, Route, Tls, TlsVersion,
+    CertificateFiles, ClientCertificates, HostPattern, Listener, ListenerProtocol, RequestId, Route, Tls,
+    TlsVersion, Trace,
 };
 pub use mss::MssClamp;
 pub use name::{NAME_LEN_MAX, Name, NameError};

@@ -34,6 +34,12 @@ pub struct Listener {
     /// Connections accepted at once; more wait in the kernel's queue. 1 to 1,000,000.
     #[serde(default = "default_max_connections")]
     pub max_connections: u32,
+    /// Whether requests have names, in the field `x-request-id` to servers and back to clients; HTTP only.
+    #[serde(default, skip_serializing_if = "RequestId::is_off")]
+    pub request_id: RequestId,
+    /// What becomes of the trace a request says it belongs to (W3C Trace Context); HTTP only.
+    #[serde(default, skip_serializing_if = "Trace::is_pass")]
+    pub trace: Trace,
     /// Whose connections begin with a header of the PROXY protocol (1 or 2), which says who the client is. One of theirs without it
     /// is cut; everybody else is taken for who they are. At most 1,024 prefixes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -45,6 +51,45 @@ pub struct Listener {
     /// The same once one side has said all it has to say; `idle_timeout` when absent.
     #[serde(with = "units::optional_duration", default, skip_serializing_if = "Option::is_none")]
     pub half_closed_timeout: Option<Duration>,
+}
+
+/// Who names requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RequestId {
+    /// Nobody: the field is passed on like any other.
+    #[default]
+    Off,
+    /// The client, whose name is taken over if it is a plain one of at most 128 characters; else the proxy.
+    Keep,
+    /// The proxy, whatever the client says: a UUID of version 7.
+    Make,
+}
+
+impl RequestId {
+    fn is_off(&self) -> bool {
+        *self == Self::Off
+    }
+}
+
+/// What becomes of `traceparent` and `tracestate`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trace {
+    /// Passed on as they are, good or bad.
+    #[default]
+    Pass,
+    /// Passed on when they are as they should be; a broken `traceparent` is replaced by the beginning of a trace, and its
+    /// `tracestate` dropped.
+    Repair,
+    /// The same, and requests without one begin a trace.
+    Make,
+}
+
+impl Trace {
+    fn is_pass(&self) -> bool {
+        *self == Self::Pass
+    }
 }
 
 /// What a listener speaks.

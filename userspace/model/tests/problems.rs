@@ -147,6 +147,19 @@ fn every_mistake_is_named_with_its_field_and_line() {
         ("port = 80", "port = 80\nbind = \"127.0.0.1:80\"", "listener.web", "either vip and port, or bind"),
         ("protocol = \"http\"", "protocol = \"https\"", "listener.web.tls", "needs a certificate"),
         ("protocol = \"http\"", "protocol = \"gopher\"", "listener.web.protocol", "gopher"),
+        ("port = 80", "port = 80\nrequest_id = \"maybe\"", "listener.web.request_id", "maybe"),
+        (
+            "protocol = \"http\"",
+            "protocol = \"tcp\"\nrequest_id = \"make\"",
+            "listener.web.request_id",
+            "no requests to name",
+        ),
+        (
+            "protocol = \"http\"",
+            "protocol = \"tcp\"\ntrace = \"make\"",
+            "listener.web.trace",
+            "no requests to trace",
+        ),
         (
             "protocol = \"http\"",
             "protocol = \"tls-passthrough\"\ntls.directory = \"certs\"",

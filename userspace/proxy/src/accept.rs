@@ -158,13 +158,14 @@ impl Accepting {
     async fn room(&self, is_full: impl Fn(&ListenerState) -> bool) {
         loop {
             let state = self.state.load_full();
-            let closed = state.live.closed.notified();
+            let (closed, left) = (state.live.closed.notified(), state.live.crowd.left.notified());
             if !is_full(&state) {
                 return;
             }
             // Looks again after a while, since the limit may have been raised.
             tokio::select! {
                 () = closed => {}
+                () = left => {}
                 () = sleep(ACCEPT_PAUSE) => {}
             }
         }

@@ -1,5 +1,6 @@
 //! One server after the other, until one answers, the retries are used up, or asking again could do harm.
 
+use tokio::time::Instant;
 use weir_core::ClientKey;
 use weir_model::{Name, Pool};
 
@@ -81,14 +82,14 @@ impl<'a> Attempts<'a> {
             avoid: self.avoid.as_ref(),
         };
         let slot = match wait_for_slot(self.pool, asking).await {
-            Ok(slot) => slot,
+            Ok((slot, queued)) => {
+                exchange.dequeued.get_or_insert_with(Instant::now);
+                exchange.note(|noted| noted.asks(&slot.server, queued));
+                slot
+            }
             // What the servers that were tried had is more telling than that none is left.
             Err(refusal) => return Err(self.last.take().unwrap_or(refusal)),
         };
-        exchange.note(|noted| {
-            noted.server = Some(slot.server.name.clone());
-            noted.zone = Some(slot.server.zone.clone());
-        });
         exchange.retries = self.made;
         slot.server.count_request();
         self.pool.note_sent(&slot.server);

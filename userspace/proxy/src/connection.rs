@@ -10,6 +10,7 @@ use std::{
             Ordering::{Relaxed, SeqCst},
         },
     },
+    time::SystemTime,
 };
 
 use arc_swap::ArcSwap;
@@ -23,13 +24,16 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use weir_core::proxy_protocol::{Addresses, Tlvs};
+use weir_core::{
+    proxy_protocol::{Addresses, Tlvs},
+    request_id::Names,
+};
 use weir_model::ListenerProtocol;
 
 use crate::{
     access_log::AccessLog,
     body::ResponseBody,
-    exchange::Account,
+    exchange::{Account, Exchange},
     guarded::Guarded,
     h1,
     ledger::Ledger,
@@ -37,7 +41,8 @@ use crate::{
         HANDSHAKE_TIMEOUT, HEAD_LEN_MAX, LAST_CALL, PING_INTERVAL, PROXY_HEADER_TIMEOUT, SELF_CHECK_LINGER,
         STREAMS_MAX,
     },
-    listener::ListenerState,
+    listener::{Crowd, ListenerState},
+    live::random,
     passthrough,
     proxy_header::{self, NoHeader},
     request,
@@ -52,6 +57,7 @@ pub(crate) struct Proxy {
     pub(crate) tables: Arc<ArcSwap<Tables>>,
     pub(crate) ledger: Ledger,
     pub(crate) log: AccessLog,
+    pub(crate) crowd: Arc<Crowd>,
     pub(crate) phase: AtomicPhase,
     /// Checks of the listeners that the proxy itself has under way.
     pub(crate) knocks: Arc<Knocks>,
@@ -143,6 +149,22 @@ impl Connection {
     /// The tables that a request on it is served by.
     pub(crate) fn tables(&self) -> Now {
         self.listener.tables(Now::load(&self.proxy.tables))
+    }
+
+    /// What a request with these fields is called; the exchange is told.
+    pub(crate) fn names<'f>(
+        &self,
+        fields: impl Iterator<Item = (&'f str, &'f [u8])>,
+        exchange: &mut Exchange,
+    ) -> Names {
+        let unix_ms = || {
+            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            since.map_or(0, |since| since.as_millis() as u64)
+        };
+        let spec = &self.listener.spec;
+        let names = Names::of((spec.request_id, spec.trace), fields, unix_ms, random);
+        exchange.id.clone_from(&names.id);
+        names
     }
 
     /// Whether no further request is welcome.

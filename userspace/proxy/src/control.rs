@@ -35,6 +35,7 @@ use crate::{
     ledger::Ledger,
     limits::HEALTH_QUEUE_MAX,
     listen::Listeners,
+    listener::Crowd,
     live::Live,
     options::Options,
     passive::Intervals,
@@ -100,6 +101,7 @@ impl Control {
             tables: Arc::default(),
             ledger: Ledger::default(),
             log,
+            crowd: Arc::new(Crowd::new(options.max_connections)),
             phase: AtomicPhase::default(),
             knocks: Arc::clone(&knocks),
         });

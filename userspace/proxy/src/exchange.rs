@@ -2,23 +2,27 @@
 
 use std::{
     cell::RefCell,
-    fmt::Display,
-    net::{IpAddr, SocketAddr},
     ops::{Deref, DerefMut},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::SystemTime,
 };
 
-use serde::{Serialize, Serializer};
 use tokio::time::Instant;
+use weir_core::log_line::{Counts, LogLine, Stage, State, Timers};
 use weir_model::{Name, Timestamp};
 
-use crate::{connection::Connection, ledger::Part, limits::LOGGED_LEN_MAX};
+use crate::{body::Progress, connection::Connection, ledger::Part, limits::LOGGED_LEN_MAX, live::ServerLive};
 
 /// One request and its response, or one relayed connection.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     began: Instant,
+    /// What the request is called; plain ASCII, empty where it has no name.
+    pub(crate) id: Vec<u8>,
+    /// When it left the queue, when it had its last connection to a server, and when the head of the response came.
+    pub(crate) dequeued: Option<Instant>,
+    pub(crate) connected: Option<Instant>,
+    pub(crate) answered: Option<Instant>,
     /// Set by whoever looks at the clock when it ends.
     pub(crate) ended: Option<Instant>,
     /// Where it is counted.
@@ -26,7 +30,12 @@ pub(crate) struct Exchange {
     pub(crate) protocol: &'static str,
     pub(crate) status: u16,
     pub(crate) retries: u32,
+    /// How far the body from the client has come, where others count it.
+    pub(crate) progress: Option<Arc<Progress>>,
+    /// Of the body, from the client and to it; and of the head of the response.
+    pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
+    pub(crate) head_bytes_out: u64,
     /// Why it did not go as it should; empty when it did.
     pub(crate) cause: &'static str,
     /// What only the log wants to know; absent without one.
@@ -43,6 +52,7 @@ pub(crate) struct Noted {
     pub(crate) home: Option<Name>,
     pub(crate) zone: Option<Name>,
     pub(crate) server: Option<Name>,
+    counts: Counts,
 }
 
 /// An exchange on a connection, which is accounted for when this is dropped.
@@ -68,6 +78,32 @@ impl Exchange {
             note(noted);
         }
     }
+
+    /// How far it has come.
+    fn stage(&self) -> Stage {
+        match (self.noted.as_ref().is_some_and(|noted| noted.pool.is_some()), self.dequeued) {
+            _ if self.answered.is_some() => Stage::Data,
+            // Nothing is waited for but bytes.
+            _ if self.connected.is_some() && matches!(self.protocol, "tcp" | "tls") => Stage::Data,
+            _ if self.connected.is_some() => Stage::Response,
+            (_, Some(_)) => Stage::Connect,
+            (true, None) => Stage::Queue,
+            (false, None) => Stage::Request,
+        }
+    }
+
+    fn timers(&self) -> Timers {
+        let us = |from: Option<Instant>, to: Option<Instant>| {
+            Some(to?.saturating_duration_since(from?).as_micros() as u64)
+        };
+        Timers {
+            // Time begins with the whole head.
+            request_us: 0,
+            queue_us: us(Some(self.began), self.dequeued),
+            connect_us: us(self.dequeued, self.connected),
+            response_us: us(self.connected, self.answered),
+        }
+    }
 }
 
 impl Noted {
@@ -82,8 +118,17 @@ impl Noted {
         cut(target).clone_into(&mut self.target);
     }
 
+    /// Who is asked, and how many others are.
+    pub(crate) fn asks(&mut self, server: &ServerLive, queued: u64) {
+        self.server = Some(server.name.clone());
+        self.zone = Some(server.zone.clone());
+        (self.counts.pool, self.counts.server) = (server.pool.active(), server.active());
+        self.counts.queued = queued;
+    }
+
     fn give_back(mut self: Box<Self>) {
-        let Self { method, host, target, pool, home, zone, server } = &mut *self;
+        let Self { method, host, target, pool, home, zone, server, counts } = &mut *self;
+        *counts = Counts::default();
         for text in [method, host, target] {
             text.clear();
         }
@@ -104,12 +149,19 @@ impl<C: Deref<Target = Connection>> Account<C> {
         connection.listener.live.requests.add(1);
         let exchange = Exchange {
             began: Instant::now(),
+            id: Vec::new(),
+            dequeued: None,
+            connected: None,
+            answered: None,
             ended: None,
             part: connection.listener.live.unrouted.mine(),
             protocol,
             status: 0,
             retries: 0,
+            progress: None,
+            bytes_in: 0,
             bytes_out: 0,
+            head_bytes_out: 0,
             cause: "",
             noted: connection.proxy.log.is_on().then(Noted::new),
         };
@@ -139,8 +191,11 @@ impl<C: Deref<Target = Connection>> Drop for Account<C> {
         }
         let took = exchange.ended.unwrap_or_else(Instant::now).saturating_duration_since(exchange.began);
         exchange.part.count(exchange.status, exchange.retries, took);
+        let (timers, state) = (exchange.timers(), State::of(exchange.cause, exchange.stage()));
         let Some(noted) = exchange.noted.take() else { return };
-        let line = Line {
+        let live = &connection.listener.live;
+        let counts = Counts { process: live.crowd.open(), listener: live.connections(), ..noted.counts };
+        connection.proxy.log.write(&LogLine {
             time: Timestamp(SystemTime::now()),
             listener: &connection.listener.name,
             client: connection.client.ip().to_canonical(),
@@ -151,52 +206,27 @@ impl<C: Deref<Target = Connection>> Drop for Account<C> {
             method: &noted.method,
             host: &noted.host,
             target: &noted.target,
+            request_id: std::str::from_utf8(&exchange.id).unwrap_or_default(),
             pool: noted.pool.as_ref(),
             home: noted.home.as_ref(),
             zone: noted.zone.as_ref(),
             server: noted.server.as_ref(),
             status: exchange.status,
             retries: exchange.retries,
+            bytes_in: exchange
+                .progress
+                .as_ref()
+                .map_or(exchange.bytes_in, |progress| progress.bytes.load(Relaxed)),
             bytes_out: exchange.bytes_out,
             duration_us: took.as_micros() as u64,
+            timers,
+            state,
             cause: exchange.cause,
-        };
-        // Texts and numbers always serialise.
-        connection.proxy.log.write(|out| _ = serde_json::to_writer(out, &line));
+            head_bytes_out: exchange.head_bytes_out,
+            counts,
+        });
         noted.give_back();
     }
-}
-
-#[derive(Serialize)]
-struct Line<'a> {
-    #[serde(serialize_with = "as_text")]
-    time: Timestamp,
-    listener: &'a Name,
-    client: IpAddr,
-    client_port: u16,
-    local: SocketAddr,
-    protocol: &'a str,
-    tls: bool,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    method: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    host: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    target: &'a str,
-    pool: Option<&'a Name>,
-    home: Option<&'a Name>,
-    zone: Option<&'a Name>,
-    server: Option<&'a Name>,
-    status: u16,
-    retries: u32,
-    bytes_out: u64,
-    duration_us: u64,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    cause: &'a str,
-}
-
-fn as_text<S: Serializer>(value: &impl Display, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(value)
 }
 
 fn cut(text: &str) -> &str {

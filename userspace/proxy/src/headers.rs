@@ -96,6 +96,17 @@ pub(crate) fn as_http2(
     Ok(())
 }
 
+/// Puts these in place of the client's fields of their names; an empty value is no field, an empty name nothing.
+pub(crate) fn instead(headers: &mut HeaderMap, fields: [(&'static str, &[u8]); 3]) {
+    for (name, value) in fields.into_iter().filter(|(name, _)| !name.is_empty()) {
+        let name = HeaderName::from_static(name);
+        headers.remove(&name);
+        if let Some(value) = HeaderValue::from_bytes(value).ok().filter(|value| !value.is_empty()) {
+            headers.insert(name, value);
+        }
+    }
+}
+
 /// Makes a server's response one of ours.
 pub(crate) fn to_client(headers: &mut HeaderMap, version: Version) {
     remove_hop_by_hop(headers);

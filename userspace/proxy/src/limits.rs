@@ -33,6 +33,10 @@ pub(crate) const STALL_MAX: Duration = Duration::from_secs(300);
 pub(crate) const BACKLOG: i32 = 4096;
 /// Bytes of the access log of one thread that wait for the writer; further lines are dropped and counted.
 pub(crate) const LOG_BUFFER_MAX: usize = 4 << 20;
+/// How often it is looked whether a log file was renamed, and a receiver of syslog that is gone is sought again.
+pub(crate) const LOG_LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long a receiver of syslog is waited for; then what waits for it is dropped and counted.
+pub(crate) const LOG_SEND_TIMEOUT: Duration = Duration::from_millis(500);
 /// Bytes of a request target or host that are logged.
 pub(crate) const LOGGED_LEN_MAX: usize = 1024;
 /// How long a server that refused a connection is avoided, unless a check passes before.

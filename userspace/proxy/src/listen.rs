@@ -191,7 +191,8 @@ impl Listeners {
         ]
         .map(|(counter, help)| self.registry.counter(counter, help, &[("listener", name.as_str())]));
         let unrouted = self.proxy.ledger.series(name, None);
-        Arc::new(ListenerLive::new(counters, unrouted, self.proxy.tables.load_full()))
+        let crowd = Arc::clone(&self.proxy.crowd);
+        Arc::new(ListenerLive::new(counters, unrouted, self.proxy.tables.load_full(), crowd))
     }
 
     /// What the one who steers should know.

@@ -34,10 +34,42 @@ pub(crate) struct ListenerState {
     pub(crate) live: Arc<ListenerLive>,
 }
 
+/// The connections of all listeners together.
+#[derive(Debug)]
+pub(crate) struct Crowd {
+    open: AtomicU64,
+    max: u64,
+    /// Wakes those that wait for room.
+    pub(crate) left: Notify,
+}
+
+impl Crowd {
+    /// Nobody yet, and so many at most.
+    pub(crate) fn new(max: Option<u32>) -> Self {
+        Self { open: AtomicU64::new(0), max: max.map_or(u64::MAX, u64::from), left: Notify::new() }
+    }
+
+    /// Connections that are open.
+    pub(crate) fn open(&self) -> u64 {
+        self.open.load(Relaxed)
+    }
+
+    fn try_open_one(&self) -> bool {
+        self.open.fetch_update(SeqCst, Relaxed, |open| (open < self.max).then_some(open + 1)).is_ok()
+    }
+
+    fn close_one(&self) {
+        if self.open.fetch_sub(1, SeqCst) >= self.max {
+            self.left.notify_waiters();
+        }
+    }
+}
+
 /// Counters of a listener, across changes of it.
 #[derive(Debug)]
 pub(crate) struct ListenerLive {
     connections: AtomicU64,
+    pub(crate) crowd: Arc<Crowd>,
     pub(crate) requests: PerThread<AtomicU64>,
     pub(crate) handshake_failures: Counter,
     /// Connections cut because they did not begin with the header of the PROXY protocol they should have begun with.
@@ -139,15 +171,23 @@ impl Ending {
 }
 
 impl ListenerState {
-    /// Whether it has as many connections as it may; then no more are accepted.
+    /// Whether it, or the process, has as many connections as it may; then no more are accepted.
     pub(crate) fn is_full(&self) -> bool {
-        self.live.connections() >= u64::from(self.spec.max_connections)
+        let Crowd { open, max, .. } = &*self.live.crowd;
+        self.live.connections() >= u64::from(self.spec.max_connections) || open.load(SeqCst) >= *max
     }
 
     /// Counts one more connection if it may have one.
     pub(crate) fn try_open_one(&self) -> bool {
         let more = |open| (open < u64::from(self.spec.max_connections)).then_some(open + 1);
-        self.live.connections.fetch_update(SeqCst, Relaxed, more).is_ok()
+        if self.live.connections.fetch_update(SeqCst, Relaxed, more).is_err() {
+            return false;
+        }
+        let is_open = self.live.crowd.try_open_one();
+        if !is_open {
+            self.live.connections.fetch_sub(1, SeqCst);
+        }
+        is_open
     }
 
     /// The tables now, or the last that knew this listener.
@@ -161,9 +201,11 @@ impl ListenerLive {
         [handshake_failures, floods, bad_headers]: [Counter; 3],
         unrouted: Arc<Series>,
         tables: Arc<Tables>,
+        crowd: Arc<Crowd>,
     ) -> Self {
         Self {
             connections: AtomicU64::new(0),
+            crowd,
             requests: PerThread::default(),
             handshake_failures,
             bad_headers,
@@ -187,10 +229,12 @@ impl ListenerLive {
     /// Counts one more, beyond every limit.
     pub(crate) fn open_one(&self) {
         self.connections.fetch_add(1, SeqCst);
+        self.crowd.open.fetch_add(1, SeqCst);
     }
 
     pub(crate) fn close_one(&self) {
         self.connections.fetch_sub(1, SeqCst);
+        self.crowd.close_one();
         // All sockets that wait: only one of them may have somebody in its queue.
         self.closed.notify_waiters();
     }

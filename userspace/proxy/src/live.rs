@@ -89,10 +89,14 @@ impl IdleSender {
 /// One pool.
 #[derive(Debug, Default)]
 pub(crate) struct PoolLive {
+    /// Requests in flight at its servers, as each thread saw them come and go.
+    active: PerThread<AtomicU64>,
     /// Requests that wait for a slot.
     pub(crate) waiting: AtomicU64,
     /// What became of requests to it.
     pub(crate) passive: PoolPassive,
+    /// The queue: who waits first holds this, and alone looks for a slot. tokio's mutex goes to those who want it in turn.
+    pub(crate) first: tokio::sync::Mutex<()>,
     /// A slot became free.
     pub(crate) released: Notify,
     balancers: Mutex<BTreeMap<Name, (Method, Arc<Balancer>)>>,
@@ -107,9 +111,10 @@ pub(crate) struct Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.server.active.fetch_sub(1, SeqCst);
+        self.server.pool.active.mine().fetch_sub(1, Relaxed);
         // Whoever begins to wait says so before looking once more.
         if self.server.pool.waiting.load(SeqCst) > 0 {
-            self.server.pool.released.notify_one();
+            self.server.pool.released.notify_waiters();
         }
     }
 }
@@ -119,6 +124,7 @@ impl Slot {
     pub(crate) fn take(server: &Arc<ServerLive>, max: u32) -> Option<Self> {
         let more = |active| (active < u64::from(max)).then_some(active + 1);
         server.active.fetch_update(SeqCst, Relaxed, more).ok()?;
+        server.pool.active.mine().fetch_add(1, Relaxed);
         Some(Self { server: Arc::clone(server) })
     }
 }
@@ -249,6 +255,12 @@ impl OnThread {
 }
 
 impl PoolLive {
+    /// Requests in flight at its servers.
+    pub(crate) fn active(&self) -> u64 {
+        // One may end on another thread than it began on: only the sum means something.
+        self.active.iter().fold(0, |sum, part| sum.wrapping_add(part.load(Relaxed)))
+    }
+
     /// The balancer of a zone; a new one when the method has changed.
     pub(crate) fn balancer(&self, zone: &Name, method: Method) -> Arc<Balancer> {
         let mut balancers = self.balancers.lock().unwrap_or_else(PoisonError::into_inner);

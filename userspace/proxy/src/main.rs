@@ -85,16 +85,17 @@ fn start(options: Options) -> Result<()> {
     let registry = Registry::default();
     // Before everything that each of them has a part of.
     let workers = Workers::start(threads(&options)).context("start threads")?;
-    let (log, writer) = AccessLog::open(&options.access_log, &registry)
-        .with_context(|| format!("access log {}", options.access_log))?;
+    let (log, writers) =
+        AccessLog::open(&options.access_log, options.access_log_format, &registry).context("access log")?;
     // What decides has a thread of its own: this one.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
     let result = runtime.block_on(run(options, registry, log, &workers));
     runtime.shutdown_timeout(LOG_FLUSH);
     // Connections that would not end in time are cut here, and accounted for.
     workers.end(LOG_FLUSH);
-    if let Some(writer) = writer {
-        writer.end(LOG_FLUSH);
+    let deadline = std::time::Instant::now() + LOG_FLUSH;
+    for writer in writers {
+        writer.end(deadline);
     }
     result
 }

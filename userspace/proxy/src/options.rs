@@ -6,6 +6,8 @@ use clap::Parser;
 use weir_model::{Name, units};
 use weir_runtime::telemetry::Format;
 
+use crate::access_log::{LineFormat, Place};
+
 /// The L7 proxy of weir: terminates TLS and HTTP, picks a server in the right zone, relays.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "weir-proxy", version)]
@@ -27,9 +29,16 @@ pub(crate) struct Options {
     /// Threads that carry traffic; by default one for each processor this process may use. 1 to 1024.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Where the access log goes: a file, "-" for standard output, or "off".
-    #[arg(long, default_value = "-", value_name = "FILE")]
-    pub(crate) access_log: String,
+    /// Connections of clients at once, of all listeners together; more wait in the kernel's queues. Beside the limits of listeners.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_connections: Option<u32>,
+    /// Where the access log goes: a file, "-" for standard output, "off", or syslog: "udp://127.0.0.1:514?facility=local0" or
+    /// "unix:///dev/log", with "&format=rfc5424" for the newer kind. May be given several times.
+    #[arg(long, default_value = "-", value_name = "PLACE")]
+    pub(crate) access_log: Vec<Place>,
+    /// How its lines are written.
+    #[arg(long, default_value = "json", value_name = "FORMAT")]
+    pub(crate) access_log_format: LineFormat,
     /// After SIGTERM, say "draining" on /healthz for this long before accepting no more.
     #[arg(long, default_value = "0s", value_parser = units::duration::parse)]
     pub(crate) drain_wait: Duration,

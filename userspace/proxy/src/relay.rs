@@ -62,6 +62,11 @@ impl Relay {
         }
     }
 
+    /// Bytes that came from the client and were sent on.
+    pub(crate) fn bytes_in(&self) -> u64 {
+        self.up.moved
+    }
+
     /// Bytes the client was sent.
     pub(crate) fn bytes_out(&self) -> u64 {
         self.down.moved

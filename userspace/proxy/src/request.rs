@@ -8,7 +8,7 @@ use std::{
 use http::{HeaderValue, Method, Request, Response, Version, header, request::Parts};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
-use weir_core::{cookie, l7::normal_host, routing::HomeReason, sticky};
+use weir_core::{cookie, l7::normal_host, request_id::REQUEST_ID, routing::HomeReason, sticky};
 use weir_model::{Name, Pool};
 
 use crate::{
@@ -30,7 +30,9 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let mut exchange = Account::begin(Arc::clone(connection), version_name(request.version()));
-    match relay(connection, request, &mut exchange).await {
+    let answer = relay(connection, request, &mut exchange).await;
+    let id = HeaderValue::from_bytes(&exchange.id).ok().filter(|id| !id.is_empty());
+    let mut response = match answer {
         Ok((response, upstream)) => {
             exchange.status = response.status().as_u16();
             response.map(|incoming| ResponseBody::server(incoming, upstream, exchange))
@@ -43,7 +45,11 @@ pub(crate) async fn serve(
             response.headers_mut().insert(CAUSE_HEADER, refusal.cause_value());
             response
         }
+    };
+    if let Some(id) = id {
+        response.headers_mut().insert(REQUEST_ID, id);
     }
+    response
 }
 
 async fn relay(
@@ -68,11 +74,15 @@ async fn relay(
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     let key = pool.key(target, parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
     let takes_trailers = headers::takes_trailers(&parts.headers);
+    let named = parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let names = connection.names(named, exchange);
     headers::to_server(&mut parts, &host, connection.client, connection.tls)?;
+    headers::instead(&mut parts.headers, names.fields());
     if pool.spec.protocol.is_h2() {
         headers::as_http2(&mut parts, &host, pool.tls.is_some(), takes_trailers)?;
     }
     let progress = Arc::new(Progress::default());
+    exchange.progress = Some(Arc::clone(&progress));
     let message = Message::new(parts, RequestBody::new(body, &progress));
     let (mut response, upstream) = ask_servers(
         connection,
@@ -103,7 +113,7 @@ pub(crate) async fn ask_servers(
     loop {
         let slot = attempts.next(exchange).await?;
         let server = Arc::clone(&slot.server);
-        let failure = match ask(connection, slot, attempts.pool(), &mut message, progress).await {
+        let failure = match ask(connection, slot, attempts.pool(), &mut message, progress, exchange).await {
             Ok(answer) => {
                 attempts.answered(&server, answer.0.status().as_u16());
                 return Ok(answer);
@@ -124,14 +134,19 @@ async fn ask(
     pool: &PoolTable,
     message: &mut Message,
     progress: &Arc<Progress>,
+    exchange: &mut Exchange,
 ) -> Result<(Response<Incoming>, Upstream), Failure> {
     let obtain = |slot| Upstream::obtain(slot, pool, connection, progress);
     let mut upstream = obtain(slot).await?;
     let mut may_repeat = true;
     loop {
+        exchange.connected = Some(Instant::now());
         let request = message.request();
         match upstream.send(request, pool.spec.response_timeout).await {
-            Ok(response) => return Ok((response, upstream)),
+            Ok(response) => {
+                exchange.answered = Some(Instant::now());
+                return Ok((response, upstream));
+            }
             Err(failure) if upstream.reused && may_repeat => {
                 // Kept connections become fewer with each attempt; one that is shared may stay as it is.
                 may_repeat = !upstream.is_shared();
@@ -149,25 +164,35 @@ async fn ask(
     }
 }
 
-/// A slot at a server; waits in the pool's queue while all servers are at their limit.
-pub(crate) async fn wait_for_slot(pool: &PoolTable, asking: Asking<'_>) -> Result<Slot, Refusal> {
-    match pool.choose(asking) {
-        Choice::Server(slot) => return Ok(slot),
-        Choice::Nobody => return Err(Refusal::NO_SERVER),
-        Choice::Full => {}
-    }
+/// A slot at a server, and how many were before this request in the pool's queue, where it waits while all servers are at their
+/// limit: first come, first served.
+pub(crate) async fn wait_for_slot(pool: &PoolTable, asking: Asking<'_>) -> Result<(Slot, u64), Refusal> {
     let live = &pool.live;
+    // Whoever tries again has waited, and may not want the server the others wait for: such do not stand in their way.
+    let is_new = asking.tried.is_empty();
+    if !is_new || live.waiting.load(SeqCst) == 0 {
+        match pool.choose(asking) {
+            Choice::Server(slot) => return Ok((slot, 0)),
+            Choice::Nobody => return Err(Refusal::NO_SERVER),
+            Choice::Full => {}
+        }
+    }
     let place = QueuePlace(&live.waiting);
-    if live.waiting.fetch_add(1, SeqCst) >= u64::from(pool.spec.max_queue) {
+    let before = live.waiting.fetch_add(1, SeqCst);
+    if before >= u64::from(pool.spec.max_queue) {
         return Err(Refusal::QUEUE_FULL);
     }
     let deadline = Instant::now() + pool.spec.queue_timeout;
+    let _first = match is_new.then(|| timeout_at(deadline, live.first.lock())) {
+        Some(turn) => Some(turn.await.map_err(|_| Refusal::QUEUE_TIMEOUT)?),
+        None => None,
+    };
     loop {
         let released = live.released.notified();
         match pool.choose(asking) {
             Choice::Server(slot) => {
                 drop(place);
-                return Ok(slot);
+                return Ok((slot, before));
             }
             Choice::Nobody => return Err(Refusal::NO_SERVER),
             Choice::Full => {}

@@ -3,7 +3,7 @@
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::{
@@ -51,6 +51,7 @@ pub(crate) async fn join(
             tracing::debug!(client = %connection.client, server = %slot.server.name, "relay: {error}");
         }
     }
+    exchange.bytes_in += relay.bytes_in();
     exchange.bytes_out = relay.bytes_out();
     Ok(())
 }
@@ -84,6 +85,7 @@ async fn find_server(
         None => default_destination(connection, &tables, exchange)?,
     };
     let mut attempts = Attempts::new(pool, &tables, connection, home);
+    exchange.bytes_in = came.len() as u64;
     loop {
         let slot = match attempts.next(exchange).await {
             Ok(slot) => slot,
@@ -99,7 +101,10 @@ async fn find_server(
             }
         };
         match asked.await {
-            Ok(server) => return Ok(Ok((slot, server))),
+            Ok(server) => {
+                exchange.connected = Some(Instant::now());
+                return Ok(Ok((slot, server)));
+            }
             Err(failure) => attempts.failed(&slot.server, &failure),
         }
     }

@@ -9,15 +9,26 @@ use super::{
 
 /// What is said of a client to servers.
 #[derive(Clone, Copy, Debug)]
-pub struct Sender {
+pub struct Sender<'a> {
     address: IpAddr,
     proto: &'static str,
+    /// Fields in place of the client's of these names; an empty value is no field at all.
+    instead: &'a [(&'a str, &'a [u8])],
 }
 
-impl Sender {
+impl<'a> Sender<'a> {
     /// A client at an address, over TLS or not.
     pub fn new(client: IpAddr, tls: bool) -> Self {
-        Self { address: client.to_canonical(), proto: if tls { "https" } else { "http" } }
+        Self { address: client.to_canonical(), proto: if tls { "https" } else { "http" }, instead: &[] }
+    }
+
+    /// With fields in place of the client's of these names; an empty value is no field at all.
+    pub fn with(self, instead: &'a [(&'a str, &'a [u8])]) -> Self {
+        Self { instead, ..self }
+    }
+
+    fn replaces(self, name: &str) -> bool {
+        self.instead.iter().any(|(replaced, _)| replaced.eq_ignore_ascii_case(name))
     }
 
     /// Its address, as in X-Forwarded-For.
@@ -98,7 +109,7 @@ fn write_elements(out: &mut Vec<u8>, fields: &[Field<'_>], which: Known) {
 
 /// Appends the head of a request as the server shall see it: in origin-form and HTTP/1.1, without what was meant for this
 /// hop, and with who asked and how.
-pub fn write_request(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, sender: &Sender) {
+pub fn write_request(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, sender: &Sender<'_>) {
     out.extend_from_slice(head.method.as_bytes());
     out.push(b' ');
     out.extend_from_slice(head.target.as_bytes());
@@ -106,12 +117,17 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, sender: &Sen
     write_field(out, "host", head.host.as_bytes());
     for field in head.fields {
         match known(field.name) {
-            Known::Other if !head.options.nominates(head.fields, field.name) => {
+            Known::Other
+                if !sender.replaces(field.name) && !head.options.nominates(head.fields, field.name) =>
+            {
                 write_field(out, field.name, field.value)
             }
             Known::Expect if head.expects_continue => write_field(out, "expect", b"100-continue"),
             _ => {}
         }
+    }
+    for (name, value) in sender.instead.iter().filter(|(_, value)| !value.is_empty()) {
+        write_field(out, name, value);
     }
     write_framing(out, head.framing);
     // RFC 9110 §8.6: a method that expects a body says so when it has none.
@@ -144,8 +160,14 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, sender: &Sen
 }
 
 /// Appends the head of a response as the client shall see it. `framing` is that of the body that follows, `more` further field
-/// lines, each with its line end.
-pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, framing: Framing, more: &[&[u8]]) {
+/// lines, each with its line end; `without`: the field they replace, if any.
+pub fn write_response(
+    out: &mut Vec<u8>,
+    head: &ResponseHead<'_, '_>,
+    framing: Framing,
+    more: &[&[u8]],
+    without: &str,
+) {
     out.extend_from_slice(b"HTTP/1.1 ");
     write_number(out, head.status.into());
     out.push(b' ');
@@ -167,7 +189,8 @@ pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, framing: F
             | Known::ForwardedFor
             | Known::ForwardedHost
             | Known::ForwardedProto
-                if !head.options.nominates(head.fields, field.name) =>
+                if !field.name.eq_ignore_ascii_case(without)
+                    && !head.options.nominates(head.fields, field.name) =>
             {
                 write_field(out, field.name, field.value);
             }

@@ -1,7 +1,7 @@
 //! Listeners: where they lead, and what their protocol allows.
 
 use super::{Checker, DAY, MS};
-use crate::{Listener, ListenerProtocol, Name, Protocol};
+use crate::{Listener, ListenerProtocol, Name, Protocol, RequestId, Trace};
 
 /// Prefixes a listener takes headers of the PROXY protocol from: each new connection looks through them.
 const PREFIXES_MAX: usize = 1_024;
@@ -94,6 +94,12 @@ impl Checker<'_> {
                 );
             }
             (_, None) => {}
+        }
+        if !listener.protocol.is_http() && listener.request_id != RequestId::Off {
+            problem("request_id", "there are no requests to name here", "remove it");
+        }
+        if !listener.protocol.is_http() && listener.trace != Trace::Pass {
+            problem("trace", "there are no requests to trace here", "remove it");
         }
         if listener.protocol == ListenerProtocol::Tcp && !listener.routes.is_empty() {
             problem(

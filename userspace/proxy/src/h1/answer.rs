@@ -2,7 +2,10 @@
 
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite};
-use weir_core::h1::{Bad, Version};
+use weir_core::{
+    h1::{Bad, Version},
+    request_id::REQUEST_ID,
+};
 
 use super::{
     asked::name,
@@ -44,6 +47,11 @@ where
     say(connection, client, &mut connection.begin(name(Version::Http11)), refused).await
 }
 
+/// The field line that tells a client what its request is called; nothing where it has no name.
+pub(super) fn id_line(id: &[u8]) -> Vec<u8> {
+    if id.is_empty() { Vec::new() } else { [REQUEST_ID.as_bytes(), b": ", id, b"\r\n"].concat() }
+}
+
 /// An answer of our own.
 pub(super) async fn say<S>(
     connection: &Connection,
@@ -67,7 +75,12 @@ where
         body.len(),
         refusal.cause
     );
-    out.0.extend_from_slice(head.as_bytes());
+    let id = id_line(&exchange.id);
+    let (line, rest) = head.split_at(head.find("\r\n").map_or(0, |end| end + 2));
+    for part in [line.as_bytes(), &id, rest.as_bytes()] {
+        out.0.extend_from_slice(part);
+    }
+    exchange.head_bytes_out = out.0.len() as u64;
     if !is_head {
         out.0.extend_from_slice(&body);
         exchange.bytes_out = body.len() as u64;

@@ -74,13 +74,17 @@ fn ask<'t>(
     let found = destination(connection, tables, (head.host, path), cookies, exchange);
     let Destination { pool, home, set_cookie } = found.map_err(refused)?;
     let key = pool.key(head.target, head.fields.iter().map(|field| (field.name, field.value)));
+    let named = head.fields.iter().map(|field| (field.name, field.value));
+    let names = connection.names(named, exchange);
+    let instead = names.fields();
     let mut out = Scratch(Vec::new());
     let mut parts = None;
     if pool.spec.protocol.is_h2() {
-        parts = Some(Box::new(bridge::parts(head, connection, pool).map_err(refused)?));
+        parts = Some(Box::new(bridge::parts(head, connection, pool, instead).map_err(refused)?));
     } else {
         out = Scratch::new();
-        h1::write_request(&mut out.0, head, &h1::Sender::new(connection.client.ip(), connection.tls));
+        let sender = h1::Sender::new(connection.client.ip(), connection.tls);
+        h1::write_request(&mut out.0, head, &sender.with(&instead));
     }
     Ok(Asked {
         pool,

@@ -22,7 +22,10 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::PollSender;
-use weir_core::h1::{self, Framing, RequestHead, Version};
+use weir_core::{
+    h1::{self, Framing, RequestHead, Version},
+    request_id::REQUEST_ID,
+};
 
 use super::{
     answer::{Refused, say},
@@ -49,6 +52,7 @@ pub(super) fn parts(
     head: &RequestHead<'_, '_>,
     connection: &Connection,
     pool: &PoolTable,
+    instead: [(&'static str, &[u8]); 3],
 ) -> Result<Parts, Refusal> {
     let (mut parts, ()) = Request::new(()).into_parts();
     parts.method = Method::from_bytes(head.method.as_bytes()).map_err(|_| Refusal::BAD_TARGET)?;
@@ -69,6 +73,7 @@ pub(super) fn parts(
     }
     let takes_trailers = headers::takes_trailers(&parts.headers);
     headers::to_server(&mut parts, head.host, connection.client, connection.tls)?;
+    headers::instead(&mut parts.headers, instead);
     // HTTP/2 has no word for no host.
     let address;
     let host = if head.host.is_empty() {
@@ -113,6 +118,7 @@ where
         }
     }
     let progress = Arc::new(Progress::default());
+    exchange.progress = Some(Arc::clone(&progress));
     let (body, mut feed) = Feed::of(asked.framing, &progress);
     let message = Message::new(*parts, body);
     let attempts = Attempts::new(asked.pool, tables, connection, asked.home).by(asked.key);
@@ -175,6 +181,9 @@ async fn respond<W: AsyncWrite + Unpin>(
     let (mut parts, mut body) = response.into_parts();
     exchange.status = parts.status.as_u16();
     headers::to_client(&mut parts.headers, parts.version);
+    if let Some(id) = HeaderValue::from_bytes(&exchange.id).ok().filter(|id| !id.is_empty()) {
+        parts.headers.insert(REQUEST_ID, id);
+    }
     let has_none = asked.is_head || matches!(exchange.status, 204 | 304);
     let length = parts.headers.contains_key(header::CONTENT_LENGTH);
     let is_10 = asked.client == Version::Http10;

@@ -16,6 +16,6 @@ mod pump;
 mod relay;
 mod server;
 
-pub(crate) use buffer::Buffer;
+pub(crate) use buffer::{Buffer, Scratch};
 pub(crate) use client::{Ended, Http1};
 pub(crate) use server::Kept;

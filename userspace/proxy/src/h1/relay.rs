@@ -12,10 +12,13 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     time::Instant,
 };
-use weir_core::h1::{self, Bad, Framing, Version};
+use weir_core::{
+    h1::{self, Bad, Framing, Version},
+    request_id::REQUEST_ID,
+};
 
 use super::{
-    answer::{Refused, refuse_bad, say},
+    answer::{Refused, id_line, refuse_bad, say},
     asked::{Asked, read},
     bridge,
     buffer::{Buffer, Scratch},
@@ -99,6 +102,7 @@ where
         asked: &asked,
         request: Pump::new(asked.framing, asked.framing == Framing::Chunked),
         written: 0,
+        id: id_line(&exchange.id),
         broken: None,
         began: false,
         client_ended: false,
@@ -109,7 +113,7 @@ where
             Ok(slot) => slot,
             Err(refusal) => return transfer.refuse(exchange, refusal).await,
         };
-        let (live, failure) = match transfer.ask_one(slot).await {
+        let (live, failure) = match transfer.ask_one(slot, exchange).await {
             Ok((server, answer)) => {
                 attempts.answered(&server.slot.server, answer.status);
                 return transfer.respond(server, answer, exchange).await;
@@ -142,6 +146,8 @@ struct Transfer<'a, 't, S> {
     request: Pump,
     /// Bytes of the head written; of a request with a body, the pump has it.
     written: usize,
+    /// The field that tells the client what the request is called.
+    id: Vec<u8>,
     /// Why the server takes no more; it may have an answer all the same.
     broken: Option<io::Error>,
     /// Whether bytes of the request's body were taken: then it cannot be sent a second time.
@@ -154,12 +160,20 @@ struct Transfer<'a, 't, S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     /// Asks one server. A kept connection that turns out to be closed is no failure of the server: it is asked on another.
-    async fn ask_one(&mut self, slot: Slot) -> Result<(Server, Answer), (Slot, Failure)> {
+    async fn ask_one(
+        &mut self,
+        slot: Slot,
+        exchange: &mut Exchange,
+    ) -> Result<(Server, Answer), (Slot, Failure)> {
         let (pool, client) = (self.asked.pool, self.connection);
         let mut server = Server::obtain(slot, pool, client, Instant::now()).await?;
         loop {
+            exchange.connected = Some(Instant::now());
             match self.ask_on(&mut server).await {
-                Ok(answer) => return Ok((server, answer)),
+                Ok(answer) => {
+                    exchange.answered = Some(Instant::now());
+                    return Ok((server, answer));
+                }
                 Err(failure) if server.reused && self.may_be_sent_again_quietly(&failure) => {
                     server = Server::obtain(server.slot, pool, client, Instant::now()).await?;
                 }
@@ -317,7 +331,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
         let cookie = self.asked.set_cookie.as_ref().filter(|_| is_final);
         let cookie = cookie.map_or(String::new(), |cookie| format!("set-cookie: {cookie}\r\n"));
         let mut out = Scratch::new();
-        h1::write_response(&mut out.0, &head, framing, &[connection, cookie.as_bytes()]);
+        let without = if self.id.is_empty() { "" } else { REQUEST_ID };
+        h1::write_response(&mut out.0, &head, framing, &[connection, cookie.as_bytes(), &self.id], without);
         let answer = Answer {
             status: head.status,
             head: out,
@@ -333,6 +348,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     /// Passes the response on.
     async fn respond(&mut self, mut server: Server, answer: Answer, exchange: &mut Exchange) -> After {
         exchange.status = answer.status;
+        exchange.head_bytes_out = answer.head.0.len() as u64;
         if answer.status == 101 {
             return Box::pin(self.tunnel(server, &answer, exchange)).await;
         }
@@ -366,7 +382,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
             stall.poll(cx).map(|()| None)
         })
         .await;
-        exchange.bytes_out = response.bytes;
+        (exchange.bytes_in, exchange.bytes_out) = (self.request.bytes, response.bytes);
         match result {
             Some(Ok(())) => {}
             Some(Err(broken)) => {
@@ -412,7 +428,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
                 exchange.cause = "tunnel-broken";
             }
         }
-        exchange.bytes_out = first + relay.bytes_out();
+        (exchange.bytes_in, exchange.bytes_out) = (relay.bytes_in(), first + relay.bytes_out());
         After::Cut
     }
 
@@ -434,6 +450,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     async fn refuse(&mut self, exchange: &mut Exchange, refusal: Refusal) -> After {
         let is_whole = self.asked.is_persistent && self.asked.framing == Framing::None && !self.client_ended;
         let refused = Refused { refusal, is_whole, is_head: self.asked.is_head };
+        exchange.bytes_in = self.request.bytes;
         say(self.connection, self.client, exchange, refused).await
     }
 }

@@ -30,6 +30,58 @@ async fn requests_beyond_the_limit_wait_in_turn_and_those_beyond_the_queue_are_r
     assert!(answers.iter().any(|answer| field(answer, "weir-cause") == "queue-full"));
 }
 
+/// Each of many waits for one server that takes one at a time: it is served in the order they came.
+#[tokio::test]
+async fn the_queue_is_served_in_the_order_it_was_joined() {
+    let server = Server::start("s").await;
+    server.state.delay_ms.store(20, SeqCst);
+    let proxy = with_pool(&server, "max_connections = 1\nqueue_timeout = \"30s\"").await;
+    let web = proxy.address("web").await;
+    let order = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let mut waiting = Vec::new();
+    for index in 0..60 {
+        let order = std::sync::Arc::clone(&order);
+        waiting.push(tokio::spawn(async move {
+            let answer = get(web, "/slow").await;
+            order.lock().unwrap().push(index);
+            assert_eq!(answer.status(), 200);
+        }));
+        // Some time apart, but closer than they are served.
+        tokio::time::sleep(Duration::from_millis(4)).await;
+    }
+    for waiting in waiting {
+        waiting.await.unwrap();
+    }
+    let order = order.lock().unwrap();
+    assert!(order.is_sorted(), "{order:?}");
+}
+
+/// The limit of the process holds for all listeners together.
+#[tokio::test]
+async fn connections_beyond_the_limit_of_the_process_wait_whatever_listener_they_came_to() {
+    let server = Server::start("s").await;
+    let config = format!(
+        "[zone.az1]\n[pool.p]\n[listener.a]\nprotocol = \"http\"\nbind = \"127.0.0.1:0\"\npool = \"p\"\n\
+         [listener.b]\nprotocol = \"http\"\nbind = \"127.0.0.2:0\"\npool = \"p\"\n\
+         [server.s]\npools = [\"p\"]\naddress = \"{}\"\nzone = \"az1\"\n",
+        server.address
+    );
+    let proxy = Proxy::start(&config, &["--max-connections", "2"]).await;
+    let (a, b) = (proxy.address("a").await, proxy.address("b").await);
+    let mut open = Vec::new();
+    for to in [a, b] {
+        let mut client = Client::connect(to).await.unwrap();
+        assert_eq!(client.get("/").await.unwrap().status(), 200);
+        open.push(client);
+    }
+    let third = tokio::spawn(async move { get(b, "/third").await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!third.is_finished() && server.requests() == 2);
+    // One of the other listener.
+    drop(open.remove(0));
+    assert_eq!(third.await.unwrap().status(), 200);
+}
+
 #[tokio::test]
 async fn waiting_ends_by_its_timeout_and_so_does_a_server_that_says_nothing() {
     let server = Server::start("s").await;

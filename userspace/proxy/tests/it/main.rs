@@ -7,6 +7,7 @@ mod secure;
 mod servers;
 mod subject;
 
+mod access_log;
 mod balance;
 mod certificates;
 mod config_changes;
@@ -19,6 +20,7 @@ mod limits;
 mod outliers;
 mod passthrough;
 mod proxy_protocol;
+mod request_ids;
 mod stopping;
 mod tables;
 mod tcp_mode;

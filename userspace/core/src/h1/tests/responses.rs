@@ -24,7 +24,7 @@ fn a_response_is_written_anew_with_the_framing_of_what_follows() {
     let head = parse_response(bytes, &mut room, false).unwrap().unwrap();
     assert!(!head.is_persistent);
     let mut out = Vec::new();
-    write_response(&mut out, &head, head.framing, &[b"weir-cause: x\r\n"]);
+    write_response(&mut out, &head, head.framing, &[b"weir-cause: x\r\n"], "");
     let wanted = "HTTP/1.1 200 Fine\r\nvia: 1.0 q, 1.1 weir\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\
                   transfer-encoding: chunked\r\nweir-cause: x\r\n\r\n";
     assert_eq!(String::from_utf8(out).unwrap(), wanted);
@@ -36,6 +36,6 @@ fn an_answer_to_head_still_says_how_long_the_body_would_be() {
     let head =
         parse_response(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", &mut room, true).unwrap().unwrap();
     let mut out = Vec::new();
-    write_response(&mut out, &head, Framing::None, &[]);
+    write_response(&mut out, &head, Framing::None, &[], "");
     assert!(String::from_utf8(out).unwrap().contains("content-length: 3\r\n"));
 }
