@@ -136,10 +136,9 @@ impl Sessions {
         self.orders.clear();
         let mut turn = Apply { guests: BTreeMap::new(), complaints: Vec::new(), watched: BTreeMap::new() };
         if let Some(node) = snapshot.nodes.get(&self.node) {
-            for (name, object) in
-                of_node().map(|(name, peer)| (name.clone(), peer.clone())).collect::<Vec<_>>()
-            {
-                self.object(snapshot, node, (&name, &object), addresses, &mut before, &mut turn);
+            // Their places first: what follows changes what they are found by.
+            for peer in of_node().collect::<Vec<_>>() {
+                self.object(snapshot, node, peer, addresses, &mut before, &mut turn);
             }
         }
         for (name, old) in before {

@@ -9,6 +9,9 @@ fn addresses(source: &str, destination: &str) -> Addresses {
     Addresses { source: at(source), destination: at(destination) }
 }
 
+/// What a header says.
+type Seen = Result<Option<Addresses>, BadHeader>;
+
 /// A header of version 2 as its parts.
 fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     let len = (rest.len() as u16).to_be_bytes();
@@ -19,7 +22,7 @@ fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
 fn lines_of_version_1_are_read_as_the_table_says() {
     let v4 = Some(addresses("192.0.2.1:56324", "198.51.100.1:443"));
     let v6 = Some(addresses("[2001:db8::1]:1", "[2001:db8::2]:65535"));
-    let cases: &[(&str, Result<Option<Addresses>, BadHeader>)] = &[
+    let cases: &[(&str, Seen)] = &[
         ("PROXY TCP4 192.0.2.1 198.51.100.1 56324 443", Ok(v4)),
         ("PROXY TCP6 2001:db8::1 2001:db8::2 1 65535", Ok(v6)),
         ("PROXY UNKNOWN", Ok(None)),
@@ -59,7 +62,7 @@ fn headers_of_version_2_are_read_as_the_table_says() {
     let v4 = [192, 0, 2, 1, 198, 51, 100, 1, 0xdc, 4, 1, 187];
     let tcp4 = Some(addresses("192.0.2.1:56324", "198.51.100.1:443"));
     let with = |tlvs: &[u8]| v2(0x21, 0x11, &[&v4[..], tlvs].concat());
-    let cases: &[(&str, Vec<u8>, Result<Option<Addresses>, BadHeader>)] = &[
+    let cases: &[(&str, Vec<u8>, Seen)] = &[
         ("TCP over IPv4", v2(0x21, 0x11, &v4), Ok(tcp4)),
         ("LOCAL", v2(0x20, 0x00, &[]), Ok(None)),
         ("LOCAL with addresses", v2(0x20, 0x11, &v4), Ok(None)),

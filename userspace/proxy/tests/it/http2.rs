@@ -103,9 +103,9 @@ impl Client {
     /// The first frame that ends a stream, or the connection.
     async fn outcome(&mut self) -> Option<(u8, Vec<u8>)> {
         loop {
-            match self.next().await? {
-                (kind @ (HEADERS | RST_STREAM | GOAWAY), _, _, payload) => return Some((kind, payload)),
-                _ => {}
+            let (kind, _, _, payload) = self.next().await?;
+            if matches!(kind, HEADERS | RST_STREAM | GOAWAY) {
+                return Some((kind, payload));
             }
         }
     }
@@ -121,7 +121,8 @@ async fn what_must_not_become_a_request_of_http_1_reaches_no_server() {
     let origin = Origin::start(b"\r\n\r\n", OK, false).await;
     let (_proxy, web) = proxy(&origin).await;
     let doubled = |name: &'static str, value: &'static [u8]| [GET.to_vec(), vec![(name, value)]].concat();
-    let rows: Vec<(&str, Vec<(&str, &[u8])>)> = vec![
+    type Row = (&'static str, Vec<(&'static str, &'static [u8])>);
+    let rows: Vec<Row> = vec![
         // RFC 9113 §8.2.1: fields with what would end a line behind us.
         ("CR LF in a value", with("x", b"a\r\nhost: b")),
         ("LF in a value", with("x", b"a\nb")),
