@@ -173,34 +173,6 @@ fn without_a_crowd_a_bound_moves_nothing() {
     }
 }
 
-#[test]
-#[ignore = "a measurement: cargo test --release -p weir-core a_decision_costs -- --ignored --nocapture"]
-fn a_decision_costs() {
-    let methods = [
-        ("round-robin", Balance::RoundRobin.into()),
-        ("least-connections", Balance::LeastConnections.into()),
-        ("random of 2", Balance::Random.into()),
-        ("hash", Balance::Hash.into()),
-        ("hash, bounded", BOUNDED),
-        ("hash by weight", Balance::Hash.into()),
-    ];
-    for servers in [3, 10, 100, 1_000] {
-        let mut weights = vec![100; servers];
-        for (what, method) in methods {
-            weights[0] = if what == "hash by weight" { 99 } else { 100 };
-            let c = candidates(&weights);
-            let balancer = Balancer::new(method, 0);
-            let began = std::time::Instant::now();
-            let rounds = 2_000_000 / servers as u64;
-            for n in 0..rounds {
-                std::hint::black_box(balancer.choose(&c, keyed(n), |s| Some(s.seed & 7)));
-            }
-            let each_ns = began.elapsed().as_nanos() as f64 / rounds as f64;
-            println!("{what} of {servers}: {each_ns:.0} ns");
-        }
-    }
-}
-
 proptest! {
     #[test]
     fn a_server_that_leaves_moves_its_own_keys_and_one_that_comes_takes_its_share(
