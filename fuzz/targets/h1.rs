@@ -28,7 +28,7 @@ fuzz_target!(|bytes: &[u8]| {
         if let Ok(Some(head)) = parse_response(bytes, &mut room, to_head) {
             let framing = if head.framing == Framing::UntilClose { Framing::Chunked } else { head.framing };
             let mut out = Vec::new();
-            write_response(&mut out, &head, framing, &[]);
+            write_response(&mut out, &head, framing, &[], "");
             let mut room = field_room();
             match parse_response(&out, &mut room, to_head) {
                 Ok(again) => assert_eq!(again.expect("a whole head stays whole").framing, framing),
