@@ -1,6 +1,6 @@
 //! Heads as they came, and the requests they are.
 
-use super::list::{Control, Name, Place, Span};
+use super::list::{Control, Name, Place, Span, is_token};
 use crate::h1::{self, Bad, Field, FieldRoom, RequestHead};
 
 /// The head of a message: all its fields, in two pieces of memory that are as large as they are.
@@ -108,9 +108,4 @@ impl Name {
             Self::At(place) => std::str::from_utf8(place.of(bytes)).unwrap_or_default(),
         }
     }
-}
-
-/// RFC 9110 §5.6.2.
-fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| super::list::is_token(byte))
 }

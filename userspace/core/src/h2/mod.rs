@@ -12,6 +12,7 @@
 //! why in GOAWAY and ends ([`Fatal`]).
 
 mod head;
+mod hpack;
 mod list;
 mod server;
 
