@@ -66,11 +66,18 @@ impl Head {
         Fields { bytes: &self.bytes, spans: self.fields.iter() }
     }
 
-    /// What Content-Length says, where it says one thing.
-    pub(super) fn content_length(&self) -> Option<u64> {
+    /// How long the body must be: what Content-Length says, where it says one thing. Behind an extended CONNECT there is none.
+    pub(super) fn body_len(&self) -> Option<u64> {
         let mut lines = self.fields().filter(|(name, _)| *name == "content-length").map(|(_, value)| value);
-        let value = lines.next().filter(|_| lines.next().is_none())?;
+        let value = lines.next().filter(|_| lines.next().is_none() && self.control.protocol.is_none())?;
         std::str::from_utf8(value).ok()?.parse().ok()
+    }
+
+    /// Whether it can stand behind a body. RFC 9113 §8.1: no pseudo-header fields do.
+    pub(super) fn may_trail(&self) -> bool {
+        let is_of_connections =
+            |(name, value)| h1::is_of_connections(h1::known(name), &Field { name, value });
+        self.flaw.is_none() && self.control == Control::default() && !self.fields().any(is_of_connections)
     }
 
     fn said(&self, place: Option<Place>) -> &str {

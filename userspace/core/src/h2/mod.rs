@@ -11,11 +11,18 @@
 //! §10.3), and all that is held has a bound: [`Terms`] say how much. A wrong message ends its stream, a wrong connection is told
 //! why in GOAWAY and ends ([`Fatal`]).
 
+mod frame;
+mod guard;
 mod head;
 mod hpack;
+mod incoming;
 mod list;
+mod outgoing;
 mod server;
+mod settings;
+mod streams;
 
+pub use guard::{BURST, RATE_PER_S};
 pub use head::{Fields, Head};
 pub use server::{Event, Server};
 
@@ -109,8 +116,11 @@ pub enum Fatal {
     /// Fields that cannot be unpacked. RFC 9113 §4.3.
     #[error("fields that cannot be unpacked")]
     Compression,
-    /// A window opened by nothing, or beyond [`WINDOW_MAX`]. RFC 9113 §6.9.1.
-    #[error("a window opened by nothing or too far")]
+    /// A window opened by nothing. RFC 9113 §6.9.
+    #[error("a window opened by nothing")]
+    NoIncrement,
+    /// A window beyond [`WINDOW_MAX`]. RFC 9113 §6.9.1.
+    #[error("a window opened too far")]
     Window,
     /// More data than was granted. RFC 9113 §6.9.
     #[error("more data than was granted")]
@@ -128,11 +138,11 @@ impl Fatal {
     pub const fn reason(self) -> Reason {
         match self {
             Self::Preface | Self::Misplaced | Self::Headless | Self::Padding => Reason::PROTOCOL_ERROR,
-            Self::Setting | Self::Window => Reason::PROTOCOL_ERROR,
+            Self::Setting | Self::NoIncrement => Reason::PROTOCOL_ERROR,
             Self::FrameSize => Reason::FRAME_SIZE_ERROR,
             Self::StreamClosed => Reason::STREAM_CLOSED,
             Self::Compression => Reason::COMPRESSION_ERROR,
-            Self::FlowControl => Reason::FLOW_CONTROL_ERROR,
+            Self::Window | Self::FlowControl => Reason::FLOW_CONTROL_ERROR,
             Self::HeadLen | Self::Flood => Reason::ENHANCE_YOUR_CALM,
         }
     }
@@ -148,6 +158,7 @@ impl Fatal {
             Self::Padding => "bad-padding",
             Self::Setting => "bad-setting",
             Self::Compression => "bad-compression",
+            Self::NoIncrement => "no-increment",
             Self::Window => "bad-window",
             Self::FlowControl => "flow-control",
             Self::HeadLen => "head-too-large",

@@ -182,7 +182,7 @@ fn broken_blocks_are_told() {
         ("updates in front", "20 3fe1 1f 82"),
         ("an empty text", "0001 61 00"),
         ("an empty packed text", "0001 61 80"),
-        ("seven ones of padding", "0001 61 82 fcff"),
+        ("seven ones of padding", "0001 61 83 02ab 7f"),
     ] {
         assert_eq!(unpack(&mut Decoder::default(), &hex(block)).map(|_| ()), Ok(()), "{what}");
     }
