@@ -21,6 +21,8 @@ mod outgoing;
 mod server;
 mod settings;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 pub use guard::{BURST, RATE_PER_S};
 pub use head::{Fields, Head};
