@@ -16,8 +16,7 @@ use weir_core::{
 const TERMS: Terms =
     Terms { streams_max: 100, head_len_max: 64 << 10, stream_window: 1 << 18, connection_window: 1 << 20 };
 /// The preface, settings of nothing, and a window for all answers.
-const BEGIN: &[u8] =
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x04\x08\0\0\0\0\0\x40\0\0\0";
+const BEGIN: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x04\x08\0\0\0\0\0\x40\0\0\0";
 /// Of a GET: a path of its own, then authority, User-Agent, Accept, Accept-Language, Accept-Encoding, Referer, Cookie, two
 /// Sec-Fetch and Cache-Control, each to be remembered.
 const FIRST: &str = "\

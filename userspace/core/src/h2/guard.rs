@@ -44,9 +44,15 @@ impl Guard {
         }
     }
 
-    /// Counts a stream that had to be reset for something the client did wrong.
+    /// Counts work that was for nothing in the end: a stream that had to be reset for something the client did wrong, a head that
+    /// was too large or too late.
     pub(super) fn provoked(&mut self, now: Duration) -> Result<(), Fatal> {
         self.spend(CHEAP, now)
+    }
+
+    /// Counts data for a stream that had ended: a sender in full flow may have a lot on its way.
+    pub(super) fn was_late(&mut self, now: Duration) -> Result<(), Fatal> {
+        self.spend(1, now)
     }
 
     fn spend(&mut self, cost: u32, now: Duration) -> Result<(), Fatal> {

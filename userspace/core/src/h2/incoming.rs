@@ -8,6 +8,7 @@ use super::{
     server::{Heading, Payload},
     streams::Absent,
 };
+use crate::h1::Bad;
 
 impl Server {
     /// RFC 9113 §6.2.
@@ -77,7 +78,7 @@ impl Server {
             // RFC 9113 §5.1.1: "An endpoint that receives an unexpected stream identifier MUST respond with a connection error".
             Absent::Skipped => return Err(Fatal::Misplaced),
             Absent::EndedByClient => return Err(Fatal::StreamClosed),
-            Absent::Ended => return Ok(None),
+            Absent::Ended => return self.guard.provoked(now).map(|()| None),
         }
         let refusal = match (self.refuses(), is_circular) {
             (true, _) => Some(Reason::REFUSED_STREAM),
@@ -91,6 +92,9 @@ impl Server {
             return self.blame(id, reason, now).map(|_reset| None);
         }
         let head = self.list.head(ends);
+        if head.flaw == Some(Bad::HeadLen) {
+            self.guard.provoked(now)?;
+        }
         stream.body_left = head.body_len();
         Ok(Some(Event::Request { id, head, ends }))
     }
@@ -133,7 +137,7 @@ impl Server {
             match self.streams.absent(id) {
                 Absent::Idle | Absent::Skipped => return Err(Fatal::Misplaced),
                 Absent::EndedByClient => return Err(Fatal::StreamClosed),
-                Absent::Ended => {}
+                Absent::Ended => self.guard.was_late(now)?,
             }
             self.give_back(header.len);
             self.payload = pass_over(id, data + padding);

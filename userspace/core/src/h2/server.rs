@@ -231,7 +231,7 @@ impl Server {
         }
         let is_first = self.stage == Stage::Settings;
         if is_first && (header.kind != kind::SETTINGS || header.has(flag::ACK)) {
-            return Err(Fatal::Preface);
+            return Err(Fatal::Misplaced);
         }
         let continues = self.heading.map(|heading| (kind::CONTINUATION, heading.id));
         match continues {

@@ -1,6 +1,7 @@
 //! Frames that may come and frames that may not, by section of RFC 9113.
 
 use super::*;
+use crate::h1;
 
 /// What becomes of it.
 #[derive(Debug, PartialEq, Eq)]
@@ -281,9 +282,9 @@ fn settings_come_before_all_else() {
         (&b"GET / HTTP/1.1\r\n\r\n"[..], vec![Seen::Fatal(Fatal::Preface)]),
         (b"PRI * HTTP/2.1", vec![Seen::Fatal(Fatal::Preface)]),
         (b"PRI * HT", vec![]),
-        (&[PREFACE, &get(1)].concat(), vec![Seen::Fatal(Fatal::Preface)]),
-        (&[PREFACE, &data(1, 0, b"x")].concat(), vec![Seen::Fatal(Fatal::Preface)]),
-        (&[PREFACE, &frame(kind::SETTINGS, flag::ACK, 0, &[])].concat(), vec![Seen::Fatal(Fatal::Preface)]),
+        (&[PREFACE, &get(1)].concat(), vec![Seen::Fatal(Fatal::Misplaced)]),
+        (&[PREFACE, &data(1, 0, b"x")].concat(), vec![Seen::Fatal(Fatal::Misplaced)]),
+        (&[PREFACE, &frame(kind::SETTINGS, flag::ACK, 0, &[])].concat(), vec![Seen::Fatal(Fatal::Misplaced)]),
         (&[PREFACE, &settings(&[(3, 1)])].concat(), vec![]),
     ] {
         let mut connection = Connection { server: Server::new(TERMS), came: Vec::new(), now: Duration::ZERO };
@@ -408,7 +409,11 @@ fn ping_is_answered_and_asked() {
 #[test]
 fn who_wants_work_for_nothing_is_cut() {
     let provoked: fn(StreamId) -> Vec<u8> = |id| [post(id), window_update(id, 0)].concat();
-    let floods: [(&str, fn(StreamId) -> Vec<u8>); 6] = [
+    let floods: [(&str, fn(StreamId) -> Vec<u8>); 7] = [
+        ("heads that are too large", |id| {
+            let many = [GET, &[("x", "y"); h1::FIELDS_MAX + 1]].concat();
+            [headers(id, flag::END_STREAM, &many)].concat()
+        }),
         ("rapid reset", |id| [get(id), reset(id)].concat()),
         ("made you reset", provoked),
         ("made you reset, by a body", |id| [get(id), data(id, 0, b"x")].concat()),
@@ -420,12 +425,28 @@ fn who_wants_work_for_nothing_is_cut() {
         let mut connection = Connection::new(TERMS);
         let cut = (0..2 * BURST).find(|n| {
             let seen = connection.hears(&flood(2 * n + 1));
+            let _answered_where_it_can_be = connection.answers(2 * n + 1, true);
             connection.writes();
             seen.contains(&Seen::Fatal(Fatal::Flood))
         });
         // What provokes a reset may cost a little, too.
         let least = BURST - BURST / 16 - 9;
         assert!(cut.is_some_and(|n| (least..=BURST + 1).contains(&n)), "{name}: {cut:?}");
+    }
+}
+
+#[test]
+fn what_comes_late_for_ever_is_cut() {
+    for (name, late, most) in [("heads", get(1), BURST), ("data", data(1, 0, b"x"), 16 * BURST)] {
+        let mut connection = Connection::new(TERMS);
+        connection.hears(&post(1));
+        connection.server.reset(1, Reason::CANCEL);
+        let cut = (0..20 * BURST).find(|_| {
+            let seen = connection.hears(&late);
+            connection.writes();
+            seen == [Seen::Fatal(Fatal::Flood)]
+        });
+        assert!(cut.is_some_and(|n| (most - 16..=most).contains(&n)), "{name}: {cut:?}");
     }
 }
 
