@@ -11,6 +11,7 @@
 //! §10.3), and all that is held has a bound: [`Terms`] say how much. A wrong message ends its stream, a wrong connection is told
 //! why in GOAWAY and ends ([`Fatal`]).
 
+mod about;
 mod frame;
 mod guard;
 mod head;

@@ -10,7 +10,7 @@ use super::{
     hpack::{Decoder, Encoder},
     list::List,
     settings,
-    streams::{Absent, Granted, Stream, Streams, Wait},
+    streams::{Granted, Stream, Streams, Wait},
 };
 
 /// The client's first bytes. RFC 9113 §3.4.
@@ -18,9 +18,6 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes of output beyond which nothing more is read: what is asked for in the meantime, answers to PING and the like, comes to
 /// no more than this.
 const OUTPUT_FULL: usize = OUTPUT_MAX + (64 << 10);
-/// What our PING says.
-const PING: [u8; 8] = *b"weir ask";
-
 /// What has come.
 #[derive(Debug)]
 pub enum Event<'i> {
@@ -92,9 +89,10 @@ pub struct Server {
     pub(super) last_frame: Option<(StreamId, usize)>,
     /// Streams that wait for their turn, the first first.
     pub(super) turns: VecDeque<StreamId>,
-    going: Going,
+    pub(super) going: Going,
     is_client_going: bool,
-    has_asked: bool,
+    /// Whether a PING of ours is not answered yet.
+    pub(super) has_asked: bool,
 }
 
 /// What may come next.
@@ -109,7 +107,7 @@ pub(super) enum Stage {
 
 /// How far a connection has come to its end on our side. RFC 9113 §6.8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Going {
+pub(super) enum Going {
     No,
     /// The client was asked to open no more streams; some may be on their way.
     Asked,
@@ -278,111 +276,6 @@ impl Server {
         }
     }
 
-    /// RFC 9113 §6.3: it means nothing, but has a shape.
-    fn take_priority(
-        &mut self,
-        header: &Header,
-        payload: &[u8],
-        now: Duration,
-    ) -> Result<Option<Event<'static>>, Fatal> {
-        if header.stream == 0 {
-            return Err(Fatal::Misplaced);
-        }
-        let Some((depends, 1)) = payload.split_first_chunk().map(|(depends, rest)| (*depends, rest.len()))
-        else {
-            return Err(Fatal::FrameSize);
-        };
-        if u32::from_be_bytes(depends) & 0x7fff_ffff != header.stream {
-            return Ok(None);
-        }
-        match self.streams.absent(header.stream) {
-            Absent::Idle => Err(Fatal::Misplaced),
-            _ => self.blame(header.stream, Reason::PROTOCOL_ERROR, now),
-        }
-    }
-
-    /// RFC 9113 §6.4.
-    fn take_reset(&mut self, header: &Header, payload: &[u8]) -> Result<Option<Event<'static>>, Fatal> {
-        let reason = Reason(frame::number(payload)?);
-        self.known(header.stream)?;
-        let Some(stream) = self.streams.get(header.stream) else { return Ok(None) };
-        stream.has_client_ended = true;
-        self.close(header.stream);
-        Ok(Some(Event::Reset { id: header.stream, reason }))
-    }
-
-    /// RFC 9113 §6.9.
-    fn take_window(
-        &mut self,
-        header: &Header,
-        payload: &[u8],
-        now: Duration,
-    ) -> Result<Option<Event<'static>>, Fatal> {
-        let increment = i64::from(frame::number(payload)? & WINDOW_MAX);
-        let most = i64::from(WINDOW_MAX);
-        if header.stream == 0 {
-            self.window += increment;
-            return match increment {
-                0 => Err(Fatal::NoIncrement),
-                _ if self.window > most => Err(Fatal::Window),
-                _ => Ok(None),
-            };
-        }
-        self.known(header.stream)?;
-        let Some(stream) = self.streams.get(header.stream) else { return Ok(None) };
-        stream.window += increment;
-        if increment == 0 {
-            return self.blame(header.stream, Reason::PROTOCOL_ERROR, now);
-        }
-        if stream.window > most {
-            return self.blame(header.stream, Reason::FLOW_CONTROL_ERROR, now);
-        }
-        if stream.wait == Wait::Window && stream.window > 0 {
-            stream.wait = Wait::Turn;
-            self.turns.push_back(header.stream);
-        }
-        Ok(None)
-    }
-
-    /// RFC 9113 §6.5.
-    fn take_settings(&mut self, header: &Header, payload: &[u8]) -> Result<(), Fatal> {
-        if header.has(flag::ACK) {
-            return if payload.is_empty() { Ok(()) } else { Err(Fatal::FrameSize) };
-        }
-        if let Some(window) = settings::initial_window(payload)? {
-            let window = i64::from(window);
-            self.streams.widen(window - self.initial_window).ok_or(Fatal::Window)?;
-            self.initial_window = window;
-            for (id, stream) in self.streams.iter() {
-                if stream.wait == Wait::Window && stream.window > 0 {
-                    stream.wait = Wait::Turn;
-                    self.turns.push_back(id);
-                }
-            }
-        }
-        frame::put_settings_ack(&mut self.output);
-        Ok(())
-    }
-
-    /// RFC 9113 §6.7.
-    fn take_ping(&mut self, header: &Header, payload: &[u8]) -> Result<Option<Event<'static>>, Fatal> {
-        if payload.len() != PING.len() {
-            return Err(Fatal::FrameSize);
-        }
-        if !header.has(flag::ACK) {
-            frame::put_ping(&mut self.output, flag::ACK, payload);
-            return Ok(None);
-        }
-        let is_ours = self.has_asked && payload == PING;
-        self.has_asked &= !is_ours;
-        Ok(is_ours.then_some(Event::PingAnswered))
-    }
-
-    /// RFC 9113 §5.1: of a stream nobody opened, nothing can be said.
-    fn known(&self, id: StreamId) -> Result<(), Fatal> {
-        if self.streams.absent(id) == Absent::Idle { Err(Fatal::Misplaced) } else { Ok(()) }
-    }
-
     /// Resets a stream for something the client did wrong.
     pub(super) fn blame(
         &mut self,
@@ -425,34 +318,9 @@ impl Server {
         self.payload = None;
     }
 
-    /// Asks the client to open no more streams; called again a moment later, names the last one: any later is refused.
-    pub fn go_away(&mut self) {
-        let last = match self.going {
-            _ if self.stage == Stage::Over => return,
-            Going::No => {
-                self.going = Going::Asked;
-                WINDOW_MAX
-            }
-            Going::Asked => {
-                self.going = Going::Said;
-                self.streams.last()
-            }
-            Going::Said => return,
-        };
-        frame::put_go_away(&mut self.output, last, Reason::NO_ERROR, "");
-    }
-
     /// Whether a new stream is refused.
     pub(super) fn refuses(&self) -> bool {
         self.going == Going::Said || self.streams.open() >= self.terms.streams_max as usize
-    }
-
-    /// Asks whether the client is there.
-    pub fn ping(&mut self) {
-        if self.stage != Stage::Over {
-            self.has_asked = true;
-            frame::put_ping(&mut self.output, 0, &PING);
-        }
     }
 
     /// Streams that have not ended.

@@ -408,8 +408,9 @@ fn ping_is_answered_and_asked() {
 
 #[test]
 fn who_wants_work_for_nothing_is_cut() {
-    let provoked: fn(StreamId) -> Vec<u8> = |id| [post(id), window_update(id, 0)].concat();
-    let floods: [(&str, fn(StreamId) -> Vec<u8>); 7] = [
+    type Flood = fn(StreamId) -> Vec<u8>;
+    let provoked: Flood = |id| [post(id), window_update(id, 0)].concat();
+    let floods: [(&str, Flood); 7] = [
         ("heads that are too large", |id| {
             let many = [GET, &[("x", "y"); h1::FIELDS_MAX + 1]].concat();
             [headers(id, flag::END_STREAM, &many)].concat()

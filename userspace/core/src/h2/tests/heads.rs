@@ -49,8 +49,10 @@ fn a_request_is_asked_of_servers_as_one_of_http_1() {
     assert_eq!(seen, wanted);
 }
 
+type Fields<'f> = Vec<(&'f str, &'f str)>;
+
 /// GET of these, and of further fields.
-fn with<'f>(control: [&'f str; 4], more: &[(&'f str, &'f str)]) -> Vec<(&'f str, &'f str)> {
+fn with<'f>(control: [&'f str; 4], more: &[(&'f str, &'f str)]) -> Fields<'f> {
     let names = [":method", ":scheme", ":path", ":authority"];
     let said = names.into_iter().zip(control).filter(|(_, value)| *value != "-");
     said.chain(more.iter().copied()).collect()
@@ -63,7 +65,7 @@ fn heads_are_requests_or_not_as_the_table_says() {
     let field = |name, value| with(PLAIN, &[(name, value)]);
     let control = |control| with(control, &[]);
     let none = || Ok(Framing::None);
-    let table: Vec<(&str, Vec<(&str, &str)>, Result<Framing, Bad>)> = vec![
+    let table: Vec<(&str, Fields<'_>, Result<Framing, Bad>)> = vec![
         ("plain", control(PLAIN), none()),
         // §8.2.1.
         ("a name in capitals", field("Accept", "x"), Err(Bad::Syntax)),
