@@ -1,6 +1,6 @@
 //! Chunks. RFC 9112 §7.1.
 
-use super::{Bad, CHUNK_LINE_LEN_MAX, TRAILERS_LEN_MAX, framing::may_trail};
+use super::{Bad, CHUNK_LINE_LEN_MAX, Field, TRAILERS_LEN_MAX, framing::may_trail};
 
 /// Reads a chunked body: what frames it is taken away, byte for byte, and only what is plainly right is taken.
 #[derive(Debug, Default)]
@@ -132,18 +132,25 @@ impl Chunked {
 
     /// Appends the end of the body with those trailer fields that may go on; once it [is done](Self::is_done).
     pub fn write_end(&self, out: &mut Vec<u8>) -> Result<(), Bad> {
-        out.extend_from_slice(b"0\r\n");
+        let mut room = [httparse::EMPTY_HEADER; super::FIELDS_MAX];
+        let mut fields: &[Field<'_>] = &[];
         if self.trailers.len() > 2 {
-            let mut room = [httparse::EMPTY_HEADER; super::FIELDS_MAX];
             let parsed = httparse::parse_headers(&self.trailers, &mut room);
-            let Ok(httparse::Status::Complete((_, fields))) = parsed else { return Err(Bad::Chunk) };
-            for field in fields.iter().filter(|field| may_trail(field)) {
-                super::rewrite::write_field(out, field.name, field.value);
-            }
+            let Ok(httparse::Status::Complete((_, parsed))) = parsed else { return Err(Bad::Chunk) };
+            fields = parsed;
         }
-        out.extend_from_slice(b"\r\n");
+        write_last_chunk(out, fields.iter().map(|field| (field.name, field.value)));
         Ok(())
     }
+}
+
+/// Appends the end of a chunked body with those of these trailer fields that may go on.
+pub fn write_last_chunk<'f>(out: &mut Vec<u8>, trailers: impl Iterator<Item = (&'f str, &'f [u8])>) {
+    out.extend_from_slice(b"0\r\n");
+    for (name, value) in trailers.filter(|(name, _)| may_trail(name)) {
+        super::rewrite::write_field(out, name, value);
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Appends the line in front of a chunk of this length, which is not zero.

@@ -14,12 +14,20 @@ pub struct Sender<'a> {
     proto: &'static str,
     /// Fields in place of the client's of these names; an empty value is no field at all.
     instead: &'a [(&'a str, &'a [u8])],
+    /// Random bytes for a key of WebSocket, of which clients of HTTP/2 have none.
+    nonce: [u8; 16],
 }
 
 impl<'a> Sender<'a> {
     /// A client at an address, over TLS or not.
     pub fn new(client: IpAddr, tls: bool) -> Self {
-        Self { address: client.to_canonical(), proto: if tls { "https" } else { "http" }, instead: &[] }
+        let proto = if tls { "https" } else { "http" };
+        Self { address: client.to_canonical(), proto, instead: &[], nonce: [0; 16] }
+    }
+
+    /// With random bytes for the key of a WebSocket somebody asks for by HTTP/2. RFC 6455 §4.1: a new nonce each time.
+    pub fn with_nonce(self, nonce: [u8; 16]) -> Self {
+        Self { nonce, ..self }
     }
 
     /// With fields in place of the client's of these names; an empty value is no field at all.
@@ -90,6 +98,21 @@ fn write_framing(out: &mut Vec<u8>, framing: Framing) {
     }
 }
 
+const WEBSOCKET_KEY: &str = "sec-websocket-key";
+
+/// RFC 4648 §4, of so many bytes as a key of WebSocket has.
+fn base64(bytes: [u8; 16]) -> [u8; 24] {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = [b'='; 24];
+    let bits = u128::from_be_bytes(bytes);
+    for (at, digit) in text.iter_mut().take(22).enumerate() {
+        // Of the last digit only two bits are left.
+        let sextet = if at == 21 { bits << 4 } else { bits >> (122 - 6 * at) };
+        *digit = DIGITS[(sextet & 63) as usize];
+    }
+    text
+}
+
 /// Begins a list field with the elements that came, in their order; one more is to follow. One field, because some read only the
 /// first.
 fn begin_list(out: &mut Vec<u8>, name: &str, came: &RequestHead<'_, '_>, which: Known) {
@@ -137,6 +160,11 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, sender: &Sen
     if let Some(protocol) = head.upgrade {
         out.extend_from_slice(b"connection: upgrade\r\n");
         write_field(out, "upgrade", protocol.as_bytes());
+        // RFC 8441 §5: over HTTP/2 there is neither a key nor an answer to it; a server of HTTP/1.1 wants one.
+        let has_key = || head.fields.iter().any(|field| field.name.eq_ignore_ascii_case(WEBSOCKET_KEY));
+        if head.is_extended_connect && protocol.eq_ignore_ascii_case("websocket") && !has_key() {
+            write_field(out, WEBSOCKET_KEY, &base64(sender.nonce));
+        }
     }
     begin_list(out, "x-forwarded-for", head, Known::ForwardedFor);
     sender.write_address(out);
@@ -230,5 +258,6 @@ fn via(version: Version) -> &'static str {
     match version {
         Version::Http10 => "1.0 weir",
         Version::Http11 => "1.1 weir",
+        Version::Http2 => "2.0 weir",
     }
 }
