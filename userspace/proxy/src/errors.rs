@@ -4,7 +4,7 @@ use std::{io::ErrorKind, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode};
-use weir_core::h1::Bad;
+use weir_core::{h1::Bad, pace::TooSlow};
 
 use crate::{
     body::RequestBody,
@@ -70,6 +70,8 @@ pub(crate) enum Failure {
     BadResponse(Bad),
     /// The body of the request is none: nobody else would take it either.
     BadRequest,
+    /// The client sends the body of its request too slowly.
+    SlowClient(TooSlow),
     /// The client went away.
     Client,
 }
@@ -101,7 +103,7 @@ impl Failure {
             | Self::Broken(_)
             | Self::Lost(_)
             | Self::ResponseTimeout => Duration::ZERO,
-            Self::BadResponse(_) | Self::BadRequest | Self::Client => Duration::ZERO,
+            Self::BadResponse(_) | Self::BadRequest | Self::SlowClient(_) | Self::Client => Duration::ZERO,
         }
     }
 
@@ -131,6 +133,7 @@ impl Failure {
             Self::Broken(_) | Self::Lost(_) => (StatusCode::BAD_GATEWAY, "connection-broken"),
             Self::BadResponse(_) => (StatusCode::BAD_GATEWAY, "bad-response"),
             Self::BadRequest => (StatusCode::BAD_REQUEST, "request-body"),
+            Self::SlowClient(why) => (StatusCode::REQUEST_TIMEOUT, slow_cause(*why)),
             Self::Client => (StatusCode::BAD_REQUEST, "client-gone"),
             Self::ResponseTimeout => (StatusCode::GATEWAY_TIMEOUT, "response-timeout"),
         };
@@ -151,8 +154,17 @@ impl std::fmt::Display for Failure {
             Self::ResponseTimeout => f.write_str("no response in time"),
             Self::BadResponse(bad) => write!(f, "the response: {bad}"),
             Self::BadRequest => f.write_str("the body of the request is broken"),
+            Self::SlowClient(_) => f.write_str("the client sends its request too slowly"),
             Self::Client => f.write_str("the client went away"),
         }
+    }
+}
+
+/// A word for a client that sends or takes a body too slowly.
+pub(crate) fn slow_cause(why: TooSlow) -> &'static str {
+    match why {
+        TooSlow::Silent => "client-timeout",
+        TooSlow::Slow => "body-too-slow",
     }
 }
 

@@ -248,7 +248,7 @@ impl Message {
             // What was taken of a body is gone.
             Failure::Unprocessed(_) => self.is_empty,
             Failure::Broken(_) | Failure::Lost(_) => self.is_empty && self.parts.method.is_idempotent(),
-            Failure::BadResponse(_) | Failure::BadRequest | Failure::Client => false,
+            Failure::BadResponse(_) | Failure::BadRequest | Failure::SlowClient(_) | Failure::Client => false,
             // It may be working on it still; a second one would make matters worse.
             Failure::ResponseTimeout => false,
         }

@@ -1,7 +1,10 @@
 //! Answers of our own: why nobody is asked.
 
 use http::StatusCode;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 use weir_core::{
     h1::{Bad, Version},
     request_id::REQUEST_ID,
@@ -27,24 +30,47 @@ pub(super) struct Refused {
 }
 
 /// Refuses what is no request.
-pub(super) async fn refuse_bad<S>(connection: &Connection, client: &mut Client<S>, bad: Bad) -> After
+pub(super) async fn refuse_bad<S>(
+    connection: &Connection,
+    client: &mut Client<S>,
+    bad: Bad,
+    head_began: Option<Instant>,
+) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let status = StatusCode::from_u16(bad.status()).unwrap_or(StatusCode::BAD_REQUEST);
-    let refused =
-        Refused { refusal: Refusal { status, cause: bad.cause() }, is_whole: false, is_head: false };
-    say(connection, client, &mut connection.begin(name(Version::Http11)), refused).await
+    refuse_unread(connection, client, Refusal { status, cause: bad.cause() }, head_began).await
 }
 
 /// Refuses a request that did not come in time. RFC 9110 §15.5.9.
-pub(super) async fn refuse_slow<S>(connection: &Connection, client: &mut Client<S>) -> After
+pub(super) async fn refuse_slow<S>(
+    connection: &Connection,
+    client: &mut Client<S>,
+    head_began: Option<Instant>,
+) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let refusal = Refusal { status: StatusCode::REQUEST_TIMEOUT, cause: "request-timeout" };
+    let refusal = Refusal { status: StatusCode::REQUEST_TIMEOUT, cause: "header-timeout" };
+    refuse_unread(connection, client, refusal, head_began).await
+}
+
+/// Refuses a request of which nothing is known, not even what its client calls it.
+async fn refuse_unread<S>(
+    connection: &Connection,
+    client: &mut Client<S>,
+    refusal: Refusal,
+    head_began: Option<Instant>,
+) -> After
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut exchange = connection.begin(name(Version::Http11));
+    exchange.head_began = head_began;
+    connection.names(std::iter::empty(), &mut exchange);
     let refused = Refused { refusal, is_whole: false, is_head: false };
-    say(connection, client, &mut connection.begin(name(Version::Http11)), refused).await
+    say(connection, client, &mut exchange, refused).await
 }
 
 /// The field line that tells a client what its request is called; nothing where it has no name.

@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -24,16 +24,15 @@ use super::{
     buffer::{Buffer, Scratch},
     client::{After, Client, write},
     deadline::Deadline,
+    patience::{Moved, OutOfTime, Patience, Whom},
     pump::{Broken, Pump},
     server::Server,
 };
 use crate::{
     attempts::Attempts,
-    body::Stall,
     connection::Connection,
-    errors::{Failure, Refusal},
+    errors::{self, Failure, Refusal},
     exchange::Exchange,
-    limits::HEAD_TIMEOUT,
     live::{ServerLive, Slot},
     relay::{Ended, Relay},
     tables::Tables,
@@ -53,7 +52,7 @@ struct Answer {
 pub(crate) async fn relay<S>(
     connection: &Connection,
     client: &mut Client<S>,
-    mut deadline: Pin<&mut Deadline>,
+    (head_began, mut deadline): (Option<Instant>, Pin<&mut Deadline>),
 ) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -67,6 +66,7 @@ where
             After::Cut
         }
         Ok(Some((mut exchange, asked))) => {
+            exchange.head_began = head_began;
             let after = match asked {
                 Ok(mut asked) if asked.parts.is_some() => {
                     Box::pin(bridge::serve(connection, client, &tables, &mut asked, &mut exchange)).await
@@ -77,10 +77,10 @@ where
                 Err(refused) => say(connection, client, &mut exchange, refused).await,
             };
             let now = *exchange.ended.get_or_insert_with(Instant::now);
-            deadline.set(now + HEAD_TIMEOUT);
+            deadline.set(now + connection.listener.spec.keep_alive_timeout);
             after
         }
-        Err(bad) => refuse_bad(connection, client, bad).await,
+        Err(bad) => refuse_bad(connection, client, bad, head_began).await,
     }
 }
 
@@ -104,6 +104,7 @@ where
         written: 0,
         id: id_line(&exchange.id),
         broken: None,
+        awaits_word: asked.expects_continue,
         began: false,
         client_ended: false,
         came: Buffer::default(),
@@ -126,7 +127,9 @@ where
                 return After::Cut;
             }
             // No fault of the server's.
-            Failure::BadRequest => return transfer.refuse(exchange, failure.refusal()).await,
+            Failure::BadRequest | Failure::SlowClient(_) => {
+                return transfer.refuse(exchange, failure.refusal()).await;
+            }
             _ => {}
         }
         attempts.failed(&live, &failure);
@@ -150,6 +153,8 @@ struct Transfer<'a, 't, S> {
     id: Vec<u8>,
     /// Why the server takes no more; it may have an answer all the same.
     broken: Option<io::Error>,
+    /// The client sends its body when it has heard from the server, which it has not.
+    awaits_word: bool,
     /// Whether bytes of the request's body were taken: then it cannot be sent a second time.
     began: bool,
     /// The client will send no more.
@@ -202,6 +207,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
                 // RFC 9110 §7.8: a server may not switch to what was not asked for.
                 101 => return Err(Failure::BadResponse(Bad::Connection)),
                 100..=199 => {
+                    self.awaits_word = false;
                     if self.asked.client == Version::Http11 {
                         write(&mut self.client.stream, &answer.head).await.map_err(|_| Failure::Client)?;
                     }
@@ -211,25 +217,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
         }
     }
 
-    /// The head of a response. The server's time runs only while it is not still being sent something.
+    /// The head of a response. The server's time runs only while it is not still being sent something, nor the client waited for.
     async fn head_in_time(&mut self, server: &mut Server) -> Result<Answer, Failure> {
-        let response_timeout: Duration = self.asked.pool.spec.response_timeout;
-        let mut moved = None;
+        let mut patience = Patience::default();
         poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(result) = self.poll_head(cx, server) {
-                    return Poll::Ready(result);
-                }
-                if moved.is_none() {
-                    moved = Some(self.request.moves);
-                    self.deadline.as_mut().set(Instant::now() + response_timeout);
-                }
-                ready!(self.deadline.as_mut().poll(cx));
-                if moved == Some(self.request.moves) {
-                    return Poll::Ready(Err(Failure::ResponseTimeout));
-                }
-                moved = None;
+            if let Poll::Ready(result) = self.poll_head(cx, server) {
+                return Poll::Ready(result);
             }
+            let client_owes = self.request.awaits_sender()
+                && self.broken.is_none()
+                && !(self.awaits_word && self.request.bytes == 0);
+            let whom =
+                if client_owes { Whom::Client } else { Whom::Server(self.asked.pool.spec.response_timeout) };
+            let moved = Moved { moves: self.request.moves, bytes: self.request.bytes };
+            let listener = &self.connection.listener.spec;
+            let polled = patience.poll(cx, self.deadline.as_mut(), listener, whom, moved);
+            polled.map(|out| match out {
+                OutOfTime::Server => Err(Failure::ResponseTimeout),
+                OutOfTime::Client(why) => Err(Failure::SlowClient(why)),
+            })
         })
         .await
     }
@@ -360,32 +366,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
             server.slot.server.note_failure(failure.avoid_for());
             return self.refuse(exchange, failure.refusal()).await;
         }
-        let mut stall = Stall::default();
-        let mut moved = 0;
+        let mut patience = Patience::default();
         let result = poll_fn(|cx| {
             let client = &mut *self.client;
             if let Poll::Ready(result) =
                 response.poll(cx, &mut server.stream, &mut self.came, &mut client.stream)
             {
-                return Poll::Ready(Some(result));
+                return Poll::Ready(Ok(result));
             }
             if self.asked.framing != Framing::None && !self.request.is_done() {
                 // Whatever becomes of the rest of the request: the answer is there.
                 let _either_way =
                     self.request.poll(cx, &mut client.stream, &mut client.came, &mut server.stream);
             }
-            let moves = response.moves + self.request.moves;
-            if moves != moved {
-                moved = moves;
-                stall.moved();
-            }
-            stall.poll(cx).map(|()| None)
+            let whom = if response.awaits_sender() {
+                Whom::Server(self.asked.pool.spec.server_timeout)
+            } else {
+                Whom::Client
+            };
+            // A client that still sends is at work.
+            let moved = Moved {
+                moves: response.moves + self.request.moves,
+                bytes: response.bytes + self.request.bytes,
+            };
+            let listener = &self.connection.listener.spec;
+            patience.poll(cx, self.deadline.as_mut(), listener, whom, moved).map(Err)
         })
         .await;
         (exchange.bytes_in, exchange.bytes_out) = (self.request.bytes, response.bytes);
         match result {
-            Some(Ok(())) => {}
-            Some(Err(broken)) => {
+            Ok(Ok(())) => {}
+            Ok(Err(broken)) => {
                 tracing::debug!(server = %server.slot.server.name, "response: {broken}");
                 if !matches!(broken, Broken::To(_)) {
                     return lost(exchange, &server.slot.server, "response-broken");
@@ -393,8 +404,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
                 exchange.cause = "client-gone";
                 return After::Cut;
             }
-            None => {
-                exchange.cause = "response-stalled";
+            Err(out) => {
+                exchange.cause = match out {
+                    OutOfTime::Server => "response-stalled",
+                    OutOfTime::Client(why) => errors::slow_cause(why),
+                };
                 return After::Cut;
             }
         }

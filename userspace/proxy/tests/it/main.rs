@@ -21,6 +21,7 @@ mod outliers;
 mod passthrough;
 mod proxy_protocol;
 mod request_ids;
+mod slow;
 mod stopping;
 mod tables;
 mod tcp_mode;
