@@ -52,7 +52,7 @@ pub struct Listener {
     #[serde(with = "units::optional_duration", default, skip_serializing_if = "Option::is_none")]
     pub half_closed_timeout: Option<Duration>,
     /// How long the head of a request may take, from its first byte to its last: more bytes make it no longer. On a new connection
-    /// the time until that first byte is bounded by it, too. 10 ms to 1 h.
+    /// the handshake of TLS, and then the time until that first byte, are each bounded by it, too. 10 ms to 1 h.
     #[serde(with = "units::duration", default = "default_header_timeout")]
     pub header_timeout: Duration,
     /// How long a connection may be idle from one request to the next; 10 ms to 24 h.

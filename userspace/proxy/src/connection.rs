@@ -272,7 +272,7 @@ impl Connection {
     }
 
     async fn serve_tls(mut self, handshake: tokio_rustls::Accept<TcpStream>) {
-        match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        match timeout(self.listener.spec.header_timeout, handshake).await {
             Ok(Ok(stream)) => {
                 let session = stream.get_ref().1;
                 let is_http2 = session.alpn_protocol() == Some(b"h2");

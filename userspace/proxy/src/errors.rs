@@ -93,6 +93,7 @@ impl Failure {
     pub(crate) fn avoid_for(&self) -> Duration {
         match self {
             Self::Connect(error) if error.kind() == ErrorKind::ConnectionRefused => SUSPECT_FOR,
+            Self::Connect(error) if is_ours(error) => Duration::ZERO,
             Self::Tls(_) => SUSPECT_FOR,
             Self::Connect(_) | Self::ConnectTimeout => SILENT_SUSPECT_FOR,
             // ETIMEDOUT: its host acknowledges nothing any more.
@@ -115,7 +116,12 @@ impl Failure {
 
     /// Whether it says something about the server, and not about a client or a connection that was kept for too long.
     pub(crate) fn is_servers(&self) -> bool {
-        !matches!(self, Self::NotSent(_)) && self.refusal().status.is_server_error()
+        let is_ours = match self {
+            Self::NotSent(_) => true,
+            Self::Connect(error) => is_ours(error),
+            _ => false,
+        };
+        !is_ours && self.refusal().status.is_server_error()
     }
 
     /// What the client is told when nobody else can be asked.
@@ -166,6 +172,13 @@ pub(crate) fn slow_cause(why: TooSlow) -> &'static str {
         TooSlow::Silent => "client-timeout",
         TooSlow::Slow => "body-too-slow",
     }
+}
+
+/// Whether this host had nothing left to connect with: descriptors, memory, ports. No server is to blame for that.
+fn is_ours(error: &std::io::Error) -> bool {
+    use nix::errno::Errno;
+    let ours = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| ours.contains(&Errno::from_raw(code)))
 }
 
 fn is_timed_out(error: &hyper::Error) -> bool {

@@ -18,7 +18,7 @@ pub(crate) const SERVER_STREAM_WINDOW: u32 = 128 << 10;
 pub(crate) const SERVER_WINDOW: u32 = SERVER_STREAM_WINDOW * SERVER_STREAMS_MAX as u32;
 /// Bytes of a request body that wait for a server's window.
 pub(crate) const SERVER_SEND_BUFFER: usize = 64 << 10;
-/// How long a client may take for a TLS handshake, and for its first request of HTTP/2.
+/// How long a client may take for its first request of HTTP/2, or to say whom it wants where its TLS is passed through.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the one in front of a client may take for its header of the PROXY protocol: the specification wants time for a segment
 /// to be lost and sent again.

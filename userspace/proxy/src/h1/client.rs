@@ -178,6 +178,8 @@ impl<'e> Waiting<'e> {
                 Poll::Pending => break,
             }
         }
+        // Many that send a byte now and then cost as much memory as they have sent.
+        client.came.shrink();
         // The clock is looked at only for heads that come in pieces, and once for each.
         if this.head_began.is_none() && !client.came.is_empty() {
             let now = *this.head_began.insert(Instant::now());

@@ -13,6 +13,7 @@ mod certificates;
 mod config_changes;
 mod failures;
 mod grpc;
+mod hard;
 mod health;
 mod http;
 mod http2;
