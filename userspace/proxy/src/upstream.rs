@@ -105,9 +105,9 @@ impl Upstream {
                     });
                 }
                 Err(_) => {
-                    // The server's time runs only while it is not still being sent something.
+                    // The server's time runs only while it is not still being sent something, nor the client waited for.
                     let now = self.progress.bytes.load(Relaxed);
-                    if now == sent {
+                    if now == sent && !self.progress.awaits_client.load(Relaxed) {
                         return Err(Failure::ResponseTimeout);
                     }
                     sent = now;

@@ -45,6 +45,13 @@ pub(super) struct Patience {
 }
 
 impl Patience {
+    /// Whoever was waited for is not any more; others have times of their own.
+    pub(super) fn rest(&mut self) {
+        if self.waits.take().is_some() {
+            self.pace.rest(Instant::now().into_std());
+        }
+    }
+
     /// Nothing goes on without somebody: ready when they have had their time. The clock is looked at when something has moved since
     /// the last time, and otherwise not before the deadline.
     pub(super) fn poll(

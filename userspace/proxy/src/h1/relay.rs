@@ -69,7 +69,15 @@ where
             exchange.head_began = head_began;
             let after = match asked {
                 Ok(mut asked) if asked.parts.is_some() => {
-                    Box::pin(bridge::serve(connection, client, &tables, &mut asked, &mut exchange)).await
+                    let deadline = deadline.as_mut();
+                    Box::pin(bridge::serve(
+                        connection,
+                        client,
+                        &tables,
+                        &mut asked,
+                        (&mut exchange, deadline),
+                    ))
+                    .await
                 }
                 Ok(asked) => {
                     serve(connection, client, &tables, asked, (&mut exchange, deadline.as_mut())).await

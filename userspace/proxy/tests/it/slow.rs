@@ -13,6 +13,7 @@ use tokio::{
 
 use crate::{
     raw::{OK, Origin, until},
+    secure::SecureServer,
     subject::{LIMIT, Proxy},
 };
 
@@ -258,6 +259,28 @@ async fn a_client_that_takes_nothing_of_its_response_or_too_little_is_cut() {
     assert_eq!((&log[0]["state"], &log[0]["cause"]), (&"cD".into(), &"body-too-slow".into()));
     assert_eq!(proxy.status().await.unwrap().pools["p"].servers["s"].failures, 0);
     reading.abort();
+}
+
+#[tokio::test]
+async fn servers_of_http_2_and_their_clients_have_the_same_times() {
+    let server = SecureServer::start(true, None).await;
+    let times = "client_timeout = \"600ms\"\nbody_rate_min = 1000\nbody_rate_grace = \"1s\"";
+    let pool = "protocol = \"h2c\"\nresponse_timeout = \"200ms\"";
+    let (proxy, web) = proxy_to(server.address, times, pool).await;
+    let mut client = TcpStream::connect(web).await.unwrap();
+    client.write_all(POST).await.unwrap();
+    client.write_all(b"and then nothing").await.unwrap();
+    let (said, took) = rest(&mut client, Instant::now()).await;
+    within(took, 590, 1_900);
+    assert!(said.starts_with("HTTP/1.1 408 ") && said.contains("weir-cause: client-timeout\r\n"), "{said}");
+    let mut client = TcpStream::connect(web).await.unwrap();
+    client.write_all(POST).await.unwrap();
+    let (said, took) = drip(client, b"x", Duration::from_millis(50)).await;
+    within(took, 990, 2_500);
+    assert!(said.starts_with("HTTP/1.1 408 ") && said.contains("weir-cause: body-too-slow\r\n"), "{said}");
+    let log = proxy.logged(2).await;
+    assert!(log.iter().all(|line| line["state"] == "cH"), "{log:#?}");
+    assert_eq!(proxy.status().await.unwrap().pools["p"].servers["s"].failures, 0);
 }
 
 #[tokio::test]
