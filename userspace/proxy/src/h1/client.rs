@@ -4,7 +4,6 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     task::{Context, Poll},
-    time::Duration,
 };
 
 use pin_project_lite::pin_project;
@@ -78,7 +77,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         let mut waiting = pin!(Waiting::begin(&connection.listener));
         loop {
             let waited = waiting.as_mut().head(client).await;
-            let began = waiting.head_began;
+            let began = waiting.head_began();
             // All that takes room is in memory of its own: a task is as large as the largest thing it ever does.
             let after = match waited {
                 Waited::Head => {
@@ -124,9 +123,9 @@ pin_project! {
         #[pin]
         deadline: Deadline,
         ear: Ear<'e>,
-        // How long the head may take, and since when it does, unless it came whole at once.
-        header_timeout: Duration,
-        head_began: Option<Instant>,
+        listener: &'e ListenerState,
+        // The deadline is that of a head which has begun, and did not come whole at once.
+        in_head: bool,
         is_first: bool,
         last_call: bool,
     }
@@ -134,16 +133,20 @@ pin_project! {
 
 impl<'e> Waiting<'e> {
     fn begin(listener: &'e ListenerState) -> Self {
-        let header_timeout = listener.spec.header_timeout;
-        let deadline = Deadline::new(Instant::now() + header_timeout);
+        let deadline = Deadline::new(Instant::now() + listener.spec.header_timeout);
         let ear = listener.ending.ear();
-        Self { deadline, ear, header_timeout, head_began: None, is_first: true, last_call: false }
+        Self { deadline, ear, listener, in_head: false, is_first: true, last_call: false }
+    }
+
+    /// When the head did of which the end was waited for. Not kept beside the deadline: there may be very many of these.
+    fn head_began(&self) -> Option<Instant> {
+        self.in_head.then(|| self.deadline.at() - self.listener.spec.header_timeout)
     }
 
     /// The next request is waited for, until the deadline.
     fn again(self: Pin<&mut Self>) {
         let this = self.project();
-        (*this.is_first, *this.head_began) = (false, None);
+        (*this.is_first, *this.in_head) = (false, false);
     }
 
     fn deadline(self: Pin<&mut Self>) -> Pin<&mut Deadline> {
@@ -181,15 +184,13 @@ impl<'e> Waiting<'e> {
         // Many that send a byte now and then cost as much memory as they have sent.
         client.came.shrink();
         // The clock is looked at only for heads that come in pieces, and once for each.
-        if this.head_began.is_none() && !client.came.is_empty() {
-            let now = *this.head_began.insert(Instant::now());
-            if !*this.last_call {
-                this.deadline.as_mut().set(now + *this.header_timeout);
-            }
+        if !*this.in_head && !*this.last_call && !client.came.is_empty() {
+            *this.in_head = true;
+            this.deadline.as_mut().set(Instant::now() + this.listener.spec.header_timeout);
         }
         // Whoever is asked to end between two requests ends; one that has sent nothing yet gets a little time.
         if !*this.last_call && this.ear.poll(cx).is_ready() {
-            *this.last_call = true;
+            (*this.last_call, *this.in_head) = (true, false);
             if !*this.is_first && client.came.is_empty() {
                 return Poll::Ready(Waited::Gone);
             }
