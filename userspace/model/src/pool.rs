@@ -79,6 +79,10 @@ pub struct Pool {
     /// How long a server may take until its response begins.
     #[serde(with = "units::duration", default = "default_response_timeout")]
     pub response_timeout: Duration,
+    /// How long a server may send nothing of a response that has begun; 1 ms to 7 days. Longer than what streams of events or of
+    /// gRPC say to stay alive.
+    #[serde(with = "units::duration", default = "five_minutes")]
+    pub server_timeout: Duration,
     /// How long an unused connection to a server is kept.
     #[serde(with = "units::duration", default = "default_idle_timeout")]
     pub idle_timeout: Duration,
@@ -213,6 +217,9 @@ fn default_idle_timeout() -> Duration {
 }
 fn five_seconds() -> Duration {
     Duration::from_secs(5)
+}
+fn five_minutes() -> Duration {
+    Duration::from_secs(300)
 }
 fn one_day() -> Duration {
     Duration::from_secs(86_400)

@@ -32,6 +32,7 @@ impl Checker<'_> {
             ] {
                 self.duration_within(("pool", name, field), value, MS, HOUR);
             }
+            self.duration_within(("pool", name, "server_timeout"), pool.server_timeout, MS, 7 * DAY);
             self.balance(name, pool);
             self.resilience(name, pool);
             self.dial(name, pool);

@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -24,17 +24,16 @@ use super::{
     buffer::{Buffer, Scratch},
     client::{After, Client, write},
     deadline::Deadline,
+    patience::{Moved, OutOfTime, Patience, Whom},
     pump::{Broken, Pump},
     server::Server,
 };
 use crate::{
     attempts::Attempts,
-    body::Stall,
     connection::Connection,
     dialect::{Dialect, Said},
-    errors::{Failure, Refusal},
+    errors::{self, Failure, Refusal},
     exchange::Exchange,
-    limits::HEAD_TIMEOUT,
     live::{ServerLive, Slot},
     relay::{Ended, Relay},
     tables::Tables,
@@ -56,7 +55,7 @@ struct Answer {
 pub(crate) async fn relay<S, D>(
     connection: &Connection,
     client: &mut Client<S, D>,
-    mut deadline: Pin<&mut Deadline>,
+    (head_began, mut deadline): (Option<Instant>, Pin<&mut Deadline>),
 ) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -69,9 +68,18 @@ where
             After::Cut
         }
         Ok(Some((mut exchange, asked))) => {
+            exchange.head_began = head_began;
             let after = match asked {
                 Ok(mut asked) if asked.parts.is_some() => {
-                    Box::pin(bridge::serve(connection, client, &tables, &mut asked, &mut exchange)).await
+                    let deadline = deadline.as_mut();
+                    Box::pin(bridge::serve(
+                        connection,
+                        client,
+                        &tables,
+                        &mut asked,
+                        (&mut exchange, deadline),
+                    ))
+                    .await
                 }
                 Ok(asked) => {
                     serve(connection, client, &tables, asked, (&mut exchange, deadline.as_mut())).await
@@ -79,10 +87,10 @@ where
                 Err(refused) => say(connection, client, &mut exchange, refused).await,
             };
             let now = *exchange.ended.get_or_insert_with(Instant::now);
-            deadline.set(now + HEAD_TIMEOUT);
+            deadline.set(now + connection.listener.spec.keep_alive_timeout);
             after
         }
-        Err(bad) => refuse_bad(connection, client, bad).await,
+        Err(bad) => refuse_bad(connection, client, bad, head_began).await,
     }
 }
 
@@ -107,6 +115,7 @@ where
         written: 0,
         id: exchange.id.clone(),
         broken: None,
+        awaits_word: asked.expects_continue,
         began: false,
         client_ended: false,
         came: Buffer::default(),
@@ -129,7 +138,9 @@ where
                 return After::Cut;
             }
             // No fault of the server's.
-            Failure::BadRequest => return transfer.refuse(exchange, failure.refusal()).await,
+            Failure::BadRequest | Failure::SlowClient(_) => {
+                return transfer.refuse(exchange, failure.refusal()).await;
+            }
             _ => {}
         }
         attempts.failed(&live, &failure);
@@ -153,6 +164,8 @@ struct Transfer<'a, 't, S, D> {
     id: Vec<u8>,
     /// Why the server takes no more; it may have an answer all the same.
     broken: Option<io::Error>,
+    /// The client sends its body when it has heard from the server, which it has not.
+    awaits_word: bool,
     /// Whether bytes of the request's body were taken: then it cannot be sent a second time.
     began: bool,
     /// The client will send no more.
@@ -203,6 +216,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dialect> Transfer<'_, '_, S, D> {
             match answer.status {
                 101 => return Ok(answer),
                 100..=199 => {
+                    self.awaits_word = false;
                     if self.asked.client >= Version::Http11 {
                         write(&mut self.client.stream, &answer.head).await.map_err(|_| Failure::Client)?;
                     }
@@ -212,25 +226,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dialect> Transfer<'_, '_, S, D> {
         }
     }
 
-    /// The head of a response. The server's time runs only while it is not still being sent something.
+    /// The head of a response. The server's time runs only while it is not still being sent something, nor the client waited for.
     async fn head_in_time(&mut self, server: &mut Server) -> Result<Answer, Failure> {
-        let response_timeout: Duration = self.asked.pool.spec.response_timeout;
-        let mut moved = None;
+        let mut patience = Patience::default();
         poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(result) = self.poll_head(cx, server) {
-                    return Poll::Ready(result);
-                }
-                if moved.is_none() {
-                    moved = Some(self.request.moves);
-                    self.deadline.as_mut().set(Instant::now() + response_timeout);
-                }
-                ready!(self.deadline.as_mut().poll(cx));
-                if moved == Some(self.request.moves) {
-                    return Poll::Ready(Err(Failure::ResponseTimeout));
-                }
-                moved = None;
+            if let Poll::Ready(result) = self.poll_head(cx, server) {
+                return Poll::Ready(result);
             }
+            let client_owes = self.request.awaits_sender()
+                && self.broken.is_none()
+                && !(self.awaits_word && self.request.bytes == 0);
+            let whom =
+                if client_owes { Whom::Client } else { Whom::Server(self.asked.pool.spec.response_timeout) };
+            let moved = Moved { moves: self.request.moves, bytes: self.request.bytes };
+            let listener = &self.connection.listener.spec;
+            let polled = patience.poll(cx, self.deadline.as_mut(), listener, whom, moved);
+            polled.map(|out| match out {
+                OutOfTime::Server => Err(Failure::ResponseTimeout),
+                OutOfTime::Client(why) => Err(Failure::SlowClient(why)),
+            })
         })
         .await
     }
@@ -374,32 +388,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dialect> Transfer<'_, '_, S, D> {
             server.slot.server.note_failure(failure.avoid_for());
             return self.refuse(exchange, failure.refusal()).await;
         }
-        let mut stall = Stall::default();
-        let mut moved = 0;
+        let mut patience = Patience::default();
         let result = poll_fn(|cx| {
             let client = &mut *self.client;
             if let Poll::Ready(result) =
                 response.poll(cx, &mut server.stream, &mut self.came, &mut client.stream)
             {
-                return Poll::Ready(Some(result));
+                return Poll::Ready(Ok(result));
             }
             if self.asked.framing != Framing::None && !self.request.is_done() {
                 // Whatever becomes of the rest of the request: the answer is there.
                 let _either_way =
                     self.request.poll(cx, &mut client.stream, &mut client.came, &mut server.stream);
             }
-            let moves = response.moves + self.request.moves;
-            if moves != moved {
-                moved = moves;
-                stall.moved();
-            }
-            stall.poll(cx).map(|()| None)
+            let whom = if response.awaits_sender() {
+                Whom::Server(self.asked.pool.spec.server_timeout)
+            } else {
+                Whom::Client
+            };
+            // A client that still sends is at work.
+            let moved = Moved {
+                moves: response.moves + self.request.moves,
+                bytes: response.bytes + self.request.bytes,
+            };
+            let listener = &self.connection.listener.spec;
+            patience.poll(cx, self.deadline.as_mut(), listener, whom, moved).map(Err)
         })
         .await;
         (exchange.bytes_in, exchange.bytes_out) = (self.request.bytes, response.bytes);
         match result {
-            Some(Ok(())) => self.pass_trailers(&response),
-            Some(Err(broken)) => {
+            Ok(Ok(())) => self.pass_trailers(&response),
+            Ok(Err(broken)) => {
                 tracing::debug!(server = %server.slot.server.name, "response: {broken}");
                 if !matches!(broken, Broken::To(_)) {
                     return lost(exchange, &server.slot.server, "response-broken");
@@ -407,8 +426,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dialect> Transfer<'_, '_, S, D> {
                 exchange.cause = "client-gone";
                 return After::Cut;
             }
-            None => {
-                exchange.cause = "response-stalled";
+            Err(out) => {
+                exchange.cause = match out {
+                    OutOfTime::Server => "response-stalled",
+                    OutOfTime::Client(why) => errors::slow_cause(why),
+                };
                 return After::Cut;
             }
         }
