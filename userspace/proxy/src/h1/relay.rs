@@ -24,6 +24,7 @@ use super::{
     buffer::{Buffer, Scratch},
     client::{After, Client, write},
     deadline::Deadline,
+    hedge,
     patience::{Moved, OutOfTime, Patience, Whom},
     pump::{Broken, Pump},
     server::Server,
@@ -39,7 +40,7 @@ use crate::{
 };
 
 /// A response, as the client shall see it.
-struct Answer {
+pub(super) struct Answer {
     status: u16,
     head: Scratch,
     framing: Framing,
@@ -122,7 +123,11 @@ where
             Ok(slot) => slot,
             Err(refusal) => return transfer.refuse(exchange, refusal).await,
         };
-        let (live, failure) = match transfer.ask_one(slot, exchange).await {
+        let asking = match hedge::hedge_after(&asked) {
+            None => transfer.ask_one(slot, exchange).await,
+            Some(after) => Box::pin(hedge::ask(&mut transfer, (&mut attempts, slot), after, exchange)).await,
+        };
+        let (live, failure) = match asking {
             Ok((server, answer)) => {
                 attempts.answered(&server.slot.server, answer.status);
                 return transfer.respond(server, answer, exchange).await;
@@ -148,11 +153,11 @@ where
 }
 
 /// A request on its way to a server and the response on its way back.
-struct Transfer<'a, 't, S> {
-    connection: &'a Connection,
+pub(super) struct Transfer<'a, 't, S> {
+    pub(super) connection: &'a Connection,
     client: &'a mut Client<S>,
     deadline: Pin<&'a mut Deadline>,
-    asked: &'a Asked<'t>,
+    pub(super) asked: &'a Asked<'t>,
     /// The body of the request.
     request: Pump,
     /// Bytes of the head written; of a request with a body, the pump has it.
@@ -173,7 +178,7 @@ struct Transfer<'a, 't, S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     /// Asks one server. A kept connection that turns out to be closed is no failure of the server: it is asked on another.
-    async fn ask_one(
+    pub(super) async fn ask_one(
         &mut self,
         slot: Slot,
         exchange: &mut Exchange,
@@ -307,6 +312,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
             Poll::Ready(Ok(_)) | Poll::Pending => {}
         }
         Poll::Pending
+    }
+
+    /// The answer whose head somebody else has read.
+    pub(super) fn answer_in(&mut self, came: Buffer) -> Result<Answer, Bad> {
+        self.came = came;
+        self.broken = None;
+        self.read_answer()?.ok_or(Bad::Syntax)
     }
 
     /// Makes of what came from the server what the client shall see, once the head is whole.
