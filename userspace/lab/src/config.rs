@@ -271,6 +271,7 @@ fn pool() -> Pool {
         sticky: None,
         retries: 3,
         retry_budget: None,
+        hedge_after: None,
         eject: None,
         breaker: None,
         max_connections: 1_000,

@@ -58,6 +58,10 @@ pub struct Pool {
     /// What share of the requests these retries may be, so that a pool in trouble does not get more requests than one in health.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_budget: Option<RetryBudget>,
+    /// A request that is idempotent and without a body, and whose answer has not begun after so long, is asked of a second server
+    /// too; the first answer counts. Needs `retry_budget`, which such requests are taken from, and servers of HTTP/1.1; 1 ms to 1 h.
+    #[serde(with = "units::optional_duration", default, skip_serializing_if = "Option::is_none")]
+    pub hedge_after: Option<Duration>,
     /// Takes servers out whose answers to requests are bad, whatever checks say; without it none is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eject: Option<Ejection>,

@@ -226,6 +226,12 @@ pub struct PoolStatus {
     /// Requests that wait for a slot at a server.
     #[serde(default)]
     pub waiting: u64,
+    /// Requests that were asked of a second server, too.
+    #[serde(default)]
+    pub hedges: u64,
+    /// Those that it answered first.
+    #[serde(default)]
+    pub hedges_won: u64,
 }
 
 /// One server of a pool.

@@ -48,7 +48,7 @@ fn a_pool_says_how_it_balances_ejects_and_checks_or_what_is_wrong_with_it() {
     };
     let good = read(&text(
         "balance = \"hash\"\nhash_on = \"header:x-user\"\nbounded_load = \"125%\"\nslow_start = \"30s\"\n\
-         eject = { success_rate = \"90%\" }\nbreaker = { consecutive = 20 }\nretry_budget = {}",
+         eject = { success_rate = \"90%\" }\nbreaker = { consecutive = 20 }\nretry_budget = {}\nhedge_after = \"20ms\"",
         ", version = \"1.0\", method = \"HEAD\", expect = [[200, 299], [404, 404]], headers = { X-Key = \"a b\" }, \
          fast_interval = \"100ms\", and = [{ kind = \"tls\", port = 443, tls = { name = \"a.example\" } }, \
          { kind = \"agent\", port = 99 }]",
@@ -79,6 +79,14 @@ fn a_pool_says_how_it_balances_ejects_and_checks_or_what_is_wrong_with_it() {
         ("tls = { ca = \"a.pem\", verify = false }", "", "tls.ca", "not looked at"),
         ("tls = { ca = \"a.pem\", key = \"a.key\" }", "", "tls.certificate", "belong together"),
         ("tls = { ca = \"a.pem\", name = \"a b\" }", "", "tls.name", "not a name"),
+        ("hedge_after = \"20ms\"", "", "hedge_after", "every request twice"),
+        ("hedge_after = \"2h\"\nretry_budget = {}", "", "hedge_after", "out of range"),
+        (
+            "hedge_after = \"20ms\"\nretry_budget = {}\nprotocol = \"h2c\"",
+            "",
+            "hedge_after",
+            "are asked of one",
+        ),
         ("random_of = 0", "", "random_of", "out of range"),
         ("slow_start = \"1ms\"", "", "slow_start", "out of range"),
         ("eject = { consecutive = 0 }", "", "eject", "neither"),

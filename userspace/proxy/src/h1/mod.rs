@@ -12,6 +12,7 @@ mod bridge;
 mod buffer;
 mod client;
 mod deadline;
+mod hedge;
 mod patience;
 mod pump;
 mod relay;

@@ -24,6 +24,7 @@ use super::{
     buffer::{Buffer, Scratch},
     client::{After, Client, write},
     deadline::Deadline,
+    hedge,
     patience::{Moved, OutOfTime, Patience, Whom},
     pump::{Broken, Pump},
     server::Server,
@@ -40,7 +41,7 @@ use crate::{
 };
 
 /// A response, as the client shall see it.
-struct Answer {
+pub(super) struct Answer {
     status: u16,
     /// Its head where it goes in front of the body, and the bytes it takes in any case.
     head: Scratch,
@@ -125,7 +126,11 @@ where
             Ok(slot) => slot,
             Err(refusal) => return transfer.refuse(exchange, refusal).await,
         };
-        let (live, failure) = match transfer.ask_one(slot, exchange).await {
+        let asking = match hedge::hedge_after(&asked) {
+            None => transfer.ask_one(slot, exchange).await,
+            Some(after) => Box::pin(hedge::ask(&mut transfer, (&mut attempts, slot), after, exchange)).await,
+        };
+        let (live, failure) = match asking {
             Ok((server, answer)) => {
                 attempts.answered(&server.slot.server, answer.status);
                 return transfer.respond(server, answer, exchange).await;
@@ -151,11 +156,11 @@ where
 }
 
 /// A request on its way to a server and the response on its way back.
-struct Transfer<'a, 't, S, D> {
-    connection: &'a Connection,
+pub(super) struct Transfer<'a, 't, S, D> {
+    pub(super) connection: &'a Connection,
     client: &'a mut Client<S, D>,
     deadline: Pin<&'a mut Deadline>,
-    asked: &'a Asked<'t>,
+    pub(super) asked: &'a Asked<'t>,
     /// The body of the request.
     request: Pump,
     /// Bytes of the head written; of a request with a body, the pump has it.
@@ -176,7 +181,7 @@ struct Transfer<'a, 't, S, D> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin, D: Dialect> Transfer<'_, '_, S, D> {
     /// Asks one server. A kept connection that turns out to be closed is no failure of the server: it is asked on another.
-    async fn ask_one(
+    pub(super) async fn ask_one(
         &mut self,
         slot: Slot,
         exchange: &mut Exchange,
@@ -308,6 +313,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dialect> Transfer<'_, '_, S, D> {
             Poll::Ready(Ok(_)) | Poll::Pending => {}
         }
         Poll::Pending
+    }
+
+    /// The answer whose head somebody else has read.
+    pub(super) fn answer_in(&mut self, came: Buffer) -> Result<Answer, Bad> {
+        self.came = came;
+        self.broken = None;
+        self.read_answer()?.ok_or(Bad::Syntax)
     }
 
     /// Makes of what came from the server what the client shall see, once the head is whole.

@@ -15,6 +15,7 @@ mod failures;
 mod grpc;
 mod hard;
 mod health;
+mod hedging;
 mod http;
 mod http2;
 mod limits;
