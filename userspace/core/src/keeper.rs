@@ -65,8 +65,10 @@ pub enum Command {
     Start,
     /// Have this one accept no more, leave the sockets to others, and end.
     HandOver(Pid),
-    /// What it stored is held for its successor alone from now on.
+    /// It serves: what it has stored until now is all it wants to be held.
     Promote(Pid),
+    /// It never came to serve: what nobody else wants is not held for it.
+    Forget(Pid),
     /// Pass the wish to stop on.
     Stop(Pid),
     /// Cut it.
@@ -172,7 +174,6 @@ impl Keeper {
     pub fn handle_ready(&mut self, pid: Pid, now: Instant) {
         if let Some(next) = self.next.take_if(|next| next.pid == pid) {
             let old = self.current.replace(next);
-            self.commands.push_back(Command::Promote(pid));
             if let Some(old) = old {
                 self.commands.push_back(Command::Tell(format!("{pid} serves now; {} hands over", old.pid)));
                 self.commands.push_back(Command::HandOver(old.pid));
@@ -189,6 +190,7 @@ impl Keeper {
         {
             (current.is_ready, current.since) = (true, now);
             self.was_ever_ready = true;
+            self.commands.push_back(Command::Promote(pid));
         }
     }
 
@@ -200,7 +202,7 @@ impl Keeper {
         } else if self.next.take_if(|next| next.pid == pid).is_some() {
             let what =
                 format!("the upgrade is given up: {pid} {exit} before it was ready; nothing has changed");
-            self.commands.push_back(Command::Warn(what));
+            self.commands.extend([Command::Warn(what), Command::Forget(pid)]);
         } else if let Some(current) = self.current.take_if(|current| current.pid == pid) {
             self.current_ended(current, exit, now);
         }

@@ -6,6 +6,7 @@
 mod spawn;
 
 use std::{
+    collections::BTreeSet,
     io,
     os::fd::{AsFd, OwnedFd},
     process::ExitCode,
@@ -101,9 +102,12 @@ impl Keeping {
             Command::Start => self.start(),
             Command::HandOver(pid) => send(pid, Signal::SIGUSR2),
             Command::Promote(pid) => {
-                for name in self.store.promote(pid, OUTSIDE) {
-                    self.say(&notice::remove(&name));
-                }
+                let gone = self.store.promote(pid, OUTSIDE);
+                self.let_go(gone);
+            }
+            Command::Forget(pid) => {
+                let gone = self.store.forget(pid);
+                self.let_go(gone);
             }
             Command::Stop(pid) => send(pid, Signal::SIGTERM),
             Command::Kill(pid) => send(pid, Signal::SIGKILL),
@@ -250,6 +254,13 @@ impl Keeping {
             }
             Ok(Stored::Full) => tracing::error!("{name} is not held: too many sockets"),
             Err(error) => tracing::error!("{name} is not held: {error}"),
+        }
+    }
+
+    /// Nothing is held under these names any more.
+    fn let_go(&self, names: BTreeSet<String>) {
+        for name in names {
+            self.say(&notice::remove(&name));
         }
     }
 

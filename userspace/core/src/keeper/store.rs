@@ -71,10 +71,20 @@ impl<S> Store<S> {
 
     /// Keeps only what this process wants, or `outside` has put there. Returns the names under which nothing is held any more.
     pub fn promote(&mut self, owner: Pid, outside: Pid) -> BTreeSet<String> {
-        let before: BTreeSet<String> = self.held.iter().map(|held| held.name.clone()).collect();
+        let before = self.names();
         self.held.retain(|held| held.owners.contains(&owner) || held.owners.contains(&outside));
-        let after: BTreeSet<String> = self.held.iter().map(|held| held.name.clone()).collect();
-        &before - &after
+        &before - &self.names()
+    }
+
+    /// A process has ended that never served. Returns the names under which nothing is held any more.
+    pub fn forget(&mut self, owner: Pid) -> BTreeSet<String> {
+        let before = self.names();
+        self.held.retain_mut(|held| !held.owners.remove(&owner) || !held.owners.is_empty());
+        &before - &self.names()
+    }
+
+    fn names(&self) -> BTreeSet<String> {
+        self.held.iter().map(|held| held.name.clone()).collect()
     }
 
     /// Names and sockets.

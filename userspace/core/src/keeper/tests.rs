@@ -21,7 +21,7 @@ fn serving(pid: Pid, now: Instant) -> Keeper {
     assert_eq!(commands(&mut keeper), [Command::Start]);
     keeper.started(pid, now);
     keeper.handle_ready(pid, now);
-    assert_eq!(commands(&mut keeper), []);
+    assert_eq!(commands(&mut keeper), [Command::Promote(pid)]);
     assert_eq!(keeper.poll_timeout(), None);
     keeper
 }
@@ -67,7 +67,7 @@ fn a_successor_that_is_ready_takes_over_and_the_old_one_leaves_by_its_deadline()
     keeper.started(2, now);
     assert_eq!(keeper.current(), Some(1));
     keeper.handle_ready(2, now + 5 * MS);
-    assert_eq!(commands(&mut keeper), [Command::Promote(2), Command::HandOver(1)]);
+    assert_eq!(commands(&mut keeper), [Command::HandOver(1), Command::Promote(2)]);
     assert_eq!(keeper.current(), Some(2));
     let deadline = now + 5 * MS + LIMITS.leave;
     assert_eq!(keeper.poll_timeout(), Some(deadline));
@@ -92,7 +92,7 @@ fn a_successor_that_dies_or_is_never_ready_changes_nothing() {
             assert_eq!(commands(&mut keeper), [Command::Kill(3)]);
         }
         keeper.handle_exit(pid, Exit::Code(1), now + LIMITS.ready);
-        assert_eq!((commands(&mut keeper), keeper.current()), (vec![], Some(1)));
+        assert_eq!((commands(&mut keeper), keeper.current()), (vec![Command::Forget(pid)], Some(1)));
     }
     keeper.handle_upgrade();
     keeper.not_started("no such file", now);
@@ -107,7 +107,8 @@ fn one_that_dies_during_an_upgrade_is_followed_by_its_successor() {
     keeper.started(2, now);
     keeper.handle_exit(1, Exit::Signal(11), now);
     keeper.handle_ready(2, now);
-    assert_eq!((commands(&mut keeper), keeper.current()), (vec![Command::Start], Some(2)));
+    assert_eq!(commands(&mut keeper), [Command::Start, Command::Promote(2)]);
+    assert_eq!(keeper.current(), Some(2));
     assert_eq!(keeper.poll_timeout(), None);
 }
 
@@ -171,6 +172,18 @@ fn what_a_dead_process_wanted_its_successor_may_close() {
     let mut store = Store::default();
     store.put(1, "web", 10, ());
     assert!(store.remove(2, "web", |pid| pid == 2));
+}
+
+#[test]
+fn what_a_failed_successor_opened_is_not_held_and_what_a_dead_process_served_is() {
+    let mut store = Store::default();
+    store.put(1, "web", 10, ());
+    store.put(2, "web", 10, ());
+    store.put(2, "new", 11, ());
+    assert_eq!(store.forget(2).into_iter().collect::<Vec<_>>(), ["new"]);
+    // Its owner may have crashed meanwhile: that is what all this is for.
+    assert!(store.forget(3).is_empty());
+    assert_eq!(store.iter().len(), 1);
 }
 
 #[test]

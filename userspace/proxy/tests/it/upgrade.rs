@@ -146,6 +146,7 @@ async fn a_killed_proxy_refuses_nobody() {
         assert_eq!(status.listeners["web"].addresses, [web.to_string()], "round {round}");
     }
     let (served, broken) = knocking.finish().await;
+    println!("4 kills: {served} served, {broken} broken off");
     assert!(served > 80 && broken <= 4 * 8, "{served} served, {broken} broken");
     assert_eq!(sockets_at(web.port()), 2);
 }
@@ -286,6 +287,7 @@ async fn three_upgrades_in_a_row_lose_no_request_of_any_client() {
     let tally = load.finish().await;
     assert!(tally.failures.is_empty() && tally.good > 100, "{:?}", tally.failures);
     let (served, broken) = knocking.finish().await;
+    println!("3 upgrades: {} and {served} served", tally.good);
     assert!(served > 50 && broken == 0, "{served} served, {broken} broken");
     assert_ne!(only_child(&proxy).await, first);
 }
@@ -335,7 +337,7 @@ async fn sockets_are_given_to_the_store() {
         let options: &[&str] = if keep { &["--threads", "2", "--keep"] } else { &["--threads", "2"] };
         let text = config(&server, ANY);
         let proxy = Proxy::spawn_by(Path::new(PROGRAM), &text, &[], options, |command| {
-            command.env("NOTIFY_SOCKET", manager.path());
+            command.env("NOTIFY_SOCKET", manager.path()).env("WATCHDOG_USEC", "10000000");
         });
         let mut held = Vec::new();
         while held.len() < 2 {
@@ -344,6 +346,7 @@ async fn sockets_are_given_to_the_store() {
             held.extend(sockets.into_iter().map(Socket::from));
         }
         manager.hears("READY=1");
+        manager.hears("WATCHDOG=1");
         let web = proxy.address("web").await;
         assert!(held.iter().all(|socket| socket.local_addr().unwrap().as_socket() == Some(web)));
 
@@ -437,6 +440,53 @@ async fn a_socket_that_nobody_wants_after_a_crash_is_closed() {
     assert_eq!(get(web, "/").await.status(), 200);
     until("it is closed", || std::net::TcpStream::connect(more).is_err().then_some(())).await;
     assert_eq!(sockets_at(more.port()), 0);
+}
+
+#[tokio::test]
+async fn a_tunnel_goes_on_in_the_old_process_until_its_deadline() {
+    let server = tokio::net::TcpListener::bind(ANY).await.unwrap();
+    let text = format!(
+        "[zone.az1]\n[pool.p]\n[listener.tunnel]\nprotocol = \"tcp\"\nbind = \"{ANY}\"\npool = \"p\"\n\
+         [server.s]\npools = [\"p\"]\naddress = \"{}\"\nzone = \"az1\"\n",
+        server.local_addr().unwrap()
+    );
+    let options = ["--keep", "--hand-over-timeout", "1500ms"];
+    let proxy = Proxy::start(&text, &options).await;
+    let mut client = TcpStream::connect(proxy.address("tunnel").await).await.unwrap();
+    client.write_all(b"a").await.unwrap();
+    let (mut stream, _) = server.accept().await.unwrap();
+    let mut byte = [0];
+    stream.read_exact(&mut byte).await.unwrap();
+    let (old, new) = upgrade(&proxy).await;
+    let begin = Instant::now();
+    for _ in 0..10 {
+        client.write_all(b"b").await.unwrap();
+        stream.read_exact(&mut byte).await.unwrap();
+        stream.write_all(b"c").await.unwrap();
+        client.read_exact(&mut byte).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(proxy.children(), BTreeSet::from([old, new]));
+    // It ends, one way or the other.
+    let ended = timeout(LIMIT, client.read(&mut byte)).await.expect("it is cut");
+    assert!(!matches!(ended, Ok(1..)), "{ended:?}");
+    assert!(begin.elapsed() > Duration::from_secs(1), "{:?}", begin.elapsed());
+    assert_eq!(only_child(&proxy).await, new);
+}
+
+#[tokio::test]
+async fn a_proxy_whose_keeper_was_killed_goes_on() {
+    let server = Server::start("s").await;
+    let mut proxy = Proxy::start(&config(&server, ANY), &["--keep"]).await;
+    let web = proxy.address("web").await;
+    let child = only_child(&proxy).await;
+    proxy.signal(Signal::SIGKILL);
+    proxy.exited().await;
+    assert_eq!(get(web, "/").await.status(), 200);
+    // There is nobody left to hand over to.
+    kill(Pid::from_raw(child), Signal::SIGTERM).unwrap();
+    until("it has stopped", || kill(Pid::from_raw(child), None).is_err().then_some(())).await;
+    assert_eq!(sockets_at(web.port()), 0);
 }
 
 #[tokio::test]
