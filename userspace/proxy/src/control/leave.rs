@@ -59,7 +59,6 @@ impl Control {
     /// Idle connections are not closed at once, for a request may be on its way in each of them: who asks once more is told to go.
     pub(super) async fn hand_over(mut self, shutdown: Shutdown, outside: Outside) {
         let limit = self.options.hand_over_timeout;
-        tracing::info!("handing over; open requests may take {limit:?}");
         // Followers of the status find the other one.
         drop(outside);
         self.close_probe_ports();
@@ -67,6 +66,7 @@ impl Control {
         self.self_checks.end();
         self.proxy.phase.set(Phase::Draining);
         self.listeners.hand_over().await;
+        tracing::info!("the sockets are left to another process; open requests may take {limit:?}");
         let mut end = Instant::now() + limit;
         let mut idle_until = Some(Instant::now() + IDLE_AFTER_HAND_OVER.min(limit / 2));
         let mut is_hurried = false;

@@ -67,10 +67,12 @@ pub(crate) async fn only_child(keeper: &Proxy) -> i32 {
     .await
 }
 
-/// Upgrades, and waits until the new process serves; returns the old and the new one.
+/// Upgrades, and waits until the new process serves and the old one accepts no more; returns the old and the new one.
 pub(crate) async fn upgrade(keeper: &Proxy) -> (i32, i32) {
-    let before = keeper.children();
+    let left = || keeper.log().matches("the sockets are left to another process").count();
+    let (before, left_before) = (keeper.children(), left());
     keeper.signal(Signal::SIGUSR2);
+    until("the old process accepts no more", || (left() > left_before).then_some(())).await;
     until("a new process serves", || {
         let log = keeper.log();
         let line = log.lines().rev().find(|line| line.contains("serves now"))?;
