@@ -6,7 +6,7 @@
 use std::{borrow::Cow, collections::HashMap, fmt};
 
 use serde::{Deserialize, Serialize};
-use weir_model::{HostPattern, Name, Snapshot};
+use weir_model::{HostPattern, Listener, Name, Route, Snapshot};
 
 /// The rules of every listener; built once from a snapshot, then only read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -14,10 +14,22 @@ pub struct RouteTable {
     listeners: HashMap<Name, Rules>,
 }
 
+/// Rules that are looked through one after the other: more of them are found by host and path.
+const LOOKED_THROUGH_MAX: usize = 8;
+
 #[derive(Clone, Debug, PartialEq)]
 struct Rules {
     routes: Vec<Rule>,
     default: Option<Name>,
+    /// Of more rules than [`LOOKED_THROUGH_MAX`]: by the host as [`HostPattern`]s spell it without the star; empty for every host.
+    by_host: HashMap<String, Paths>,
+}
+
+/// Rules for one host: the first of those with the same path.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Paths {
+    first: HashMap<String, usize>,
+    len_max: usize,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -62,27 +74,15 @@ impl fmt::Display for RoutedBy {
 impl RouteTable {
     /// The table of a snapshot.
     pub fn build(snapshot: &Snapshot) -> Self {
-        let rules = |listener: &weir_model::Listener| Rules {
-            routes: listener
-                .routes
-                .iter()
-                .map(|route| Rule {
-                    hosts: route.hosts.clone(),
-                    path: route.path.trim_end_matches('/').to_owned(),
-                    pool: route.pool.clone(),
-                    demands_certificate: route.client_certificate,
-                })
-                .collect(),
-            default: listener.pool.clone(),
-        };
+        let rules = |listener: &Listener| Rules::of(&listener.routes, listener.pool.clone());
         Self { listeners: snapshot.listeners.iter().map(|(name, l)| (name.clone(), rules(l))).collect() }
     }
 
     /// The pool for a request: `host` as [`normal_host`] returns it (empty when there is none), `path` without query.
     pub fn route(&self, listener: &Name, host: &str, path: &str) -> Option<Routed<'_>> {
         let rules = self.listeners.get(listener)?;
-        let matched = rules.routes.iter().enumerate().find(|(_, rule)| rule.matches(host, path));
-        match (matched, &rules.default) {
+        let matched = rules.first_match(host, path);
+        match (matched.and_then(|index| Some((index, rules.routes.get(index)?))), &rules.default) {
             (Some((index, rule)), _) => Some(Routed {
                 pool: &rule.pool,
                 by: RoutedBy::Route(index),
@@ -96,6 +96,57 @@ impl RouteTable {
     /// The pool of a connection without requests (`protocol = "tcp"`).
     pub fn default_pool(&self, listener: &Name) -> Option<&Name> {
         self.listeners.get(listener)?.default.as_ref()
+    }
+}
+
+impl Rules {
+    fn of(routes: &[Route], default: Option<Name>) -> Self {
+        let rule = |route: &Route| Rule {
+            hosts: route.hosts.clone(),
+            path: route.path.trim_end_matches('/').to_owned(),
+            pool: route.pool.clone(),
+            demands_certificate: route.client_certificate,
+        };
+        let routes: Vec<Rule> = routes.iter().map(rule).collect();
+        let mut by_host: HashMap<String, Paths> = HashMap::new();
+        let indexed = if routes.len() > LOOKED_THROUGH_MAX { &routes[..] } else { &[] };
+        for (index, rule) in indexed.iter().enumerate() {
+            let mut add = |host: &str| by_host.entry(host.to_owned()).or_default().add(&rule.path, index);
+            if rule.hosts.is_empty() {
+                add("");
+            }
+            rule.hosts.iter().for_each(|host| add(host.to_string().trim_start_matches('*')));
+        }
+        Self { routes, default, by_host }
+    }
+
+    /// The first rule that matches.
+    fn first_match(&self, host: &str, path: &str) -> Option<usize> {
+        if self.by_host.is_empty() {
+            return self.routes.iter().position(|rule| rule.matches(host, path));
+        }
+        let dots = host.bytes().enumerate().filter(|(at, byte)| *at > 0 && *byte == b'.');
+        let domains = dots.map(|(at, _)| &host[at..]);
+        // Keys that begin with a dot are domains'.
+        let keys = [""].into_iter().chain((!host.is_empty() && !host.starts_with('.')).then_some(host));
+        let keys = keys.chain(domains);
+        keys.filter_map(|key| self.by_host.get(key)?.first_match(path)).min()
+    }
+}
+
+impl Paths {
+    fn add(&mut self, path: &str, index: usize) {
+        self.len_max = self.len_max.max(path.len());
+        self.first.entry(path.to_owned()).or_insert(index);
+    }
+
+    /// As [`Rule::matches`], of all rules at once: by each part of the path that ends where a segment does.
+    fn first_match(&self, path: &str) -> Option<usize> {
+        let bytes = path.bytes().enumerate().take(self.len_max + 1);
+        let slashes = bytes.filter(|(_, byte)| *byte == b'/').map(|(at, _)| at);
+        // Of "*" the empty part.
+        let ends = slashes.chain([0, path.len()]).filter(|end| *end <= self.len_max);
+        ends.filter_map(|end| self.first.get(&path[..end]).copied()).min()
     }
 }
 
@@ -128,7 +179,11 @@ pub fn normal_host(authority: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::{collection::vec, prelude::*, sample::select};
     use weir_model::SourceFile;
+
+    const HOSTS: [&str; 5] = ["a.b", "*.b", "*.a.b", "b", "c"];
+    const PATHS: [&str; 6] = ["/", "/p", "/p/", "/p/q", "/pq", "/p/q/r"];
 
     fn table(routes: &str) -> RouteTable {
         let text = format!(
@@ -165,6 +220,29 @@ mod tests {
         ] {
             let expected = expected.map(|(pool, by)| (pool.to_owned(), by));
             assert_eq!(at(&t, host, path), expected, "{host} {path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn many_rules_are_matched_as_few_are(
+            rules in vec((vec(select(HOSTS.to_vec()), 0..3), select(PATHS.to_vec())), 0..40),
+            host in select(vec!["", "a.b", "b", "x.a.b", "x.y.a.b", "c", ".b"]),
+            path in select(vec!["*", "/", "/p", "/p/", "/p/q", "/p//q", "/pq", "/p/q/r/s", "//", "/P"]),
+        ) {
+            let rules: Vec<Route> = rules
+                .iter()
+                .map(|(hosts, path)| Route {
+                    hosts: hosts.iter().map(|host| HostPattern::try_from(host.to_string()).unwrap()).collect(),
+                    path: path.to_string(),
+                    client_certificate: false,
+                    pool: "p".parse().unwrap(),
+                })
+                .collect();
+            let mut rules = Rules::of(&rules, None);
+            let found = rules.first_match(host, path);
+            rules.by_host.clear();
+            prop_assert_eq!(found, rules.first_match(host, path));
         }
     }
 

@@ -23,7 +23,7 @@ pub mod cookie;
 pub mod datapath;
 pub mod explain;
 pub mod h1;
-pub mod h2_guard;
+pub mod h2;
 pub mod hash;
 pub mod health;
 pub mod image;

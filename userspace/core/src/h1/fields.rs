@@ -7,7 +7,7 @@ pub type Field<'b> = httparse::Header<'b>;
 
 /// Fields that are not simply passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Known {
+pub(crate) enum Known {
     Connection,
     ContentLength,
     Expect,
@@ -25,7 +25,7 @@ pub(super) enum Known {
 }
 
 /// Most names are told apart by their length.
-pub(super) fn known(name: &str) -> Known {
+pub(crate) fn known(name: &str) -> Known {
     let is = |other: &str| name.eq_ignore_ascii_case(other);
     match name.len() {
         2 if is("te") => Known::Hop,

@@ -1,6 +1,6 @@
 //! Where a message ends. RFC 9112 §6.
 
-use super::{Bad, Version, fields::Field};
+use super::{Bad, Version};
 
 /// How the end of a body is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl Lengths {
 
 /// Whether a field may stand behind a body. RFC 9110 §6.5.1: nothing that says where the message ends, who it is for or how it
 /// is to be treated.
-pub(super) fn may_trail(field: &Field<'_>) -> bool {
+pub(super) fn may_trail(name: &str) -> bool {
     const NEVER: [&str; 12] = [
         "authorization",
         "cache-control",
@@ -104,6 +104,6 @@ pub(super) fn may_trail(field: &Field<'_>) -> bool {
         "range",
         "set-cookie",
     ];
-    super::fields::known(field.name) == super::fields::Known::Other
-        && !NEVER.iter().any(|never| never.eq_ignore_ascii_case(field.name))
+    super::fields::known(name) == super::fields::Known::Other
+        && !NEVER.iter().any(|never| never.eq_ignore_ascii_case(name))
 }

@@ -16,19 +16,21 @@ pub const fn field_room<'b>() -> FieldRoom<'b> {
     [MaybeUninit::uninit(); FIELDS_MAX]
 }
 
-/// Versions of HTTP/1.
+/// Versions of HTTP a head can come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
     /// Without Host, chunks, and connections that stay by themselves.
     Http10,
     /// RFC 9112.
     Http11,
+    /// RFC 9113; read by [`crate::h2`].
+    Http2,
 }
 
 /// The head of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestHead<'h, 'b> {
-    /// Bytes it takes, from the first line to the empty one.
+    /// Bytes it takes, from the first line to the empty one; of HTTP/2, whose heads are packed otherwise, none.
     pub len: usize,
     /// The method, a token.
     pub method: &'b str,
@@ -46,6 +48,8 @@ pub struct RequestHead<'h, 'b> {
     pub is_persistent: bool,
     /// The protocol it would rather speak on this connection. RFC 9110 §7.8.
     pub upgrade: Option<&'b str>,
+    /// Whether that wish came as an extended CONNECT, whose method is written as GET here. RFC 8441 §4.
+    pub is_extended_connect: bool,
     /// Whether the client waits for a word before it sends the body. RFC 9110 §10.1.1.
     pub expects_continue: bool,
     pub(super) options: Options,
@@ -99,7 +103,7 @@ pub fn parse_request<'h, 'b>(
     let version = version(request.version);
     let (method, target) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
     let fields: &'h [Field<'b>] = request.headers;
-    let gathered = gather(fields)?;
+    let gathered = gather(fields, version)?;
     let (authority, target) = split_target(method, target)?;
     let host = match (gathered.host, gathered.hosts) {
         (Some(host), 1) => std::str::from_utf8(host).map_err(|_| Bad::Host)?,
@@ -124,10 +128,79 @@ pub fn parse_request<'h, 'b>(
         is_persistent: is_persistent(version, &options),
         // Whoever wants HTTP/2 begins with it: RFC 9113 §3.1.
         upgrade: gathered.upgrade.filter(|to| wishes_upgrade && !to.eq_ignore_ascii_case("h2c")),
+        is_extended_connect: false,
         // RFC 9110 §10.1.1: not of a client that says it is 1.0.
         expects_continue: gathered.expects_continue && version == Version::Http11,
         options,
     }))
+}
+
+/// What HTTP/2 says of a request in pseudo-header fields. RFC 9113 §8.3.1.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Control<'b> {
+    pub(crate) method: &'b str,
+    pub(crate) scheme: &'b str,
+    pub(crate) path: Option<&'b str>,
+    pub(crate) authority: Option<&'b str>,
+    /// RFC 8441 §4.
+    pub(crate) protocol: Option<&'b str>,
+    /// Whether no body follows.
+    pub(crate) ends: bool,
+}
+
+/// The head of a request of HTTP/2, by the rules of this one.
+pub(crate) fn request_of_http_2<'h, 'b>(
+    control: Control<'b>,
+    fields: &'h [Field<'b>],
+) -> Result<RequestHead<'h, 'b>, Bad> {
+    let version = Version::Http2;
+    let is_extended_connect = control.method == "CONNECT" && control.protocol.is_some();
+    // RFC 8441 §4: there is nothing else the protocol could belong to.
+    if control.protocol.is_some() && !is_extended_connect {
+        return Err(Bad::Syntax);
+    }
+    // RFC 8441 §5.1: in HTTP/1.1 such a wish is a GET.
+    let method = if is_extended_connect { "GET" } else { control.method };
+    if method == "CONNECT" {
+        return Err(Bad::Connect);
+    }
+    let gathered = gather(fields, version)?;
+    let target = control.path.ok_or(Bad::Target)?;
+    let is_ours = ["http", "https"].iter().any(|scheme| control.scheme.eq_ignore_ascii_case(scheme));
+    if !is_ours || !matches!(split_target(method, target)?, (None, _)) {
+        return Err(Bad::Target);
+    }
+    // RFC 9113 §8.3.1: the field may stand beside :authority if it says the same, and neither is empty.
+    let host = match (control.authority, gathered.host, gathered.hosts) {
+        (Some(authority), None, _) => authority,
+        (Some(authority), Some(host), 1) if authority.as_bytes().eq_ignore_ascii_case(host) => authority,
+        (None, Some(host), 1) => std::str::from_utf8(host).map_err(|_| Bad::Host)?,
+        _ => return Err(Bad::Host),
+    };
+    if host.is_empty() || !is_host(host) {
+        return Err(Bad::Host);
+    }
+    let length = gathered.lengths.content_length();
+    let framing = match (is_extended_connect, control.ends, length) {
+        (true, _, Some(_)) | (false, true, Some(1..)) => return Err(Bad::ContentLength),
+        (true, _, None) | (false, true, _) => Framing::None,
+        (false, false, None) => Framing::Chunked,
+        (false, false, Some(_)) => gathered.lengths.of_request(version)?,
+    };
+    Ok(RequestHead {
+        len: 0,
+        method,
+        target,
+        version,
+        host,
+        fields,
+        framing,
+        is_persistent: true,
+        upgrade: control.protocol,
+        is_extended_connect,
+        expects_continue: gathered.expects_continue,
+        options: gathered.options,
+    })
 }
 
 /// Reads the head of a response to a request, which was one for the head alone or not; `None` while it is not whole.
@@ -146,7 +219,7 @@ pub fn parse_response<'h, 'b>(
         return Err(Bad::Syntax);
     }
     let fields: &'h [Field<'b>] = response.headers;
-    let gathered = gather(fields)?;
+    let gathered = gather(fields, version)?;
     let framing = gathered.lengths.of_response(version, status, to_head)?;
     Ok(Some(ResponseHead {
         len,
@@ -189,11 +262,14 @@ fn version(minor: Option<u8>) -> Version {
     if minor == Some(0) { Version::Http10 } else { Version::Http11 }
 }
 
-fn gather<'b>(fields: &[Field<'b>]) -> Result<Gathered<'b>, Bad> {
+fn gather<'b>(fields: &[Field<'b>], version: Version) -> Result<Gathered<'b>, Bad> {
     let mut gathered = Gathered::default();
     for field in fields {
         let which = known(field.name);
         gathered.options.saw(which);
+        if version == Version::Http2 && is_of_connections(which, field) {
+            return Err(Bad::Connection);
+        }
         match which {
             Known::ContentLength => gathered.lengths.add_content_length(field.value)?,
             Known::TransferEncoding => gathered.lengths.add_transfer_encoding(field.value)?,
@@ -214,6 +290,19 @@ fn gather<'b>(fields: &[Field<'b>]) -> Result<Gathered<'b>, Bad> {
     Ok(gathered)
 }
 
+/// What HTTP/2 says by other means. RFC 9113 §8.2.2: "An endpoint MUST NOT generate an HTTP/2 message containing
+/// connection-specific header fields", but for a TE of `trailers`.
+pub(crate) fn is_of_connections(which: Known, field: &Field<'_>) -> bool {
+    match which {
+        Known::Connection | Known::TransferEncoding | Known::Upgrade => true,
+        Known::Hop => match field.name.len() {
+            2 => !field.value.eq_ignore_ascii_case(b"trailers"),
+            _ => ["keep-alive", "proxy-connection"].iter().any(|name| field.name.eq_ignore_ascii_case(name)),
+        },
+        _ => false,
+    }
+}
+
 /// RFC 9112 §9.3.
 fn is_persistent(version: Version, options: &Options) -> bool {
     !options.close && (version == Version::Http11 || options.keep_alive)
@@ -227,9 +316,10 @@ fn split_target<'b>(method: &str, target: &'b str) -> Result<(Option<&'b str>, &
     if method == "CONNECT" {
         return Err(Bad::Connect);
     }
-    // httparse has refused white space and controls. No URI has these (RFC 3986 §2), and servers differ in what they make of them.
-    let is_strange =
-        |byte: u8| !byte.is_ascii() || matches!(byte, b'#' | b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | 0x7f);
+    // No URI has these (RFC 3986 §2), and servers differ in what they make of them. httparse has refused the first of them before.
+    let is_strange = |byte: u8| {
+        !byte.is_ascii() || matches!(byte, 0..=b' ' | b'#' | b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | 0x7f)
+    };
     if target.bytes().any(is_strange) {
         return Err(Bad::Target);
     }

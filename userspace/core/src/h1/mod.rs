@@ -17,9 +17,13 @@ mod rewrite;
 #[cfg(test)]
 mod tests;
 
-pub use chunked::{Chunked, Progress, write_chunk_end, write_chunk_head};
+pub use chunked::{
+    Chunked, Progress, TrailerRoom, trailer_room, write_chunk_end, write_chunk_head, write_last_chunk,
+};
 pub use fields::Field;
+pub(crate) use fields::known;
 pub use framing::Framing;
+pub(crate) use head::{Control, is_of_connections, request_of_http_2};
 pub use head::{FieldRoom, RequestHead, ResponseHead, Version, field_room, parse_request, parse_response};
 pub use rewrite::{Sender, write_request, write_response};
 
@@ -39,8 +43,8 @@ pub const TRAILERS_LEN_MAX: usize = 16 << 10;
 /// What is wrong with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Bad {
-    /// It is not HTTP/1 at all.
-    #[error("not an HTTP/1 message")]
+    /// It is not HTTP at all, or breaks the rules of what a field may hold. RFC 9112 §2, RFC 9113 §8.2.
+    #[error("not an HTTP message")]
     Syntax,
     /// A line ends without CR. RFC 9112 §2.2 lets a recipient take it; those behind may see it otherwise.
     #[error("a line ends in a bare LF")]
