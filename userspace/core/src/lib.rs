@@ -27,6 +27,7 @@ pub mod h2;
 pub mod hash;
 pub mod health;
 pub mod image;
+pub mod keeper;
 pub mod l7;
 pub mod log_line;
 pub mod maglev;

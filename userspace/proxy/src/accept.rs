@@ -16,6 +16,7 @@ use tokio::{
 
 use crate::{
     connection::{Connection, Proxy},
+    hold::Taken,
     limits::{ACCEPT_PAUSE, BACKLOG, CLIENT_KEEPALIVE},
     listener::ListenerState,
 };
@@ -30,6 +31,8 @@ pub(crate) enum Stage {
     Deaf,
     /// None: what the kernel has completed is accepted, then the sockets close.
     Closed,
+    /// None: others accept from the same sockets, which stay open.
+    Given,
 }
 
 /// The open sockets of one place.
@@ -40,14 +43,16 @@ pub(crate) struct Group {
     pub(crate) state: Arc<ArcSwap<ListenerState>>,
     /// No longer wanted, but routers, balancers or clients may not know yet: when it closes.
     pub(crate) lingers_until: Option<Instant>,
+    /// Somebody else opened the sockets, and listens when we do not.
+    is_lent: bool,
     stage: watch::Sender<Stage>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Group {
-    /// Listens with sockets as [`bind`] makes them, one on each worker.
+    /// Accepts from sockets that [`listen`], on each worker from one at least.
     pub(crate) fn open(
-        sockets: Vec<Socket>,
+        Taken { sockets, is_lent }: Taken,
         workers: &[Handle],
         proxy: &Arc<Proxy>,
         state: Arc<ListenerState>,
@@ -56,9 +61,6 @@ impl Group {
         let first = sockets.first().ok_or(io::ErrorKind::InvalidInput)?;
         let local = first.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
         let handed_over = Arc::new(OwnedFd::from(first.try_clone()?));
-        for socket in &sockets {
-            socket.listen(BACKLOG)?;
-        }
         let state = Arc::new(ArcSwap::new(state));
         let (stage, staged) = watch::channel(Stage::Open);
         let accept = |(socket, worker): (Socket, &Handle)| {
@@ -72,12 +74,14 @@ impl Group {
                 }
             })
         };
-        let tasks = sockets.into_iter().zip(workers).map(accept).collect();
-        Ok(Self { local, handed_over, state, lingers_until: None, stage, tasks })
+        let tasks = sockets.into_iter().zip(workers.iter().cycle()).map(accept).collect();
+        Ok(Self { local, handed_over, state, lingers_until: None, is_lent, stage, tasks })
     }
 
     /// What is done about new connections from now on.
     pub(crate) fn set_stage(&self, stage: Stage) {
+        // To be deaf would be to be deaf for the one who lent them, too.
+        let stage = if self.is_lent && stage != Stage::Open { Stage::Given } else { stage };
         self.stage.send_if_modified(|now| std::mem::replace(now, stage) != stage);
     }
 
@@ -86,9 +90,9 @@ impl Group {
         *self.stage.borrow() == Stage::Open
     }
 
-    /// Waits until it is closed.
-    pub(crate) async fn closed(self) {
-        self.set_stage(Stage::Closed);
+    /// Waits until it accepts no more: [`Stage::Closed`] or [`Stage::Given`].
+    pub(crate) async fn ended(self, stage: Stage) {
+        self.set_stage(stage);
         drop(self.handed_over);
         for task in self.tasks {
             // It ends at once; a panic in it has been reported.
@@ -109,21 +113,26 @@ struct Accepting {
 impl Accepting {
     async fn run(mut self, mut stage: watch::Receiver<Stage>) {
         let mut now = Stage::Open;
-        while now != Stage::Closed {
+        while !matches!(now, Stage::Closed | Stage::Given) {
             tokio::select! {
                 () = self.accept_forever() => {}
                 changed = stage.changed() => now = changed.map_or(Stage::Closed, |()| *stage.borrow_and_update()),
             }
-            if let Err(error) = hear(&self.listener, now == Stage::Open) {
+            if now != Stage::Given
+                && let Err(error) = hear(SockRef::from(&self.listener), now == Stage::Open)
+            {
                 tracing::debug!(listener = %self.state.load().name, "filter: {error}");
             }
         }
-        // Clients whose connection the kernel has completed were promised an answer.
+        // Clients whose connection the kernel has completed were promised an answer; by us, unless there is somebody else.
         let mut held = self.held.take();
         loop {
             if let Some((stream, client)) = held.take() {
                 self.state.load().live.open_one();
                 self.spawn(stream, client);
+            }
+            if now == Stage::Given {
+                return;
             }
             match self.listener.accept().now_or_never() {
                 Some(Ok(accepted)) => held = Some(accepted),
@@ -195,7 +204,7 @@ impl Accepting {
 }
 
 /// So many sockets at one address, bound but not listening for anybody yet.
-pub(crate) fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<Socket>> {
+pub(crate) fn bind(address: SocketAddr, count: usize) -> io::Result<Taken> {
     // Alone at first: an address somebody else has is refused, also one that would be shared.
     let first = socket(address)?;
     first.bind(&address.into())?;
@@ -208,7 +217,37 @@ pub(crate) fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<Socket>>
         socket.bind(&local)?;
         sockets.push(socket);
     }
-    Ok(sockets)
+    Ok(Taken { sockets, is_lent: false })
+}
+
+/// As many as there are workers of sockets that were here before us: further ones beside them, or more than one ear for some.
+pub(crate) fn complete(mut taken: Taken, count: usize) -> io::Result<Taken> {
+    let first = taken.sockets.first().ok_or(io::ErrorKind::InvalidInput)?;
+    let local = first.local_addr()?;
+    let address = local.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
+    let before = taken.sockets.len();
+    for more in before..count {
+        let beside = || {
+            let socket = socket(address)?;
+            socket.set_reuse_port(true)?;
+            socket.bind(&local)?;
+            Ok::<_, io::Error>(socket)
+        };
+        // Those of another user, or that were never meant to be shared, let nobody beside them.
+        let socket = beside().or_else(|_| taken.sockets[more % before].try_clone())?;
+        taken.sockets.push(socket);
+    }
+    Ok(taken)
+}
+
+/// Listens, also where somebody left sockets deaf.
+pub(crate) fn listen(sockets: &[Socket]) -> io::Result<()> {
+    for socket in sockets {
+        socket.listen(BACKLOG)?;
+        // Usually there is nothing to detach, which is an error.
+        let _was_not_deaf = hear(SockRef::from(socket), true);
+    }
+    Ok(())
 }
 
 fn socket(address: SocketAddr) -> io::Result<Socket> {
@@ -228,7 +267,7 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
 
 /// Has the kernel take new connections, or drop their first segments as if they were lost. RFC 9293 §3.5: the client sends them
 /// again after a second, and finds who listens then.
-fn hear(listener: &TcpListener, is_open: bool) -> io::Result<()> {
+fn hear(socket: SockRef<'_>, is_open: bool) -> io::Result<()> {
     /// Of a TCP header: the byte of the flags, those two, and the first segment's.
     const FLAGS_AT: u32 = 13;
     const SYN_AND_ACK: u32 = 0x12;
@@ -241,6 +280,5 @@ fn hear(listener: &TcpListener, is_open: bool) -> io::Result<()> {
         SockFilter::new(0x06, 0, 0, 0),
         SockFilter::new(0x06, 0, 0, u32::MAX),
     ];
-    let socket = SockRef::from(listener);
     if is_open { socket.detach_filter() } else { socket.attach_filter(&program) }
 }

@@ -1,20 +1,22 @@
 //! The controller: one task that owns everything that changes. Configuration, health, the clock and signals come in;
 //! tables, sockets, checks and the status follow.
 
+mod leave;
+mod probe_ports;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
-use socket2::{Domain, Socket, Type};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::{Instant, interval, sleep_until, timeout},
+    time::{Instant, interval, sleep_until},
 };
 use weir_core::health::HealthView;
 use weir_model::{Name, Problem, Problems, Snapshot, status::ProxyStatus};
@@ -22,7 +24,7 @@ use weir_runtime::{
     metrics::Registry,
     shutdown::Shutdown,
     source::Source,
-    status::{Feed, Health, Publisher, Site},
+    status::{Feed, Health, Publisher},
     steer::{self, Registered},
 };
 
@@ -32,8 +34,9 @@ use crate::{
     connection::{AtomicPhase, Phase, Proxy},
     dial,
     healthz::Healthz,
+    hold::Holder,
     ledger::Ledger,
-    limits::HEALTH_QUEUE_MAX,
+    limits::{HEALTH_QUEUE_MAX, OVERLAP_MAX, READY_WAIT},
     listen::Listeners,
     listener::Crowd,
     live::Live,
@@ -47,6 +50,8 @@ use crate::{
     worker::Workers,
 };
 
+pub(crate) use leave::Outside;
+
 /// The status is looked over, idle connections are swept, and certificate files looked at this often.
 const TICK: Duration = Duration::from_secs(1);
 /// Between two publications of the status, so that a storm of changes is told in a few sentences.
@@ -54,6 +59,9 @@ const PUBLISH_GAP: Duration = Duration::from_millis(20);
 
 pub(crate) struct Control {
     options: Options,
+    holder: Arc<Holder>,
+    /// Until it was said that we serve: when it is said whatever is missing.
+    ready_by: Option<Instant>,
     source: Source,
     proxy: Arc<Proxy>,
     snapshot: Arc<Snapshot>,
@@ -71,6 +79,8 @@ pub(crate) struct Control {
     events: mpsc::Receiver<HealthEvent>,
     listeners: Listeners,
     self_checks: SelfChecks,
+    /// When they begin, while there may be another process that answers in our place.
+    self_checks_from: Option<Instant>,
     service_events: mpsc::Receiver<ServiceEvent>,
     /// Closed when the last connection is.
     connections: mpsc::Receiver<Infallible>,
@@ -90,6 +100,7 @@ impl Control {
     /// Everything, with the first configuration in force; or every reason why not.
     pub(crate) fn start(
         options: Options,
+        holder: Arc<Holder>,
         source: Source,
         first: &Arc<Snapshot>,
         log: AccessLog,
@@ -118,8 +129,18 @@ impl Control {
         let node = options.node.clone();
         let workers = workers.handles().to_vec();
         let mut control = Self {
-            listeners: Listeners::new(Arc::clone(&proxy), registry.clone(), workers, alive, node),
+            listeners: Listeners::new(
+                Arc::clone(&proxy),
+                registry.clone(),
+                Arc::clone(&holder),
+                workers,
+                alive,
+                node,
+            ),
             options,
+            ready_by: Some(Instant::now() + READY_WAIT),
+            self_checks_from: holder.is_successor().then(|| Instant::now() + READY_WAIT + OVERLAP_MAX),
+            holder,
             source,
             proxy,
             snapshot: Arc::default(),
@@ -162,14 +183,16 @@ impl Control {
     }
 
     /// Runs until the shutdown is complete.
-    pub(crate) async fn run(mut self, shutdown: Shutdown) {
+    pub(crate) async fn run(mut self, shutdown: Shutdown, mut outside: Outside) {
         let mut config = self.source.status();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut steered = self.steering.as_ref().map(steer::Client::registered);
         let mut stop_at: Option<Instant> = None;
         loop {
-            let publish_at = self.publish_due;
+            self.tell_ready(&mut outside);
+            let (publish_at, ready_by, self_checks_from) =
+                (self.publish_due, self.ready_by, self.self_checks_from);
             let expiry = self.next_expiry();
             let next_weight = self.weights.next_step(&self.snapshot, std::time::Instant::now());
             let next_weight = next_weight.map(Instant::from_std);
@@ -198,6 +221,17 @@ impl Control {
                     continue;
                 }
                 () = at(sweep_at) => self.listeners.sweep(std::time::Instant::now()),
+                () = at(ready_by) => {}
+                () = at(self_checks_from) => {
+                    self.self_checks_from = None;
+                    self.look_at_steering(&self.registered.clone());
+                }
+                Some(()) = outside.hand_over.recv() => {
+                    if self.holder.holds() {
+                        return self.hand_over(shutdown, outside).await;
+                    }
+                    tracing::warn!("no hand-over: nobody holds the sockets");
+                }
                 _ = tick.tick() => self.tick(),
                 () = shutdown.wait(), if stop_at.is_none() => {
                     tracing::info!("draining for {:?}", self.options.drain_wait);
@@ -211,26 +245,18 @@ impl Control {
             self.publish_due.get_or_insert_with(|| Instant::now() + PUBLISH_GAP);
         }
         self.stop().await;
+        drop(outside);
     }
 
-    async fn stop(mut self) {
-        self.proxy.phase.set(Phase::Stopping);
-        self.listeners.end_connections();
-        self.publish();
-        if let Some(steering) = &self.steering {
-            steering.want(Vec::new());
-        }
-        self.listeners.close().await;
-        tracing::info!("accepting no more; open requests may take {:?}", self.options.stop_timeout);
-        match timeout(self.options.stop_timeout, self.connections.recv()).await {
-            Ok(_all_closed) => tracing::info!("stopped: every connection has ended"),
-            Err(_) => {
-                let open: u64 = self.listeners.states().values().map(|s| s.live.connections()).sum();
-                tracing::warn!("stopped with {open} connections open");
-            }
-        }
-        for task in self.probe_ports.values() {
-            task.abort();
+    /// Says that we serve, once that is so.
+    fn tell_ready(&mut self, outside: &mut Outside) {
+        let Some(by) = self.ready_by else { return };
+        if self.healthz.now() != Health::Starting || by <= Instant::now() {
+            self.ready_by = None;
+            outside.take_place();
+            self.open_probe_ports();
+            self.holder.close_rest();
+            self.holder.ready(&format!("serving at {} places", self.listeners.places()));
         }
     }
 
@@ -350,6 +376,7 @@ impl Control {
     }
 
     fn tick(&mut self) {
+        self.holder.live();
         self.intervals.look(&self.proxy.tables.load(), std::time::Instant::now());
         for ((pool, _), server) in &self.live.servers {
             if let Some(pool) = self.snapshot.pools.get(pool) {
@@ -401,6 +428,9 @@ impl Control {
     /// Listeners that are steered answer at their VIPs, as far as anybody knows: it is checked from then on, and at once whenever
     /// the steering has changed.
     fn look_at_steering(&mut self, before: &Registered) {
+        if self.self_checks_from.is_some() {
+            return;
+        }
         let node = self.options.node.as_ref().and_then(|node| self.snapshot.nodes.get(node));
         let steered =
             self.listeners.of_vips().filter(|(_, registration, _)| self.steered.contains(registration));
@@ -409,39 +439,6 @@ impl Control {
             (before.get(&registration) != self.registered.get(&registration)).then_some(at)
         };
         self.self_checks.look_now(&self.listeners.of_vips().filter_map(is_news).collect());
-    }
-
-    /// `/healthz` on the node's own addresses.
-    fn open_probe_ports(&mut self) {
-        let node = self.options.node.as_ref().and_then(|node| self.snapshot.nodes.get(node));
-        let wanted: Vec<SocketAddr> = node
-            .into_iter()
-            .flat_map(|node| {
-                let addresses = [node.address.map(IpAddr::V4), node.address6.map(IpAddr::V6)];
-                addresses.into_iter().flatten().map(|address| SocketAddr::new(address, node.probe_port))
-            })
-            .collect();
-        self.probe_ports.retain(|address, task| {
-            let keep = wanted.contains(address) && !task.is_finished();
-            if !keep {
-                task.abort();
-            }
-            keep
-        });
-        for address in wanted {
-            if self.probe_ports.contains_key(&address) {
-                continue;
-            }
-            let healthz = self.healthz.clone();
-            let site = Site::health_only(move |query| healthz.of_groups(query));
-            match listen_free(address) {
-                Ok(listener) => {
-                    let task = tokio::spawn(weir_runtime::status::serve_tcp(listener, site));
-                    self.probe_ports.insert(address, task);
-                }
-                Err(error) => tracing::error!("probe port {address}: {error}"),
-            }
-        }
     }
 
     fn publish(&mut self) {
@@ -462,22 +459,6 @@ impl Control {
         self.publisher.publish(&status);
         self.latest.store(Arc::new(status));
     }
-}
-
-/// Listens also while the address is not on this host yet.
-fn listen_free(address: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv4() {
-        socket.set_freebind_v4(true)?;
-    } else {
-        socket.set_only_v6(true)?;
-        socket.set_freebind_v6(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(128)?;
-    tokio::net::TcpListener::from_std(socket.into())
 }
 
 /// Waits until then; for ever without a time.

@@ -65,3 +65,13 @@ pub(crate) const LAST_CALL: Duration = Duration::from_millis(250);
 /// unread bytes would make the kernel throw the response away.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 pub(crate) const LINGER_LEN_MAX: usize = 1 << 20;
+/// How long a process may take to be ready before its keeper gives it up, and how much longer than it should one may take to end
+/// that has handed over.
+pub(crate) const KEEPER_READY_MAX: Duration = Duration::from_secs(30);
+pub(crate) const KEEPER_LEAVE_EXTRA: Duration = Duration::from_secs(10);
+/// How long a new process waits to be steered before it says that it is ready: whoever is before it goes on meanwhile.
+pub(crate) const READY_WAIT: Duration = Duration::from_millis(200);
+/// After the start of a successor, its listeners are not checked for so long: the one before it may answer in its place.
+pub(crate) const OVERLAP_MAX: Duration = Duration::from_secs(1);
+/// After a hand-over, an idle connection of a client may ask once more for so long, and is told then that it ends.
+pub(crate) const IDLE_AFTER_HAND_OVER: Duration = Duration::from_secs(5);

@@ -12,7 +12,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use socket2::Socket;
 use tokio::{runtime::Handle, sync::mpsc, time::sleep};
 use weir_core::image::VIP_LINGER;
 use weir_model::{Name, PortRange, Problem, Service, Snapshot};
@@ -22,8 +21,9 @@ use weir_runtime::{
 };
 
 use crate::{
-    accept::{Group, Stage, bind},
+    accept::{self, Group, Stage},
     connection::Proxy,
+    hold::{Door, Holder, Taken},
     limits::HANDSHAKES_END,
     listener::{ListenerLive, ListenerState},
     tls,
@@ -42,6 +42,7 @@ pub(crate) enum Place {
 pub(crate) struct Listeners {
     proxy: Arc<Proxy>,
     registry: Registry,
+    holder: Arc<Holder>,
     states: BTreeMap<Name, Arc<ListenerState>>,
     groups: BTreeMap<Place, Group>,
     workers: Vec<Handle>,
@@ -53,7 +54,7 @@ pub(crate) struct Listeners {
 /// New sockets, bound but not listening for anybody yet.
 pub(crate) struct Prepared {
     wanted: BTreeMap<Place, Name>,
-    new: BTreeMap<Place, Vec<Socket>>,
+    new: BTreeMap<Place, Taken>,
 }
 
 impl Listeners {
@@ -61,20 +62,27 @@ impl Listeners {
     pub(crate) fn new(
         proxy: Arc<Proxy>,
         registry: Registry,
+        holder: Arc<Holder>,
         workers: Vec<Handle>,
         alive: mpsc::Sender<Infallible>,
         node: Option<Name>,
     ) -> Self {
-        Self { proxy, registry, states: BTreeMap::new(), groups: BTreeMap::new(), workers, alive, node }
+        let (states, groups) = (BTreeMap::new(), BTreeMap::new());
+        Self { proxy, registry, holder, states, groups, workers, alive, node }
     }
 
-    /// Binds what `snapshot` wants and is not open yet; all problems at once, and then nothing has changed.
+    /// Binds what `snapshot` wants and is not open yet, as far as it was not given to us; all problems at once, and then nothing has changed.
     pub(crate) fn prepare(&self, snapshot: &Snapshot) -> Result<Prepared, Vec<Problem>> {
         let wanted = self.wanted(snapshot);
         let mut new = BTreeMap::new();
         let mut problems = Vec::new();
         for (place, name) in wanted.iter().filter(|(place, _)| !self.groups.contains_key(place)) {
-            match bind(place.address(), self.workers.len()) {
+            let given = self.holder.take(place.door());
+            let sockets = match given.sockets.is_empty() {
+                true => accept::bind(place.address(), self.workers.len()),
+                false => accept::complete(given, self.workers.len()),
+            };
+            match sockets {
                 Ok(sockets) => drop(new.insert(*place, sockets)),
                 Err(error) => problems.push(Problem {
                     file: "weir-proxy".into(),
@@ -111,7 +119,13 @@ impl Listeners {
         }
         for (place, sockets) in new {
             let Some(state) = wanted.get(&place).and_then(|name| self.states.get(name)) else { continue };
-            match Group::open(sockets, &self.workers, &self.proxy, Arc::clone(state), &self.alive) {
+            let opened = accept::listen(&sockets.sockets).and_then(|()| {
+                if !sockets.is_lent {
+                    self.holder.store(place.door(), &sockets.sockets);
+                }
+                Group::open(sockets, &self.workers, &self.proxy, Arc::clone(state), &self.alive)
+            });
+            match opened {
                 Ok(group) => {
                     tracing::info!(listener = %state.name, "listening at {place}");
                     self.groups.insert(place, group);
@@ -128,6 +142,7 @@ impl Listeners {
             if until <= now {
                 tracing::info!("no longer listening at {place}");
                 group.set_stage(Stage::Closed);
+                self.holder.remove(place.door());
                 return false;
             }
             if until <= now + HANDSHAKES_END {
@@ -239,9 +254,22 @@ impl Listeners {
         }
         sleep(HANDSHAKES_END).await;
         for (_, group) in std::mem::take(&mut self.groups) {
-            group.closed().await;
+            group.ended(Stage::Closed).await;
         }
         self.alive = mpsc::channel(1).0;
+    }
+
+    /// Accepts no more and leaves the sockets to others.
+    pub(crate) async fn hand_over(&mut self) {
+        for (_, group) in std::mem::take(&mut self.groups) {
+            group.ended(Stage::Given).await;
+        }
+        self.alive = mpsc::channel(1).0;
+    }
+
+    /// How many places are open.
+    pub(crate) fn places(&self) -> usize {
+        self.groups.len()
     }
 
     fn wanted(&self, snapshot: &Snapshot) -> BTreeMap<Place, Name> {
@@ -271,6 +299,14 @@ impl Place {
             // Any free port: the datapath steers to the socket, not to its address.
             Self::Vip(IpAddr::V4(_), _) => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0),
             Self::Vip(IpAddr::V6(_), _) => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 0),
+        }
+    }
+
+    /// What its sockets are held as.
+    fn door(self) -> Door {
+        match self {
+            Self::Bind(address) => Door::Bind(address),
+            Self::Vip(address, port) => Door::Vip(SocketAddr::new(address, port)),
         }
     }
 

@@ -45,6 +45,13 @@ pub(crate) struct Options {
     /// After that, how long open requests may take to finish.
     #[arg(long, default_value = "10s", value_parser = units::duration::parse)]
     pub(crate) stop_timeout: Duration,
+    /// After a hand-over to a new process (SIGUSR2), how long open requests and tunnels may take to finish.
+    #[arg(long, default_value = "5m", value_parser = units::duration::parse)]
+    pub(crate) hand_over_timeout: Duration,
+    /// Run the proxy in a process of its own, and hold its listening sockets: it is started again when it dies, and SIGUSR2 puts a
+    /// new one in its place. Nobody is refused meanwhile.
+    #[arg(long)]
+    pub(crate) keep: bool,
     /// What is logged, as in "info,weir_proxy=debug"; goes before RUST_LOG.
     #[arg(long, value_name = "FILTER")]
     pub(crate) log: Option<String>,

@@ -161,6 +161,11 @@ impl SelfChecks {
         self.known.retain(|at, _| self.running.contains_key(at));
     }
 
+    /// Checks nothing any more.
+    pub(crate) fn end(&mut self) {
+        self.running.clear();
+    }
+
     /// Notes what a check has found; one that no longer runs has found nothing. Not being able to ask does not change what is known.
     pub(crate) fn note(&mut self, event: ServiceEvent) {
         let ServiceEvent { at, health, reason } = event;

@@ -12,6 +12,7 @@
 //! A shell: it calls the operating system and decides nothing about traffic; that is `weir-core`.
 
 pub mod access;
+pub mod descriptors;
 mod inbox;
 pub mod inspect;
 pub mod metrics;

@@ -16,6 +16,7 @@ mod server;
 pub use client::{FetchError, Seen, ask, fetch, follow, get};
 pub use server::{
     Feed, Health, Publisher, Question, Site, UnixServer, publisher, questions, serve_tcp, serve_unix,
+    serve_unix_next,
 };
 
 #[cfg(test)]

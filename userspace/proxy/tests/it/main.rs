@@ -31,5 +31,6 @@ mod tcp_mode;
 mod threads;
 mod tls;
 mod towards;
+mod upgrade;
 mod vips;
 mod zones;

@@ -1,17 +1,25 @@
 //! The proxy under test.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use weir_model::status::ProxyStatus;
 use weir_runtime::status;
 
 /// How long anything may take before a test gives up on it.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+
+/// The program.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_weir-proxy");
 
 pub(crate) struct Proxy {
     child: Child,
@@ -20,9 +28,13 @@ pub(crate) struct Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // It may have ended already.
+        // They may have ended already. A keeper goes first, for it would start another one.
+        let kept = self.children();
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for pid in kept {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
         if std::thread::panicking() {
             eprintln!("--- log of the proxy ---\n{}", self.log());
         }
@@ -43,6 +55,17 @@ impl Proxy {
 
     /// Starts, and waits for nothing.
     pub(crate) fn spawn(config: &str, files: &[(&str, String)], options: &[&str]) -> Self {
+        Self::spawn_by(Path::new(PROGRAM), config, files, options, |_| {})
+    }
+
+    /// The same by another name of the program, and with a say in how it is started.
+    pub(crate) fn spawn_by(
+        program: &Path,
+        config: &str,
+        files: &[(&str, String)],
+        options: &[&str],
+        say: impl FnOnce(&mut Command),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("config")).unwrap();
         for (name, text) in files {
@@ -50,7 +73,9 @@ impl Proxy {
         }
         std::fs::write(dir.path().join("config/a.toml"), config).unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_weir-proxy"))
+        let mut command = Command::new(program);
+        say(&mut command);
+        let child = command
             .arg(dir.path().join("config"))
             .arg("--run-dir")
             .arg(dir.path().join("run"))
@@ -66,6 +91,13 @@ impl Proxy {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The processes of a keeper.
+    pub(crate) fn children(&self) -> BTreeSet<i32> {
+        let pid = self.pid();
+        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
     }
 
     pub(crate) fn run_dir(&self) -> PathBuf {
@@ -137,11 +169,11 @@ impl Proxy {
     }
 
     pub(crate) fn terminate(&self) {
-        use nix::{
-            sys::signal::{Signal, kill},
-            unistd::Pid,
-        };
-        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM).unwrap();
+        self.signal(Signal::SIGTERM);
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
     pub(crate) async fn exited(&mut self) -> ExitStatus {

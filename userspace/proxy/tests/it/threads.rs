@@ -28,7 +28,7 @@ fn config(server: &Server, listener: &str) -> String {
 }
 
 /// Listening sockets at an address, as the kernel sees them.
-fn sockets_at(port: u16) -> usize {
+pub(crate) fn sockets_at(port: u16) -> usize {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let wanted = format!("0100007F:{port:04X}");
     let is_listening = |line: &&str| {

@@ -1,5 +1,14 @@
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr, TcpListener},
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    time::Duration,
+};
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tokio::time::timeout;
 use weir_runtime::{
     probe::{self, ProbeResult, ProbeTarget},
@@ -10,6 +19,7 @@ use crate::{
     clients::{field, get},
     servers::Server,
     subject::{LIMIT, Proxy},
+    upgrade::only_child,
 };
 
 fn config(server: &Server, probe_port: u16) -> String {
@@ -91,6 +101,65 @@ async fn vip_sockets_are_handed_over_and_only_then_the_node_is_healthy() {
     assert_eq!(probe::run(&healthz("127.0.0.1"), LIMIT).await, ProbeResult::Up);
 
     proxy.terminate();
+}
+
+/// Answers the next registrations of both families; says which sockets they are.
+async fn steer_both(listener: &mut steer::Listener) -> BTreeSet<(IpAddr, u64)> {
+    let mut sockets = BTreeSet::new();
+    while sockets.len() < 2 {
+        let request = timeout(LIMIT, listener.next()).await.unwrap();
+        let socket = nix::sys::stat::fstat(&request.socket).unwrap().st_ino;
+        sockets.insert((request.registration.address, socket));
+        request.answer(Reply::Ok);
+    }
+    sockets
+}
+
+#[tokio::test]
+async fn what_is_steered_to_outlives_upgrades_and_crashes_and_the_node_stays_healthy() {
+    let server = Server::start("s").await;
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let proxy = Proxy::start(&config(&server, port), &["--node", "lb1", "--keep"]).await;
+    let mut listener = steer::Listener::bind(&proxy.run_dir().join(steer::SOCKET)).await.unwrap();
+    let sockets = steer_both(&mut listener).await;
+    proxy.until("it is steered", |status| status.listeners["web"].steered).await;
+    let group: weir_model::Name = "g".parse().unwrap();
+    let target = ProbeTarget::readiness(SocketAddr::new([127, 0, 0, 1].into(), port), &[&group]);
+    for round in 0..4 {
+        let probing = AtomicBool::new(true);
+        let probe = async {
+            let (mut up, mut in_a_row) = (0, 0);
+            while probing.load(SeqCst) {
+                match probe::run(&target, LIMIT).await {
+                    ProbeResult::Up => (up, in_a_row) = (up + 1, 0),
+                    // Whom the old one had just accepted.
+                    other => {
+                        in_a_row += 1;
+                        assert!(in_a_row < 2, "round {round}: {other:?}");
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            up
+        };
+        let change = async {
+            let old = only_child(&proxy).await;
+            if round % 2 == 0 {
+                proxy.signal(Signal::SIGUSR2);
+            } else {
+                kill(Pid::from_raw(old), Signal::SIGKILL).unwrap();
+            }
+            // The successor registers the very same sockets: what the kernel steers to never changes.
+            assert_eq!(steer_both(&mut listener).await, sockets, "round {round}");
+            while proxy.children().contains(&old) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            proxy.until("it is steered", |status| status.listeners["web"].steered).await;
+            probing.store(false, SeqCst);
+        };
+        let ((), up) = tokio::join!(change, probe);
+        assert!(up > 0);
+    }
 }
 
 #[tokio::test]

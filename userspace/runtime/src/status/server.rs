@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     io,
     marker::PhantomData,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -235,24 +236,60 @@ fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
     response
 }
 
-/// A status socket; dropping it stops serving and removes the file.
+/// A status socket; dropping it stops serving and removes the file, if it still is this one's.
 pub struct UnixServer {
     path: PathBuf,
+    /// Where it is bound until it takes its place.
+    beside: Option<PathBuf>,
+    file: FileId,
     task: tokio::task::JoinHandle<()>,
+}
+
+/// Device and number of a file.
+type FileId = Option<(u64, u64)>;
+
+impl UnixServer {
+    /// Takes the place of a process that serves there now, and does not notice.
+    pub fn take_place(&mut self) -> io::Result<()> {
+        if let Some(beside) = &self.beside {
+            std::fs::rename(beside, &self.path)?;
+            self.beside = None;
+        }
+        Ok(())
+    }
 }
 
 impl Drop for UnixServer {
     fn drop(&mut self) {
         self.task.abort();
-        let _gone_is_fine = std::fs::remove_file(&self.path);
+        let path = self.beside.as_ref().unwrap_or(&self.path);
+        // A successor may have taken the place.
+        if file_id(path) == self.file {
+            let _gone_is_fine = std::fs::remove_file(path);
+        }
     }
+}
+
+fn file_id(path: &Path) -> FileId {
+    let found = std::fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 /// Serves on a unix socket. A file left by a process that died is replaced; one that somebody listens on is an error.
 pub async fn serve_unix(path: &Path, site: Site) -> io::Result<UnixServer> {
     let listener = inbox::listen(path).await?;
     let task = tokio::spawn(serve_all(listener, site));
-    Ok(UnixServer { path: path.to_owned(), task })
+    Ok(UnixServer { path: path.to_owned(), beside: None, file: file_id(path), task })
+}
+
+/// The same for the successor of a process that may live: under a name beside it until [`UnixServer::take_place`].
+pub async fn serve_unix_next(path: &Path, site: Site) -> io::Result<UnixServer> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let beside = PathBuf::from(name);
+    let listener = inbox::listen(&beside).await?;
+    let task = tokio::spawn(serve_all(listener, site));
+    Ok(UnixServer { path: path.to_owned(), file: file_id(&beside), beside: Some(beside), task })
 }
 
 /// Serves on a TCP socket; connections end when the future is dropped.

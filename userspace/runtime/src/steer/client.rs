@@ -2,14 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, IoSlice},
-    os::fd::{AsRawFd, OwnedFd},
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use socket2::{SockAddr, Socket};
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -18,7 +17,7 @@ use tokio::{
 };
 
 use super::{MESSAGE_LEN_MAX, Registration, Reply, listener::seqpacket};
-use crate::reactor::watched;
+use crate::{descriptors, reactor::watched};
 
 /// Time between attempts to connect, and to register again what was refused.
 const RETRY: Duration = Duration::from_millis(100);
@@ -193,12 +192,7 @@ fn connect(path: &Path) -> io::Result<AsyncFd<Socket>> {
 /// What became of a registration, and whether meanwhile all were asked for once more.
 async fn register(connection: &AsyncFd<Socket>, entry: &Entry) -> io::Result<(Result<(), String>, bool)> {
     let message = serde_json::to_vec(&entry.registration).map_err(io::Error::other)?;
-    let descriptors = [entry.socket.as_raw_fd()];
-    let send = |socket: &Socket| {
-        let parts = [IoSlice::new(&message)];
-        let control = [ControlMessage::ScmRights(&descriptors)];
-        Ok(sendmsg::<()>(socket.as_raw_fd(), &parts, &control, MsgFlags::MSG_NOSIGNAL, None)?)
-    };
+    let send = |socket: &Socket| descriptors::send(socket, &message, &[entry.socket.as_fd()]);
     connection.async_io(Interest::WRITABLE, send).await?;
     let mut again = false;
     loop {

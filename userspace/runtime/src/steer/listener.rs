@@ -1,12 +1,7 @@
 //! `weir-l4`'s side: registrations as they come.
 
-use std::{
-    io::{self, IoSliceMut},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-    path::Path,
-};
+use std::{io, os::fd::OwnedFd, path::Path};
 
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -15,6 +10,7 @@ use tokio::{
 
 use super::{MESSAGE_LEN_MAX, Registration, Reply};
 use crate::{
+    descriptors::{self, Received},
     inbox::{self, Bounds, Inbox},
     reactor::watched,
 };
@@ -87,15 +83,17 @@ async fn serve(
     again.mark_unchanged();
     loop {
         let received = tokio::select! {
-            received = connection.async_io(Interest::READABLE, receive) => received?,
+            received = connection.async_io(Interest::READABLE, |socket| descriptors::receive(socket, MESSAGE_LEN_MAX)) => {
+                received?
+            }
             // The listener is about to go when this fails, and the connection with it.
             Ok(()) = again.changed() => {
                 say(&connection, &Reply::Again).await?;
                 continue;
             }
         };
-        let Some((message, socket)) = received else { return Ok(()) };
-        let reply = match (serde_json::from_slice(&message), socket) {
+        let Some(Received { message, descriptors, .. }) = received else { return Ok(()) };
+        let reply = match (serde_json::from_slice(&message), descriptors.into_iter().next()) {
             (Err(error), _) => Reply::Error(format!("not a registration: {error}")),
             (Ok(_), None) => Reply::Error("no socket came along".into()),
             (Ok(registration), Some(socket)) => {
@@ -114,33 +112,4 @@ async fn say(connection: &AsyncFd<Socket>, reply: &Reply) -> io::Result<()> {
     let text = serde_json::to_vec(reply).map_err(io::Error::other)?;
     connection.async_io(Interest::WRITABLE, |socket| socket.send(&text)).await?;
     Ok(())
-}
-
-/// One message with the first descriptor that came along; `None` at the end of the connection.
-fn receive(socket: &Socket) -> io::Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
-    let mut message = vec![0; MESSAGE_LEN_MAX];
-    let mut control = nix::cmsg_space!([RawFd; 4]);
-    let (len, sockets) = {
-        let mut parts = [IoSliceMut::new(&mut message)];
-        let received =
-            recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
-        let mut sockets = Vec::new();
-        for part in received.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(raw) = part {
-                sockets.extend(raw.into_iter().map(own));
-            }
-        }
-        (received.bytes, sockets)
-    };
-    if len == 0 {
-        return Ok(None);
-    }
-    message.truncate(len);
-    Ok(Some((message, sockets.into_iter().next())))
-}
-
-#[allow(unsafe_code)]
-fn own(raw: RawFd) -> OwnedFd {
-    // SAFETY: the kernel has just installed this descriptor for us by SCM_RIGHTS; nobody else knows its number.
-    unsafe { OwnedFd::from_raw_fd(raw) }
 }
