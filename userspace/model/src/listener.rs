@@ -62,7 +62,7 @@ pub struct Listener {
     #[serde(with = "units::duration", default = "one_minute")]
     pub client_timeout: Duration,
     /// How fast a client must send or take a body, in bytes/s over all of the time that it was waited for; 0 to 1,000,000, where 0
-    /// is any rate. Time in which the server was waited for does not count.
+    /// is any rate. Time in which the server was waited for does not count, nor do streams of HTTP/2, which share what a client takes.
     #[serde(default = "default_body_rate_min")]
     pub body_rate_min: u32,
     /// So much of that time is not looked at; 10 ms to 1 h.

@@ -1,4 +1,4 @@
-//! Bodies on their way to servers of HTTP/2, and how long one may stand still.
+//! Bodies on their way to servers of HTTP/2.
 
 use std::{
     pin::Pin,
@@ -11,12 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, Sleep, sleep},
-};
-
-use crate::limits::STALL_MAX;
+use tokio::sync::mpsc;
 
 /// Boxed because the causes differ and nobody looks into them: they end the connection.
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -41,8 +36,6 @@ pub(crate) enum RequestBody {
         pieces: mpsc::Receiver<Piece>,
         /// Seen by the one who waits for the response.
         progress: Arc<Progress>,
-        /// Gives up on a client that stopped sending.
-        stall: Stall,
     },
 }
 
@@ -63,16 +56,11 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Fed { pieces, progress, stall } = self.get_mut() else { return Poll::Ready(None) };
+        let Self::Fed { pieces, progress } = self.get_mut() else { return Poll::Ready(None) };
         if progress.done.load(Relaxed) {
             return Poll::Ready(None);
         }
-        let Poll::Ready(piece) = pieces.poll_recv(cx) else {
-            ready!(stall.poll(cx));
-            return Poll::Ready(Some(Err("the client stopped sending its request".into())));
-        };
-        stall.moved();
-        Poll::Ready(match piece {
+        Poll::Ready(match ready!(pieces.poll_recv(cx)) {
             Some(Piece::Data(data)) => {
                 progress.bytes.fetch_add(data.len() as u64, Relaxed);
                 Some(Ok(Frame::data(data)))
@@ -97,26 +85,5 @@ impl Body for RequestBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Fed { .. } => SizeHint::default(),
         }
-    }
-}
-
-/// A deadline that moves with every movement; the timer is made only when somebody waits.
-#[derive(Debug, Default)]
-pub(crate) struct Stall(Option<Pin<Box<Sleep>>>, Option<Instant>);
-
-impl Stall {
-    pub(crate) fn moved(&mut self) {
-        self.1 = None;
-    }
-
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Self(timer, waiting_since) = self;
-        let timer = timer.get_or_insert_with(|| Box::pin(sleep(STALL_MAX)));
-        if waiting_since.is_none() {
-            let now = Instant::now();
-            *waiting_since = Some(now);
-            timer.as_mut().reset(now + STALL_MAX);
-        }
-        timer.as_mut().poll(cx)
     }
 }

@@ -26,8 +26,6 @@ pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(3);
 /// From one HTTP/2 ping to the next, and how long the answer may take: ends connections of clients that vanished.
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// How long nothing may move on a body in either direction before the exchange is given up.
-pub(crate) const STALL_MAX: Duration = Duration::from_secs(300);
 /// Connections the kernel completes before we accept them, per socket.
 pub(crate) const BACKLOG: i32 = 4096;
 /// Bytes of the access log of one thread that wait for the writer; further lines are dropped and counted.

@@ -38,12 +38,12 @@ use super::{
     buffer::{BUFFER_LEN, Buffer, Scratch},
     client::{After, Client, write},
     deadline::Deadline,
-    patience::{Moved, OutOfTime, Patience, Whom},
+    patience::{Moved, OutOfTime, Patience, Whom, limits},
     pump::{Broken, Pump},
 };
 use crate::{
     attempts::Attempts,
-    body::{Piece, Progress, RequestBody, Stall},
+    body::{Piece, Progress, RequestBody},
     connection::Connection,
     dialect::{Dialect, Said},
     errors::{Failure, Refusal, slow_cause},
@@ -153,11 +153,12 @@ where
             };
             answered.store(true, Relaxed);
             let goes_on = asked.is_persistent && progress.done.load(Relaxed) && !connection.is_ending();
-            let to = (&mut writing, connection.listener.spec.client_timeout);
-            respond((to, dialect), asked, goes_on, response, upstream, exchange).await
+            let to = (&mut writing, dialect, connection.listener.spec.client_timeout);
+            respond(to, asked, goes_on, response, upstream, exchange).await
         });
         let mut fed = None;
         let mut patience = Patience::default();
+        let limits = limits(connection, asked.client);
         poll_fn(|cx| {
             if fed.is_none()
                 && let Poll::Ready(result) = feed.poll(cx, &mut reading, came, &mut client_ended)
@@ -180,8 +181,7 @@ where
                 return Poll::Pending;
             }
             let moved = Moved { moves: feed.pump.moves, bytes: feed.pump.bytes };
-            let listener = &connection.listener.spec;
-            patience.poll(cx, deadline.as_mut(), listener, Whom::Client, moved).map(|out| match out {
+            patience.poll(cx, deadline.as_mut(), &limits, Whom::Client, moved).map(|out| match out {
                 OutOfTime::Client(why) => Done::Refused(Failure::SlowClient(why).refusal()),
                 OutOfTime::Server => Done::Cut,
             })
@@ -207,13 +207,14 @@ where
 
 /// Passes a response on.
 async fn respond<W: AsyncWrite + Unpin, D: Dialect>(
-    (mut to, dialect): ((&mut W, Duration), &mut D),
+    (to, dialect, client_timeout): (&mut W, &mut D, Duration),
     asked: &Asked<'_>,
     goes_on: bool,
     response: Response<Incoming>,
     upstream: Upstream,
     exchange: &mut Exchange,
 ) -> Done {
+    let mut to = (to, client_timeout);
     let (mut parts, mut body) = response.into_parts();
     exchange.status = parts.status.as_u16();
     headers::to_client(&mut parts.headers, parts.version);
@@ -372,7 +373,7 @@ impl Feed {
             progress.done.store(true, Relaxed);
             RequestBody::Empty
         } else {
-            RequestBody::Fed { pieces, progress: Arc::clone(progress), stall: Stall::default() }
+            RequestBody::Fed { pieces, progress: Arc::clone(progress) }
         };
         let pump = Pump::new(framing, false);
         (body, Self { pump, to: Pieces(PollSender::new(sender)), ended: framing == Framing::None })

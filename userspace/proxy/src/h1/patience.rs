@@ -7,10 +7,14 @@ use std::{
 };
 
 use tokio::time::Instant;
-use weir_core::pace::{Pace, PaceLimits, TooSlow};
+use weir_core::{
+    h1::Version,
+    pace::{Pace, PaceLimits, TooSlow},
+};
 use weir_model::Listener;
 
 use super::deadline::Deadline;
+use crate::connection::Connection;
 
 /// Who is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +62,7 @@ impl Patience {
         &mut self,
         cx: &mut Context<'_>,
         mut deadline: Pin<&mut Deadline>,
-        listener: &Listener,
+        limits: &PaceLimits,
         whom: Whom,
         moved: Moved,
     ) -> Poll<OutOfTime> {
@@ -66,7 +70,7 @@ impl Patience {
             self.waits = Some((whom, moved.moves));
             let now = Instant::now();
             deadline.as_mut().set(match whom {
-                Whom::Client => self.pace.wait(&limits(listener), moved.bytes, now.into_std()).into(),
+                Whom::Client => self.pace.wait(limits, moved.bytes, now.into_std()).into(),
                 Whom::Server(limit) => {
                     self.pace.rest(now.into_std());
                     now + limit
@@ -77,17 +81,17 @@ impl Patience {
         Poll::Ready(match whom {
             Whom::Server(_) => OutOfTime::Server,
             Whom::Client => {
-                let why = self.pace.judge(&limits(listener), moved.bytes, Instant::now().into_std());
+                let why = self.pace.judge(limits, moved.bytes, Instant::now().into_std());
                 OutOfTime::Client(why.unwrap_or(TooSlow::Silent))
             }
         })
     }
 }
 
-fn limits(listener: &Listener) -> PaceLimits {
-    PaceLimits {
-        silence: listener.client_timeout,
-        rate_min: listener.body_rate_min,
-        grace: listener.body_rate_grace,
-    }
+/// What is asked of a client of this version. Streams of HTTP/2 share what a client takes: of each of many that is little, and may
+/// be nothing but for a moment.
+pub(super) fn limits(connection: &Connection, version: Version) -> PaceLimits {
+    let Listener { client_timeout, body_rate_min, body_rate_grace, .. } = connection.listener.spec;
+    let rate_min = if version == Version::Http2 { 0 } else { body_rate_min };
+    PaceLimits { silence: client_timeout, rate_min, grace: body_rate_grace }
 }

@@ -25,7 +25,7 @@ use super::{
     client::{After, Client, write},
     deadline::Deadline,
     hedge,
-    patience::{Moved, OutOfTime, Patience, Whom},
+    patience::{Moved, OutOfTime, Patience, Whom, limits},
     pump::{Broken, Pump},
     server::Server,
 };
@@ -234,6 +234,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dialect> Transfer<'_, '_, S, D> {
     /// The head of a response. The server's time runs only while it is not still being sent something, nor the client waited for.
     async fn head_in_time(&mut self, server: &mut Server) -> Result<Answer, Failure> {
         let mut patience = Patience::default();
+        let limits = limits(self.connection, self.asked.client);
         poll_fn(|cx| {
             if let Poll::Ready(result) = self.poll_head(cx, server) {
                 return Poll::Ready(result);
@@ -244,8 +245,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dialect> Transfer<'_, '_, S, D> {
             let whom =
                 if client_owes { Whom::Client } else { Whom::Server(self.asked.pool.spec.response_timeout) };
             let moved = Moved { moves: self.request.moves, bytes: self.request.bytes };
-            let listener = &self.connection.listener.spec;
-            let polled = patience.poll(cx, self.deadline.as_mut(), listener, whom, moved);
+            let polled = patience.poll(cx, self.deadline.as_mut(), &limits, whom, moved);
             polled.map(|out| match out {
                 OutOfTime::Server => Err(Failure::ResponseTimeout),
                 OutOfTime::Client(why) => Err(Failure::SlowClient(why)),
@@ -401,6 +401,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dialect> Transfer<'_, '_, S, D> {
             return self.refuse(exchange, failure.refusal()).await;
         }
         let mut patience = Patience::default();
+        let limits = limits(self.connection, self.asked.client);
         let result = poll_fn(|cx| {
             let client = &mut *self.client;
             if let Poll::Ready(result) =
@@ -423,8 +424,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dialect> Transfer<'_, '_, S, D> {
                 moves: response.moves + self.request.moves,
                 bytes: response.bytes + self.request.bytes,
             };
-            let listener = &self.connection.listener.spec;
-            patience.poll(cx, self.deadline.as_mut(), listener, whom, moved).map(Err)
+            patience.poll(cx, self.deadline.as_mut(), &limits, whom, moved).map(Err)
         })
         .await;
         (exchange.bytes_in, exchange.bytes_out) = (self.request.bytes, response.bytes);

@@ -5,6 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::StreamBody;
+use hyper::{Request, body::Frame, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -14,6 +19,7 @@ use tokio::{
 use crate::{
     raw::{OK, Origin, until},
     secure::SecureServer,
+    servers::Server,
     subject::{LIMIT, Proxy},
 };
 
@@ -281,6 +287,28 @@ async fn servers_of_http_2_and_their_clients_have_the_same_times() {
     let log = proxy.logged(2).await;
     assert!(log.iter().all(|line| line["state"] == "cH"), "{log:#?}");
     assert_eq!(proxy.status().await.unwrap().pools["p"].servers["s"].failures, 0);
+}
+
+/// Many of them share what a client sends and takes: of each that may be little.
+#[tokio::test]
+async fn streams_of_http_2_have_no_least_rate_but_may_not_be_silent() {
+    let server = Server::start("s").await;
+    let times = "client_timeout = \"800ms\"\nbody_rate_min = 1000\nbody_rate_grace = \"500ms\"";
+    let (proxy, web) = proxy_to(server.address, times, "").await;
+    let stream = TokioIo::new(TcpStream::connect(web).await.unwrap());
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    tokio::spawn(connection);
+    for (pauses_ms, status) in [([50; 40].as_slice(), 200), ([5_000; 1].as_slice(), 408)] {
+        let bytes = stream::unfold(pauses_ms.iter(), |mut left| async move {
+            sleep(Duration::from_millis(*left.next()?)).await;
+            Some((Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"x"))), left))
+        });
+        let bytes = Box::pin(bytes);
+        let request = Request::post(format!("http://{web}/")).body(StreamBody::new(bytes)).unwrap();
+        let answer = timeout(LIMIT, sender.send_request(request)).await.expect("in time").unwrap();
+        assert_eq!(answer.status(), status, "{answer:?}");
+    }
+    assert_eq!((ended_by(&proxy, "client_timeout").await, ended_by(&proxy, "body_rate_min").await), (1, 0));
 }
 
 #[tokio::test]
