@@ -152,6 +152,21 @@ fn what_nobody_will_read_is_granted_again_at_once() {
     assert_eq!(granted(&connection.writes(), 0), 32_768);
 }
 
+#[test]
+fn a_client_that_opens_windows_for_each_piece_it_reads_is_not_cut() {
+    let mut connection = answering(&[1]);
+    // 16 KiB at a time, at a gigabyte a second.
+    for piece in 0..200_000u32 {
+        connection.now = Duration::from_micros(16) * piece;
+        assert_eq!(connection.server.send(1, &[0; 16_384], false), Ok(16_384));
+        connection.writes();
+        assert_eq!(connection.hears(&[window_update(1, 16_384), window_update(0, 16_384)].concat()), []);
+    }
+    // By a byte at a time nothing is taken.
+    let cut = (0..40_000).find(|_| connection.hears(&window_update(0, 1)) == [Seen::Fatal(Fatal::Flood)]);
+    assert_eq!(cut, Some(16 * BURST));
+}
+
 /// What a client and we do.
 #[derive(Clone, Debug)]
 enum Act {
