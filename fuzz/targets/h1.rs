@@ -27,8 +27,10 @@ fuzz_target!(|bytes: &[u8]| {
         let mut room = field_room();
         if let Ok(Some(head)) = parse_response(bytes, &mut room, to_head) {
             let framing = if head.framing == Framing::UntilClose { Framing::Chunked } else { head.framing };
-            let mut out = Vec::new();
-            write_response(&mut out, &head, framing, &[], "");
+            let (mut out, via) = (Vec::new(), head.via());
+            let fields = head.passed_on("").chain([("via", &*via)]);
+            let told = head.told_length(framing).map_or(framing, Framing::Length);
+            write_response(&mut out, (head.status, head.reason), fields, told, &[]);
             let mut room = field_room();
             match parse_response(&out, &mut room, to_head) {
                 Ok(again) => assert_eq!(again.expect("a whole head stays whole").framing, framing),

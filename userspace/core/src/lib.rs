@@ -24,7 +24,6 @@ pub mod datapath;
 pub mod explain;
 pub mod h1;
 pub mod h2;
-pub mod h2_guard;
 pub mod hash;
 pub mod health;
 pub mod image;

@@ -5,23 +5,17 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{
-            AtomicBool, AtomicU8,
-            Ordering::{Relaxed, SeqCst},
-        },
+        atomic::{AtomicBool, AtomicU8, Ordering::SeqCst},
     },
     time::SystemTime,
 };
 
 use arc_swap::ArcSwap;
-use http::{Request, Response, StatusCode};
-use hyper::{body::Incoming, server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::TcpStream,
     sync::mpsc,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
 use weir_core::{
@@ -32,20 +26,14 @@ use weir_model::ListenerProtocol;
 
 use crate::{
     access_log::AccessLog,
-    body::ResponseBody,
     exchange::{Account, Exchange},
-    guarded::Guarded,
-    h1,
+    h1, h2,
     ledger::Ledger,
-    limits::{
-        HANDSHAKE_TIMEOUT, HEAD_LEN_MAX, LAST_CALL, PING_INTERVAL, PROXY_HEADER_TIMEOUT, SELF_CHECK_LINGER,
-        STREAMS_MAX,
-    },
+    limits::{HANDSHAKE_TIMEOUT, PROXY_HEADER_TIMEOUT, SELF_CHECK_LINGER},
     listener::{Crowd, ListenerState},
     live::random,
     passthrough,
     proxy_header::{self, NoHeader},
-    request,
     self_check::Knocks,
     tables::{Now, Tables},
     tcp,
@@ -192,16 +180,6 @@ impl Connection {
         self.is_own
     }
 
-    /// Answers one request of HTTP/2: of a client, or of a check of our own.
-    async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
-        if !self.answers_itself() {
-            return request::serve(self, request).await;
-        }
-        let mut response = Response::new(ResponseBody::none());
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        response
-    }
-
     /// Serves until the end.
     pub(crate) fn serve(self, stream: TcpStream) {
         let from = &self.listener.spec.proxy_protocol_from;
@@ -279,8 +257,7 @@ impl Connection {
                 self.has_certificate = session.peer_certificates().is_some();
                 self.note_handshake(session.server_name(), session.alpn_protocol());
                 if is_http2 {
-                    let stream = self.guard(Vec::new(), stream);
-                    Box::pin(self.serve_http2(stream)).await;
+                    Box::pin(h2::serve(self, h1::Buffer::default(), stream)).await;
                 } else {
                     self.serve_http1(stream);
                 }
@@ -302,70 +279,8 @@ impl Connection {
         tokio::spawn(async move {
             if let h1::Ended::Http2 = http1.serve().await {
                 let (connection, came, stream) = http1.into_parts();
-                let stream = connection.guard(came, stream);
-                Box::pin(connection.serve_http2(stream)).await;
+                Box::pin(h2::serve(connection, came, stream)).await;
             }
         });
-    }
-
-    /// Watches over what a client of HTTP/2 sends.
-    fn guard<S>(&self, came: Vec<u8>, stream: S) -> Guarded<S> {
-        Guarded::new(came, stream, self.listener.live.floods.clone())
-    }
-
-    async fn serve_http2<S>(self, stream: Guarded<S>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let this = Arc::new(self);
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(HEAD_LEN_MAX as u32)
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_INTERVAL);
-        let service = {
-            let this = Arc::clone(&this);
-            service_fn(move |request| {
-                let this = Arc::clone(&this);
-                async move { Ok::<_, Infallible>(this.answer(request).await) }
-            })
-        };
-        let served = builder.serve_connection(TokioIo::new(stream), service);
-        tokio::pin!(served);
-        let began = Instant::now();
-        let silent = || !this.has_asked.load(Relaxed);
-        let ending = async {
-            this.listener.ending.wait().await;
-            let last_call = Instant::now() + LAST_CALL;
-            while silent() && Instant::now() < last_call {
-                sleep(LAST_CALL / 10).await;
-            }
-        };
-        tokio::pin!(ending);
-        let mut asked = false;
-        let mut first_due = true;
-        loop {
-            tokio::select! {
-                result = served.as_mut() => {
-                    if let Err(error) = result {
-                        tracing::debug!(client = %this.client, "connection: {error}");
-                    }
-                    return;
-                }
-                () = &mut ending, if !asked => {
-                    asked = true;
-                    // GOAWAY.
-                    served.as_mut().graceful_shutdown();
-                }
-                () = sleep_until(began + HANDSHAKE_TIMEOUT), if first_due => {
-                    first_due = false;
-                    if silent() {
-                        return;
-                    }
-                }
-            }
-        }
     }
 }

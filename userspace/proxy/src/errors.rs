@@ -3,7 +3,7 @@
 use std::{io::ErrorKind, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode};
+use http::{Request, StatusCode};
 use weir_core::h1::Bad;
 
 use crate::{
@@ -26,7 +26,6 @@ impl Refusal {
     pub(crate) const BAD_HOST: Self = Self { status: StatusCode::BAD_REQUEST, cause: "bad-host" };
     pub(crate) const BAD_TARGET: Self = Self { status: StatusCode::BAD_REQUEST, cause: "bad-target" };
     pub(crate) const BAD_FIELD: Self = Self { status: StatusCode::BAD_REQUEST, cause: "bad-field" };
-    pub(crate) const NO_TUNNELS: Self = Self { status: StatusCode::NOT_IMPLEMENTED, cause: "connect-method" };
     pub(crate) const NO_CERTIFICATE: Self =
         Self { status: StatusCode::FORBIDDEN, cause: "client-certificate" };
     pub(crate) const BAD_HELLO: Self = Self { status: StatusCode::BAD_REQUEST, cause: "bad-client-hello" };
@@ -40,10 +39,6 @@ impl Refusal {
 
     pub(crate) fn body(&self) -> Bytes {
         format!("{} ({})\n", self.status, self.cause).into()
-    }
-
-    pub(crate) fn cause_value(&self) -> HeaderValue {
-        HeaderValue::from_static(self.cause)
     }
 }
 

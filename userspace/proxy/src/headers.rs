@@ -6,7 +6,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Uri, Version,
     header::{self, Entry},
     request::Parts,
-    uri::{Authority, PathAndQuery},
+    uri::PathAndQuery,
 };
 
 use crate::errors::Refusal;
@@ -17,34 +17,6 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-
-/// The host a request is for, as sent. Exactly one, and one that can be a host.
-///
-/// RFC 9112 §3.2: "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1 request message that lacks
-/// a Host header field and to any request message that contains more than one Host header field line or a Host header
-/// field with an invalid field value."
-pub(crate) fn host_of(parts: &Parts) -> Result<String, Refusal> {
-    let mut fields = parts.headers.get_all(header::HOST).iter();
-    let field = fields.next();
-    if fields.next().is_some() {
-        return Err(Refusal::BAD_HOST);
-    }
-    // RFC 9112 §3.2.2: the absolute-form's host goes before the field. HTTP/2 has it in :authority.
-    let host = match (parts.uri.authority(), field) {
-        // RFC 9113 §8.3.1: nor may the two differ.
-        (Some(authority), Some(field))
-            if !field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
-        {
-            return Err(Refusal::BAD_HOST);
-        }
-        (Some(authority), _) => authority.as_str(),
-        (None, Some(field)) => field.to_str().map_err(|_| Refusal::BAD_HOST)?,
-        (None, None) if parts.version < Version::HTTP_11 => return Ok(String::new()),
-        (None, None) => return Err(Refusal::BAD_HOST),
-    };
-    let valid = host.is_empty() || host.parse::<Authority>().is_ok_and(|a| !a.as_str().contains('@'));
-    if valid { Ok(host.to_owned()) } else { Err(Refusal::BAD_HOST) }
-}
 
 /// Makes a client's request one of ours: origin-form, HTTP/1.1, no hop-by-hop fields, who asked and how.
 pub(crate) fn to_server(parts: &mut Parts, host: &str, client: SocketAddr, tls: bool) -> Result<(), Refusal> {
@@ -242,18 +214,5 @@ mod tests {
         assert_eq!(get("accept"), Some("*/*"));
         assert_eq!(get("cookie"), Some("a=1; b=2"));
         assert_eq!(parts.headers.get_all("cookie").iter().count(), 1);
-    }
-
-    #[test]
-    fn a_request_is_for_exactly_one_host() {
-        let host = |build: fn(http::request::Builder) -> http::request::Builder| host_of(&parts(build)).ok();
-        assert_eq!(host(|r| r.header("host", "a:80")).as_deref(), Some("a:80"));
-        assert_eq!(host(|r| r.uri("http://b/").header("host", "B")).as_deref(), Some("b"));
-        assert_eq!(host(|r| r.uri("http://b/").header("host", "a")), None);
-        assert_eq!(host(|r| r.version(Version::HTTP_10)).as_deref(), Some(""));
-        assert_eq!(host(|r| r), None);
-        assert_eq!(host(|r| r.header("host", "a").header("host", "a")), None);
-        assert_eq!(host(|r| r.header("host", "a b")), None);
-        assert_eq!(host(|r| r.header("host", "user@a")), None);
     }
 }

@@ -6,10 +6,11 @@ use weir_core::h1;
 
 /// Buffer for the head of a message, in bytes; a longer head is answered 431.
 pub(crate) const HEAD_LEN_MAX: usize = h1::HEAD_LEN_MAX;
-/// Header fields of a message; hyper answers 431 beyond.
-pub(crate) const HEADERS_MAX: usize = h1::FIELDS_MAX;
 /// Streams a client may have open on one HTTP/2 connection.
 pub(crate) const STREAMS_MAX: u32 = 256;
+/// Bytes of a request body a client may send before any is passed on, on a stream and on all of a connection.
+pub(crate) const CLIENT_STREAM_WINDOW: u32 = 256 << 10;
+pub(crate) const CLIENT_WINDOW: u32 = 1 << 20;
 /// Streams on one HTTP/2 connection to a server, where it allows as many; with more of them another connection is made.
 pub(crate) const SERVER_STREAMS_MAX: usize = 128;
 /// Bytes of a response body a server may send before any is passed on. The window of a connection has room for those of all its
@@ -48,8 +49,6 @@ pub(crate) const SILENT_SUSPECT_FOR: Duration = Duration::from_secs(5);
 pub(crate) const UNACKNOWLEDGED_FACTOR: u32 = 2;
 /// A client's connection on which nothing moves is probed after this time, and again at the same interval: clients may sleep.
 pub(crate) const CLIENT_KEEPALIVE: Duration = Duration::from_secs(60);
-/// How long a kept connection may take to become ready again; usually it is at once.
-pub(crate) const READY_TIMEOUT: Duration = Duration::from_millis(50);
 /// A queued request looks again this often, whatever wakes it: health changes free no slot.
 pub(crate) const QUEUE_RECHECK: Duration = Duration::from_millis(100);
 /// Health changes that wait for the controller; the checks then wait too.

@@ -160,14 +160,6 @@ impl Ending {
     pub(crate) fn is_asked(&self) -> bool {
         self.is_asked.load(SeqCst)
     }
-
-    /// Waits until it is asked for.
-    pub(crate) async fn wait(&self) {
-        let asked = self.asked.notified();
-        if !self.is_asked() {
-            asked.await;
-        }
-    }
 }
 
 impl ListenerState {

@@ -16,7 +16,6 @@ use std::{
     time::Duration,
 };
 
-use hyper::client::conn::http1::SendRequest;
 use tokio::{sync::Notify, time::Instant};
 use weir_core::{
     balance::{Balancer, Method},
@@ -25,13 +24,10 @@ use weir_core::{
 use weir_model::{Name, Snapshot};
 
 use crate::{
-    body::RequestBody,
     h1::Kept,
     multiplexed::{Shared, Stream},
     passive::{PoolPassive, ServerPassive},
-    server_stream::same_terms,
     tables::PoolTable,
-    tls::ServerTerms,
     worker::PerThread,
 };
 
@@ -67,23 +63,8 @@ struct OnThread {
 #[derive(Debug, Default)]
 struct Idle {
     kept: Vec<Kept>,
-    /// The same of those that HTTP/2 clients are served by.
-    senders: Vec<IdleSender>,
     /// Connections of HTTP/2, in use or not.
     shared: Vec<Shared>,
-}
-
-#[derive(Debug)]
-struct IdleSender {
-    sender: SendRequest<RequestBody>,
-    terms: Option<Arc<ServerTerms>>,
-    since: Instant,
-}
-
-impl IdleSender {
-    fn is_usable(&self, idle_timeout: Duration) -> bool {
-        !self.sender.is_closed() && self.since.elapsed() < idle_timeout
-    }
 }
 
 /// One pool.
@@ -194,23 +175,6 @@ impl ServerLive {
         self.threads.mine().lock().kept.push(kept);
     }
 
-    /// The same of those that HTTP/2 clients are served by.
-    pub(crate) fn take_sender(&self, pool: &PoolTable) -> Option<SendRequest<RequestBody>> {
-        let mut idle = self.threads.mine().lock();
-        let is_usable = |kept: &IdleSender| {
-            same_terms(kept.terms.as_ref(), pool.tls.as_ref()) && kept.is_usable(pool.spec.idle_timeout)
-        };
-        let usable = std::iter::from_fn(|| idle.senders.pop()).find(is_usable);
-        usable.map(|kept| kept.sender)
-    }
-
-    /// Keeps a connection whose exchange is complete.
-    pub(crate) fn keep_sender(&self, sender: SendRequest<RequestBody>, terms: Option<Arc<ServerTerms>>) {
-        if !sender.is_closed() {
-            self.threads.mine().lock().senders.push(IdleSender { sender, terms, since: Instant::now() });
-        }
-    }
-
     /// A stream on a connection of HTTP/2 that this thread has.
     pub(crate) fn take_stream(&self, pool: &PoolTable) -> Option<Stream> {
         let mut idle = self.threads.mine().lock();
@@ -233,7 +197,6 @@ impl ServerLive {
         let now = Instant::now();
         for thread in self.threads.iter() {
             let mut idle = thread.lock();
-            idle.senders.retain(|kept| kept.is_usable(idle_timeout));
             idle.kept.retain_mut(|kept| kept.is_usable(idle_timeout, now));
             idle.shared.retain(|shared| shared.is_usable(idle_timeout));
         }

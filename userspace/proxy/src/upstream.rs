@@ -1,83 +1,46 @@
-//! Connections to servers that hyper speaks on: HTTP/1.1, kept and used again, and HTTP/2, shared.
+//! A request on its way to a server of HTTP/2.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use http::{Request, Response};
-use hyper::{body::Incoming, client::conn::http1};
-use hyper_util::rt::TokioIo;
-use tokio::time::timeout;
+use http::{Request, Response, request::Parts};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout};
 
 use crate::{
+    attempts::Attempts,
     body::{Progress, RequestBody},
     connection::Connection,
-    errors::Failure,
-    limits::{HEAD_LEN_MAX, HEADERS_MAX, READY_TIMEOUT},
+    errors::{Failure, Refusal},
+    exchange::Exchange,
     live::Slot,
     multiplexed::{self, Stream},
-    server_stream::ServerStream,
     tables::PoolTable,
-    tls::ServerTerms,
 };
 
-/// A connection in use.
+/// A part of a connection.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    sender: Sender,
-    /// Whether it carried a request before: then the server may close it at any moment, which says nothing about the server.
+    stream: Stream,
+    /// Whether the connection carried a request before: then the server may close it at any moment, which says nothing about the
+    /// server.
     pub(crate) reused: bool,
-    /// It is one client's.
-    is_private: bool,
     pub(crate) slot: Slot,
     progress: Arc<Progress>,
 }
 
-#[derive(Debug)]
-enum Sender {
-    /// A connection of its own, and the terms it was made on.
-    Http1(http1::SendRequest<RequestBody>, Option<Arc<ServerTerms>>),
-    /// A part of one.
-    Http2(Stream),
-}
-
 impl Upstream {
-    /// A kept connection, or a new one; or a stream on one.
+    /// A stream on a connection that is there, or on a new one.
     pub(crate) async fn obtain(
         slot: Slot,
         pool: &PoolTable,
         client: &Connection,
         progress: &Arc<Progress>,
     ) -> Result<Self, Failure> {
-        let progress = Arc::clone(progress);
-        let is_private = pool.spec.dials_for_one_client();
-        if pool.spec.protocol.is_h2() {
-            let (stream, reused) = multiplexed::obtain(&slot, pool, client).await?;
-            return Ok(Self { sender: Sender::Http2(stream), reused, is_private, slot, progress });
-        }
-        let terms = pool.tls.clone();
-        while let Some(mut sender) = (!is_private).then(|| slot.server.take_sender(pool)).flatten() {
-            if sender.is_ready() || matches!(timeout(READY_TIMEOUT, sender.ready()).await, Ok(Ok(()))) {
-                let sender = Sender::Http1(sender, terms);
-                return Ok(Self { sender, reused: true, is_private, slot, progress });
-            }
-        }
-        let stream = ServerStream::open(&slot, pool, client).await?;
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(HEAD_LEN_MAX)
-            .max_headers(HEADERS_MAX)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(Failure::Broken)?;
-        // Ends when the sender is dropped or the server closes; errors reach whoever waits for a response.
-        tokio::spawn(connection);
-        Ok(Self { sender: Sender::Http1(sender, terms), reused: false, is_private, slot, progress })
-    }
-
-    /// Whether other requests share the connection: that one of them failed says little of it.
-    pub(crate) fn is_shared(&self) -> bool {
-        matches!(self.sender, Sender::Http2(_))
+        let (stream, reused) = multiplexed::obtain(&slot, pool, client).await?;
+        Ok(Self { stream, reused, slot, progress: Arc::clone(progress) })
     }
 
     /// Sends a request and waits for the head of the response.
@@ -86,13 +49,7 @@ impl Upstream {
         request: Request<RequestBody>,
         response_timeout: Duration,
     ) -> Result<Response<Incoming>, Failure> {
-        let sender = &mut self.sender;
-        let sending = async {
-            match sender {
-                Sender::Http1(sender, _) => sender.try_send_request(request).await,
-                Sender::Http2(stream) => stream.sender.try_send_request(request).await,
-            }
-        };
+        let sending = self.stream.sender.try_send_request(request);
         tokio::pin!(sending);
         let mut sent = self.progress.bytes.load(Relaxed);
         loop {
@@ -115,14 +72,117 @@ impl Upstream {
             }
         }
     }
+}
 
-    /// The response is complete: keeps the connection, unless it is one client's or the request is still on its way.
-    pub(crate) fn keep(self) {
-        let Self { sender: Sender::Http1(sender, terms), slot, progress, is_private, .. } = self else {
-            return;
+/// Asks one server after the other until one answers, the retries are used up, or asking again could do harm.
+pub(crate) async fn ask_servers(
+    connection: &Connection,
+    mut attempts: Attempts<'_>,
+    mut message: Message,
+    progress: &Arc<Progress>,
+    exchange: &mut Exchange,
+) -> Result<(Response<Incoming>, Upstream), Refusal> {
+    loop {
+        let slot = attempts.next(exchange).await?;
+        let server = Arc::clone(&slot.server);
+        let failure = match ask(connection, slot, attempts.pool(), &mut message, progress, exchange).await {
+            Ok(answer) => {
+                attempts.answered(&server, answer.0.status().as_u16());
+                return Ok(answer);
+            }
+            Err(failure) => failure,
         };
-        if !is_private && progress.done.load(Relaxed) {
-            slot.server.keep_sender(sender, terms);
+        attempts.failed(&server, &failure);
+        if !message.may_be_sent_again(failure) {
+            return Err(attempts.refusal());
+        }
+    }
+}
+
+/// Asks one server. A kept connection that turns out to be closed is no failure of the server: it is asked on another.
+async fn ask(
+    connection: &Connection,
+    slot: Slot,
+    pool: &PoolTable,
+    message: &mut Message,
+    progress: &Arc<Progress>,
+    exchange: &mut Exchange,
+) -> Result<(Response<Incoming>, Upstream), Failure> {
+    let obtain = |slot| Upstream::obtain(slot, pool, connection, progress);
+    let mut upstream = obtain(slot).await?;
+    let mut may_repeat = true;
+    loop {
+        exchange.connected = Some(Instant::now());
+        let request = message.request();
+        match upstream.send(request, pool.spec.response_timeout).await {
+            Ok(response) => {
+                exchange.answered = Some(Instant::now());
+                return Ok((response, upstream));
+            }
+            Err(failure) if upstream.reused && may_repeat => {
+                may_repeat = false;
+                let Upstream { slot, .. } = upstream;
+                if !message.may_be_sent_again_quietly(&failure) {
+                    return Err(failure);
+                }
+                if let Failure::NotSent(request) = failure {
+                    message.take_back(*request);
+                }
+                upstream = obtain(slot).await?;
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+/// A request that may have to be sent more than once.
+pub(crate) struct Message {
+    parts: Parts,
+    body: Option<RequestBody>,
+    is_empty: bool,
+}
+
+impl Message {
+    pub(crate) fn new(parts: Parts, body: RequestBody) -> Self {
+        let is_empty = matches!(body, RequestBody::Empty);
+        Self { parts, body: Some(body), is_empty }
+    }
+
+    fn request(&mut self) -> Request<RequestBody> {
+        let body = self.body.take().unwrap_or(RequestBody::Empty);
+        Request::from_parts(self.parts.clone(), body)
+    }
+
+    fn take_back(&mut self, request: Request<RequestBody>) {
+        self.body = Some(request.into_body());
+    }
+
+    /// Whether another server may be asked after `failure`: the request was not sent, or is idempotent and complete.
+    fn may_be_sent_again(&mut self, failure: Failure) -> bool {
+        match failure {
+            Failure::Connect(_) | Failure::ConnectTimeout | Failure::Tls(_) => true,
+            Failure::NotSent(request) => {
+                self.take_back(*request);
+                true
+            }
+            // What was taken of a body is gone.
+            Failure::Unprocessed(_) => self.is_empty,
+            Failure::Broken(_) | Failure::Lost(_) => self.is_empty && self.parts.method.is_idempotent(),
+            Failure::BadResponse(_) | Failure::BadRequest | Failure::Client => false,
+            // It may be working on it still; a second one would make matters worse.
+            Failure::ResponseTimeout => false,
+        }
+    }
+
+    /// The same for another connection to the same server, after a kept one failed.
+    fn may_be_sent_again_quietly(&self, failure: &Failure) -> bool {
+        match failure {
+            Failure::NotSent(_) => true,
+            Failure::Unprocessed(_) => self.is_empty,
+            // Its host is silent: no other connection to it will do better.
+            failure if failure.is_silence() => false,
+            Failure::Broken(_) => self.is_empty && self.parts.method.is_idempotent(),
+            _ => false,
         }
     }
 }

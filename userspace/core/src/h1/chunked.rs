@@ -1,6 +1,14 @@
 //! Chunks. RFC 9112 §7.1.
 
-use super::{Bad, CHUNK_LINE_LEN_MAX, Field, TRAILERS_LEN_MAX, framing::may_trail};
+use super::{Bad, CHUNK_LINE_LEN_MAX, FIELDS_MAX, Field, TRAILERS_LEN_MAX, framing::may_trail};
+
+/// Room for the fields behind a body, on the stack of whoever reads them.
+pub type TrailerRoom<'b> = [Field<'b>; FIELDS_MAX];
+
+/// Empty [`TrailerRoom`].
+pub const fn trailer_room<'b>() -> TrailerRoom<'b> {
+    [httparse::EMPTY_HEADER; FIELDS_MAX]
+}
 
 /// Reads a chunked body: what frames it is taken away, byte for byte, and only what is plainly right is taken.
 #[derive(Debug, Default)]
@@ -130,16 +138,28 @@ impl Chunked {
         self.state == State::Done
     }
 
-    /// Appends the end of the body with those trailer fields that may go on; once it [is done](Self::is_done).
-    pub fn write_end(&self, out: &mut Vec<u8>) -> Result<(), Bad> {
-        let mut room = [httparse::EMPTY_HEADER; super::FIELDS_MAX];
+    /// Whether there are trailer fields; once it [is done](Self::is_done).
+    pub fn has_trailers(&self) -> bool {
+        self.trailers.len() > 2
+    }
+
+    /// Those trailer fields that may go on.
+    pub fn trailers<'t>(
+        &'t self,
+        room: &'t mut TrailerRoom<'t>,
+    ) -> Result<impl Iterator<Item = (&'t str, &'t [u8])>, Bad> {
         let mut fields: &[Field<'_>] = &[];
-        if self.trailers.len() > 2 {
-            let parsed = httparse::parse_headers(&self.trailers, &mut room);
+        if self.has_trailers() {
+            let parsed = httparse::parse_headers(&self.trailers, room);
             let Ok(httparse::Status::Complete((_, parsed))) = parsed else { return Err(Bad::Chunk) };
             fields = parsed;
         }
-        write_last_chunk(out, fields.iter().map(|field| (field.name, field.value)));
+        Ok(fields.iter().map(|field| (field.name, field.value)).filter(|(name, _)| may_trail(name)))
+    }
+
+    /// Appends the end of the body with those trailer fields that may go on.
+    pub fn write_end(&self, out: &mut Vec<u8>) -> Result<(), Bad> {
+        write_last_chunk(out, self.trailers(&mut trailer_room())?);
         Ok(())
     }
 }

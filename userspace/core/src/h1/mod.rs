@@ -17,7 +17,9 @@ mod rewrite;
 #[cfg(test)]
 mod tests;
 
-pub use chunked::{Chunked, Progress, write_chunk_end, write_chunk_head, write_last_chunk};
+pub use chunked::{
+    Chunked, Progress, TrailerRoom, trailer_room, write_chunk_end, write_chunk_head, write_last_chunk,
+};
 pub use fields::Field;
 pub(crate) use fields::known;
 pub use framing::Framing;

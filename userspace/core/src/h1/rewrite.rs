@@ -1,6 +1,6 @@
 //! Heads for the other side: what was understood, written anew. RFC 9110 §7.6.
 
-use std::{io::Write as _, net::IpAddr};
+use std::{borrow::Cow, io::Write as _, net::IpAddr};
 
 use super::{
     Framing, RequestHead, ResponseHead, Version,
@@ -187,70 +187,69 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, sender: &Sen
     out.extend_from_slice(b"\r\n\r\n");
 }
 
-/// Appends the head of a response as the client shall see it. `framing` is that of the body that follows, `more` further field
-/// lines, each with its line end; `without`: the field they replace, if any.
-pub fn write_response(
-    out: &mut Vec<u8>,
-    head: &ResponseHead<'_, '_>,
-    framing: Framing,
-    more: &[&[u8]],
-    without: &str,
-) {
-    out.extend_from_slice(b"HTTP/1.1 ");
-    write_number(out, head.status.into());
-    out.push(b' ');
-    out.extend_from_slice(head.reason.as_bytes());
-    out.extend_from_slice(b"\r\n");
-    let mut has_via = false;
-    for field in head.fields {
-        match known(field.name) {
-            Known::Via => {
-                // The list goes on in the same field.
-                if !has_via {
-                    write_via(out, head);
-                }
-                has_via = true;
-            }
+impl<'h> ResponseHead<'h, '_> {
+    /// The fields a client is told of, in their order: without what was meant for this hop, [`Self::via`], what frames the body,
+    /// and the field named `without`.
+    pub fn passed_on(&self, without: &str) -> impl Iterator<Item = (&'h str, &'h [u8])> {
+        let (fields, options) = (self.fields, self.options);
+        let passes = move |field: &&'h Field<'_>| match known(field.name) {
             // Nobody behind us is told anything by these in a response; they are the server's words all the same.
             Known::Other
             | Known::Forwarded
             | Known::ForwardedFor
             | Known::ForwardedHost
-            | Known::ForwardedProto
-                if !field.name.eq_ignore_ascii_case(without)
-                    && !head.options.nominates(head.fields, field.name) =>
-            {
-                write_field(out, field.name, field.value);
+            | Known::ForwardedProto => {
+                !field.name.eq_ignore_ascii_case(without) && !options.nominates(fields, field.name)
             }
-            _ => {}
+            _ => false,
+        };
+        fields.iter().filter(passes).map(|field| (field.name, field.value))
+    }
+
+    /// Who has passed it on, we at the end: one field, because some read only the first.
+    pub fn via(&self) -> Cow<'static, [u8]> {
+        let ours = via(self.version).as_bytes();
+        if !self.options.has(Known::Via) {
+            return ours.into();
+        }
+        let mut list = Vec::new();
+        write_elements(&mut list, self.fields, Known::Via);
+        list.extend_from_slice(ours);
+        list.into()
+    }
+
+    /// The length a client is told of where the body goes on framed like this. RFC 9110 §8.6: also of a body that is not sent; 204
+    /// and 1xx have none to speak of.
+    pub fn told_length(&self, framing: Framing) -> Option<u64> {
+        match framing {
+            Framing::None if matches!(self.status, 100..=199 | 204) => None,
+            Framing::None => self.content_length,
+            Framing::Length(length) => Some(length),
+            Framing::Chunked | Framing::UntilClose => None,
         }
     }
-    if !has_via {
-        write_via(out, head);
+}
+
+/// Appends the head of a response: these fields, the framing of the body that follows, and `more` lines, each with its line end.
+pub fn write_response<'f>(
+    out: &mut Vec<u8>,
+    (status, reason): (u16, &str),
+    fields: impl Iterator<Item = (&'f str, &'f [u8])>,
+    framing: Framing,
+    more: &[&[u8]],
+) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    write_number(out, status.into());
+    out.push(b' ');
+    out.extend_from_slice(reason.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    for (name, value) in fields {
+        write_field(out, name, value);
     }
-    match (framing, head.content_length) {
-        // RFC 9110 §8.6: said of a body that is not sent; 204 and 1xx have none to speak of.
-        (Framing::None, Some(length)) if !matches!(head.status, 100..=199 | 204) => {
-            write_framing(out, Framing::Length(length));
-        }
-        _ => write_framing(out, framing),
-    }
-    if let (101, Some(protocol)) = (head.status, head.upgrade) {
-        out.extend_from_slice(b"connection: upgrade\r\n");
-        write_field(out, "upgrade", protocol.as_bytes());
-    }
+    write_framing(out, framing);
     for line in more {
         out.extend_from_slice(line);
     }
-    out.extend_from_slice(b"\r\n");
-}
-
-fn write_via(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>) {
-    out.extend_from_slice(b"via: ");
-    if head.options.has(Known::Via) {
-        write_elements(out, head.fields, Known::Via);
-    }
-    out.extend_from_slice(via(head.version).as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 

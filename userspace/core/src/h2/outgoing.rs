@@ -14,6 +14,11 @@ impl Server {
         &mut self.output
     }
 
+    /// How many bytes there are to write.
+    pub fn output_len(&self) -> usize {
+        self.output.len()
+    }
+
     /// Begins a response, or says an interim one (1xx, which does not end). Names may have letters of any size; none of the fields
     /// is of HTTP/1's connections (RFC 9113 §8.2.2).
     pub fn respond<'f>(

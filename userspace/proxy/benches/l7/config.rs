@@ -17,7 +17,7 @@ pub(crate) fn weir(places: &Places, origin: SocketAddr) -> String {
         )
     };
     [
-        "[zone.here]\n[pool.origin]\n".to_owned(),
+        "[zone.here]\n[pool.origin]\nconnect_timeout = \"5s\"\n".to_owned(),
         format!("[server.origin]\npools = [\"origin\"]\naddress = \"{origin}\"\nzone = \"here\"\n"),
         listener("plain", "http", http, ""),
         listener("h2", "http", h2, ""),

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite};
 use weir_core::{
-    h1::{Bad, Version},
+    h1::{Bad, Framing, Version},
     request_id::REQUEST_ID,
 };
 
@@ -11,9 +11,11 @@ use super::{
     asked::name,
     buffer::Scratch,
     client::{After, Client, write},
+    text::Text,
 };
 use crate::{
     connection::Connection,
+    dialect::{Dialect, Said},
     errors::{CAUSE_HEADER, Refusal},
     exchange::Exchange,
 };
@@ -27,18 +29,19 @@ pub(super) struct Refused {
 }
 
 /// Refuses what is no request.
-pub(super) async fn refuse_bad<S>(connection: &Connection, client: &mut Client<S>, bad: Bad) -> After
+pub(super) async fn refuse_bad<S, D>(connection: &Connection, client: &mut Client<S, D>, bad: Bad) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,
+    D: Dialect,
 {
     let status = StatusCode::from_u16(bad.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let refused =
         Refused { refusal: Refusal { status, cause: bad.cause() }, is_whole: false, is_head: false };
-    say(connection, client, &mut connection.begin(name(Version::Http11)), refused).await
+    say(connection, client, &mut connection.begin(name(D::VERSION)), refused).await
 }
 
 /// Refuses a request that did not come in time. RFC 9110 §15.5.9.
-pub(super) async fn refuse_slow<S>(connection: &Connection, client: &mut Client<S>) -> After
+pub(super) async fn refuse_slow<S>(connection: &Connection, client: &mut Client<S, Text>) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -47,40 +50,39 @@ where
     say(connection, client, &mut connection.begin(name(Version::Http11)), refused).await
 }
 
-/// The field line that tells a client what its request is called; nothing where it has no name.
-pub(super) fn id_line(id: &[u8]) -> Vec<u8> {
-    if id.is_empty() { Vec::new() } else { [REQUEST_ID.as_bytes(), b": ", id, b"\r\n"].concat() }
-}
-
 /// An answer of our own.
-pub(super) async fn say<S>(
+pub(super) async fn say<S, D>(
     connection: &Connection,
-    client: &mut Client<S>,
+    client: &mut Client<S, D>,
     exchange: &mut Exchange,
     refused: Refused,
 ) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,
+    D: Dialect,
 {
     let Refused { refusal, is_whole, is_head } = refused;
     exchange.status = refusal.status.as_u16();
     exchange.cause = refusal.cause;
     let goes_on = is_whole && !connection.is_ending();
-    let close = if goes_on { "" } else { "connection: close\r\n" };
     let body = refusal.body();
+    let said = Said {
+        status: exchange.status,
+        reason: refusal.status.canonical_reason().unwrap_or_default(),
+        framing: Framing::None,
+        length: Some(body.len() as u64),
+        client: D::VERSION,
+        goes_on,
+        protocol: None,
+    };
+    let fields: [(&str, &[u8]); 3] = [
+        ("content-type", b"text/plain; charset=utf-8"),
+        (CAUSE_HEADER, refusal.cause.as_bytes()),
+        (REQUEST_ID, &exchange.id),
+    ];
+    let fields = fields.into_iter().filter(|(_, value)| !value.is_empty());
     let mut out = Scratch::new();
-    let head = format!(
-        "HTTP/1.1 {}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n{CAUSE_HEADER}: {}\r\n{close}\r\n",
-        refusal.status,
-        body.len(),
-        refusal.cause
-    );
-    let id = id_line(&exchange.id);
-    let (line, rest) = head.split_at(head.find("\r\n").map_or(0, |end| end + 2));
-    for part in [line.as_bytes(), &id, rest.as_bytes()] {
-        out.0.extend_from_slice(part);
-    }
-    exchange.head_bytes_out = out.0.len() as u64;
+    exchange.head_bytes_out = client.dialect.respond(&mut out.0, &said, fields) as u64;
     if !is_head {
         out.0.extend_from_slice(&body);
         exchange.bytes_out = body.len() as u64;

@@ -10,7 +10,9 @@ use weir_model::Name;
 use super::{answer::Refused, bridge, buffer::Scratch, client::Client};
 use crate::{
     connection::Connection,
+    dialect::Dialect,
     exchange::{Account, Exchange},
+    live::random,
     request::{Destination, destination},
     tables::{PoolTable, Tables},
 };
@@ -26,7 +28,9 @@ pub(super) struct Asked<'t> {
     /// The same where servers are asked by HTTP/2.
     pub(super) parts: Option<Box<Parts>>,
     pub(super) expects_continue: bool,
+    /// How its body is framed where it goes, and where it comes from.
     pub(super) framing: Framing,
+    pub(super) body: Framing,
     pub(super) client: Version,
     /// Whether the client goes on with the connection.
     pub(super) is_persistent: bool,
@@ -40,13 +44,13 @@ pub(super) struct Asked<'t> {
 pub(super) type Request<'c, 't> = (Account<&'c Connection>, Result<Asked<'t>, Refused>);
 
 /// Reads it; `None` where a check of our own asks.
-pub(super) fn read<'c, 't, S>(
+pub(super) fn read<'c, 't, S, D: Dialect>(
     connection: &'c Connection,
-    client: &mut Client<S>,
+    client: &mut Client<S, D>,
     tables: &'t Tables,
 ) -> Result<Option<Request<'c, 't>>, Bad> {
     let mut room = h1::field_room();
-    let head = h1::parse_request(client.came.data(), &mut room)?.ok_or(Bad::Syntax)?;
+    let head = client.dialect.request(client.came.data(), &mut room)?.ok_or(Bad::Syntax)?;
     if connection.answers_itself() {
         return Ok(None);
     }
@@ -83,7 +87,14 @@ fn ask<'t>(
         parts = Some(Box::new(bridge::parts(head, connection, pool, instead).map_err(refused)?));
     } else {
         out = Scratch::new();
-        let sender = h1::Sender::new(connection.client.ip(), connection.tls);
+        let mut sender = h1::Sender::new(connection.client.ip(), connection.tls);
+        if head.is_extended_connect {
+            let [a, b] = [random(), random()].map(u64::to_ne_bytes);
+            let mut nonce = [0; 16];
+            nonce[..8].copy_from_slice(&a);
+            nonce[8..].copy_from_slice(&b);
+            sender = sender.with_nonce(nonce);
+        }
         h1::write_request(&mut out.0, head, &sender.with(&instead));
     }
     Ok(Asked {
@@ -94,6 +105,11 @@ fn ask<'t>(
         parts,
         expects_continue: head.expects_continue,
         framing: head.framing,
+        // Of HTTP/2 the end of the stream says it.
+        body: match (head.framing, head.version) {
+            (Framing::Chunked, Version::Http2) => Framing::UntilClose,
+            (framing, _) => framing,
+        },
         client: head.version,
         is_persistent: head.is_persistent,
         is_head,
@@ -108,5 +124,6 @@ pub(super) fn name(version: Version) -> &'static str {
     match version {
         Version::Http10 => "http/1.0",
         Version::Http11 => "http/1.1",
+        Version::Http2 => "h2",
     }
 }

@@ -1,4 +1,4 @@
-//! Clients of HTTP/1.1, servers of HTTP/2: the head is translated, the body goes on piece by piece. RFC 9113 §8.
+//! Servers of HTTP/2: the head is translated, the body goes on piece by piece. RFC 9113 §8.
 //!
 //! Trailer fields of a request are not passed on, as RFC 9110 §6.5.1 allows; those of a response are.
 
@@ -38,13 +38,13 @@ use crate::{
     attempts::Attempts,
     body::{Piece, Progress, RequestBody, Stall},
     connection::Connection,
+    dialect::{Dialect, Said},
     errors::{Failure, Refusal},
     exchange::Exchange,
     headers,
     limits::STALL_MAX,
-    request::{Message, ask_servers},
     tables::{PoolTable, Tables},
-    upstream::Upstream,
+    upstream::{Message, Upstream, ask_servers},
 };
 
 /// A head as servers of HTTP/2 are asked.
@@ -60,6 +60,7 @@ pub(super) fn parts(
     parts.version = match head.version {
         Version::Http10 => HttpVersion::HTTP_10,
         Version::Http11 => HttpVersion::HTTP_11,
+        Version::Http2 => HttpVersion::HTTP_2,
     };
     for field in head.fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Refusal::BAD_FIELD)?;
@@ -97,21 +98,31 @@ enum Done {
 }
 
 /// Asks servers, and passes the answer on while the rest of the request goes the other way.
-pub(super) async fn serve<S>(
+pub(super) async fn serve<S, D>(
     connection: &Connection,
-    client: &mut Client<S>,
+    client: &mut Client<S, D>,
     tables: &Tables,
     asked: &mut Asked<'_>,
     exchange: &mut Exchange,
 ) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,
+    D: Dialect,
 {
     let Some(parts) = asked.parts.take() else { return After::Cut };
     let asked = &*asked;
     if asked.expects_continue && asked.framing != Framing::None {
+        let said = Said {
+            status: 100,
+            reason: "Continue",
+            framing: Framing::None,
+            length: None,
+            client: asked.client,
+            goes_on: true,
+            protocol: None,
+        };
         let mut out = Scratch::new();
-        out.0.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        client.dialect.respond(&mut out.0, &said, std::iter::empty());
         if write(&mut client.stream, &out).await.is_err() {
             exchange.cause = "client-gone";
             return After::Cut;
@@ -119,11 +130,11 @@ where
     }
     let progress = Arc::new(Progress::default());
     exchange.progress = Some(Arc::clone(&progress));
-    let (body, mut feed) = Feed::of(asked.framing, &progress);
+    let (body, mut feed) = Feed::of(asked.body, &progress);
     let message = Message::new(*parts, body);
     let attempts = Attempts::new(asked.pool, tables, connection, asked.home).by(asked.key);
 
-    let Client { stream, came } = &mut *client;
+    let Client { stream, came, dialect } = &mut *client;
     let (mut reading, mut writing) = tokio::io::split(stream);
     let mut client_ended = false;
     let done = {
@@ -134,7 +145,7 @@ where
                 Err(refusal) => return Done::Refused(refusal),
             };
             let goes_on = asked.is_persistent && progress.done.load(Relaxed) && !connection.is_ending();
-            respond(&mut writing, asked, goes_on, response, upstream, exchange).await
+            respond((&mut writing, dialect), asked, goes_on, response, upstream, exchange).await
         });
         let mut fed = None;
         poll_fn(|cx| {
@@ -170,8 +181,8 @@ where
 }
 
 /// Passes a response on.
-async fn respond<W: AsyncWrite + Unpin>(
-    to: &mut W,
+async fn respond<W: AsyncWrite + Unpin, D: Dialect>(
+    (to, dialect): (&mut W, &mut D),
     asked: &Asked<'_>,
     goes_on: bool,
     response: Response<Incoming>,
@@ -186,32 +197,24 @@ async fn respond<W: AsyncWrite + Unpin>(
     }
     let has_none = asked.is_head || matches!(exchange.status, 204 | 304);
     let length = parts.headers.contains_key(header::CONTENT_LENGTH);
-    let is_10 = asked.client == Version::Http10;
-    let in_chunks = !has_none && !length && !is_10 && !body.is_end_stream();
-    let goes_on = goes_on && (has_none || length || in_chunks || body.is_end_stream());
-
+    let is_empty = body.is_end_stream();
+    let is_unsized = !has_none && !length && !is_empty;
+    let in_chunks = is_unsized && asked.client == Version::Http11;
+    let said = Said {
+        status: exchange.status,
+        reason: parts.status.canonical_reason().unwrap_or_default(),
+        framing: if in_chunks { Framing::Chunked } else { Framing::None },
+        // Where the server has said one, it is among the fields.
+        length: (!has_none && !length && is_empty).then_some(0),
+        client: asked.client,
+        goes_on: goes_on && (!is_unsized || asked.client != Version::Http10),
+        protocol: None,
+    };
+    let goes_on = said.goes_on;
+    let fields = parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let cookie = asked.set_cookie.as_ref().map(|cookie| ("set-cookie", cookie.as_bytes()));
     let mut out = Scratch::new();
-    let reason = parts.status.canonical_reason().unwrap_or_default();
-    out.0.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", exchange.status).as_bytes());
-    for (name, value) in &parts.headers {
-        field(&mut out.0, name, value.as_bytes());
-    }
-    let line: &[u8] = match (in_chunks, has_none || length) {
-        (true, _) => b"transfer-encoding: chunked\r\n",
-        (false, false) if body.is_end_stream() => b"content-length: 0\r\n",
-        _ => b"",
-    };
-    out.0.extend_from_slice(line);
-    let line: &[u8] = match (goes_on, is_10) {
-        (true, true) => b"connection: keep-alive\r\n",
-        (true, false) => b"",
-        (false, _) => b"connection: close\r\n",
-    };
-    out.0.extend_from_slice(line);
-    if let Some(cookie) = &asked.set_cookie {
-        field(&mut out.0, &header::SET_COOKIE, cookie.as_bytes());
-    }
-    out.0.extend_from_slice(b"\r\n");
+    exchange.head_bytes_out = dialect.respond(&mut out.0, &said, fields.chain(cookie)) as u64;
 
     loop {
         // What is at hand leaves in one piece with the head.
@@ -254,13 +257,16 @@ async fn respond<W: AsyncWrite + Unpin>(
                 }
             }
             Err(frame) => {
-                if let (true, Ok(mut trailers)) = (in_chunks, frame.into_trailers()) {
+                let takes = in_chunks || asked.client == Version::Http2;
+                if let (true, Ok(mut trailers)) = (takes, frame.into_trailers()) {
                     headers::only_trailers(&mut trailers);
-                    out.0.extend_from_slice(b"0\r\n");
-                    for (name, value) in &trailers {
-                        field(&mut out.0, name, value.as_bytes());
+                    // What is said apart from the body is not to overtake it.
+                    if !in_chunks && !flush(to, &mut out).await {
+                        exchange.cause = "client-gone";
+                        return Done::Cut;
                     }
-                    out.0.extend_from_slice(b"\r\n");
+                    let fields = trailers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+                    dialect.trailers(&mut out.0, fields);
                     return end(to, &mut out, goes_on, upstream, exchange).await;
                 }
             }
@@ -283,7 +289,7 @@ async fn end<W: AsyncWrite + Unpin>(
     upstream: Upstream,
     exchange: &mut Exchange,
 ) -> Done {
-    upstream.keep();
+    drop(upstream);
     if flush(to, out).await {
         return Done::Answered(goes_on);
     }
@@ -309,12 +315,6 @@ async fn flush<W: AsyncWrite + Unpin>(to: &mut W, out: &mut Scratch) -> bool {
     let taken = matches!(timeout(STALL_MAX, written).await, Ok(Ok(())));
     out.0.clear();
     taken
-}
-
-fn field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
-    for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
-        out.extend_from_slice(part);
-    }
 }
 
 /// The client's side of a request body.

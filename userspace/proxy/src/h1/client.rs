@@ -18,6 +18,7 @@ use super::{
     buffer::{Buffer, Scratch},
     deadline::Deadline,
     relay,
+    text::Text,
 };
 use crate::{
     connection::Connection,
@@ -39,13 +40,14 @@ pub(crate) enum Ended {
 /// A connection and its client. Most of them do nothing most of the time: what is not here is held only while there is work.
 pub(crate) struct Http1<S> {
     connection: Connection,
-    client: Client<S>,
+    client: Client<S, Text>,
 }
 
 /// The client's side while requests are served.
-pub(crate) struct Client<S> {
+pub(crate) struct Client<S, D> {
     pub(crate) stream: S,
     pub(crate) came: Buffer,
+    pub(crate) dialect: D,
 }
 
 /// What a request leaves behind.
@@ -61,13 +63,13 @@ pub(crate) enum After {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
     pub(crate) fn new(connection: Connection, stream: S) -> Self {
-        Self { connection, client: Client { stream, came: Buffer::default() } }
+        Self { connection, client: Client { stream, came: Buffer::default(), dialect: Text } }
     }
 
     /// The connection, what was read of it, and its stream.
-    pub(crate) fn into_parts(self) -> (Connection, Vec<u8>, S) {
-        let Client { stream, came } = self.client;
-        (self.connection, came.data().to_vec(), stream)
+    pub(crate) fn into_parts(self) -> (Connection, Buffer, S) {
+        let Client { stream, came, .. } = self.client;
+        (self.connection, came, stream)
     }
 
     /// Serves until the end.
@@ -86,7 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
             match after {
                 After::Next if !connection.is_stopping() => waiting.as_mut().again(),
                 After::Next | After::Close => {
-                    Box::pin(end(client)).await;
+                    Box::pin(linger(&mut client.stream, &mut client.came)).await;
                     return Ended::Over;
                 }
                 After::Cut => return Ended::Over,
@@ -133,14 +135,14 @@ impl<'e> Waiting<'e> {
     }
 
     /// Waits for the whole head of a request.
-    async fn head<S: AsyncRead + Unpin>(mut self: Pin<&mut Self>, client: &mut Client<S>) -> Waited {
+    async fn head<S: AsyncRead + Unpin>(mut self: Pin<&mut Self>, client: &mut Client<S, Text>) -> Waited {
         poll_fn(|cx| self.as_mut().poll_head(cx, client)).await
     }
 
     fn poll_head<S: AsyncRead + Unpin>(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        client: &mut Client<S>,
+        client: &mut Client<S, Text>,
     ) -> Poll<Waited> {
         let mut this = self.project();
         loop {
@@ -186,8 +188,7 @@ fn is_whole(came: &[u8], is_first: bool) -> Result<Option<Waited>, Bad> {
 
 /// Ends a connection so that the last response arrives: a close with bytes unread would make the kernel throw away what it has
 /// not sent yet. RFC 9112 §9.6.
-async fn end<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Client<S>) {
-    let Client { stream, came } = client;
+pub(crate) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, came: &mut Buffer) {
     if stream.shutdown().await.is_err() {
         return;
     }

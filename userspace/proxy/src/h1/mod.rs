@@ -15,7 +15,10 @@ mod deadline;
 mod pump;
 mod relay;
 mod server;
+mod text;
 
 pub(crate) use buffer::{Buffer, Scratch};
-pub(crate) use client::{Ended, Http1};
+pub(crate) use client::{After, Client, Ended, Http1, linger};
+pub(crate) use deadline::Deadline;
+pub(crate) use relay::relay;
 pub(crate) use server::Kept;

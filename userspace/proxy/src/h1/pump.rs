@@ -23,6 +23,8 @@ pub(crate) struct Pump {
     /// Moves with every byte that does: whoever watches for a standstill looks at it.
     pub(crate) moves: u64,
     is_done: bool,
+    /// What came behind a body in chunks that does not go on in chunks.
+    trailers: Option<Box<Chunked>>,
 }
 
 #[derive(Debug)]
@@ -59,12 +61,17 @@ impl Pump {
         };
         let is_done = framing == Framing::None;
         let out = Scratch(Vec::new());
-        Self { from, in_chunks, out, written: 0, bytes: 0, moves: 0, is_done }
+        Self { from, in_chunks, out, written: 0, bytes: 0, moves: 0, is_done, trailers: None }
     }
 
     /// Whether all of it has been written.
     pub(crate) fn is_done(&self) -> bool {
         self.is_done
+    }
+
+    /// The fields that came behind it, and were not written.
+    pub(crate) fn trailers(&self) -> Option<&Chunked> {
+        self.trailers.as_deref()
     }
 
     /// Whether all of it has come.
@@ -172,6 +179,8 @@ impl Pump {
                     Progress::End => {
                         if self.in_chunks {
                             chunked.write_end(&mut self.out.0)?;
+                        } else if chunked.has_trailers() {
+                            self.trailers = Some(Box::new(std::mem::take(chunked)));
                         }
                         self.from = From::End;
                         return Ok(());

@@ -18,7 +18,7 @@ use weir_core::{
 };
 
 use super::{
-    answer::{Refused, id_line, refuse_bad, say},
+    answer::{Refused, refuse_bad, say},
     asked::{Asked, read},
     bridge,
     buffer::{Buffer, Scratch},
@@ -31,6 +31,7 @@ use crate::{
     attempts::Attempts,
     body::Stall,
     connection::Connection,
+    dialect::{Dialect, Said},
     errors::{Failure, Refusal},
     exchange::Exchange,
     limits::HEAD_TIMEOUT,
@@ -42,7 +43,9 @@ use crate::{
 /// A response, as the client shall see it.
 struct Answer {
     status: u16,
+    /// Its head where it goes in front of the body, and the bytes it takes in any case.
     head: Scratch,
+    head_len: u64,
     framing: Framing,
     in_chunks: bool,
     /// Whether the server goes on with its connection, and the client with its own.
@@ -50,20 +53,19 @@ struct Answer {
 }
 
 /// Relays the request whose head is in the buffer.
-pub(crate) async fn relay<S>(
+pub(crate) async fn relay<S, D>(
     connection: &Connection,
-    client: &mut Client<S>,
+    client: &mut Client<S, D>,
     mut deadline: Pin<&mut Deadline>,
 ) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,
+    D: Dialect,
 {
     let tables = connection.tables();
     match read(connection, client, &tables) {
         Ok(None) => {
-            let mut out = Scratch::new();
-            out.0.extend_from_slice(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n");
-            let _either_way = write(&mut client.stream, &out).await;
+            greet(client).await;
             After::Cut
         }
         Ok(Some((mut exchange, asked))) => {
@@ -84,15 +86,16 @@ where
     }
 }
 
-async fn serve<S>(
+async fn serve<S, D>(
     connection: &Connection,
-    client: &mut Client<S>,
+    client: &mut Client<S, D>,
     tables: &Tables,
     asked: Asked<'_>,
     (exchange, deadline): (&mut Exchange, Pin<&mut Deadline>),
 ) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,
+    D: Dialect,
 {
     let mut attempts = Attempts::new(asked.pool, tables, connection, asked.home).by(asked.key);
     let mut transfer = Transfer {
@@ -100,9 +103,9 @@ where
         client,
         deadline,
         asked: &asked,
-        request: Pump::new(asked.framing, asked.framing == Framing::Chunked),
+        request: Pump::new(asked.body, asked.framing == Framing::Chunked),
         written: 0,
-        id: id_line(&exchange.id),
+        id: exchange.id.clone(),
         broken: None,
         began: false,
         client_ended: false,
@@ -137,16 +140,16 @@ where
 }
 
 /// A request on its way to a server and the response on its way back.
-struct Transfer<'a, 't, S> {
+struct Transfer<'a, 't, S, D> {
     connection: &'a Connection,
-    client: &'a mut Client<S>,
+    client: &'a mut Client<S, D>,
     deadline: Pin<&'a mut Deadline>,
     asked: &'a Asked<'t>,
     /// The body of the request.
     request: Pump,
     /// Bytes of the head written; of a request with a body, the pump has it.
     written: usize,
-    /// The field that tells the client what the request is called.
+    /// What the request is called; the client is told.
     id: Vec<u8>,
     /// Why the server takes no more; it may have an answer all the same.
     broken: Option<io::Error>,
@@ -158,7 +161,7 @@ struct Transfer<'a, 't, S> {
     came: Buffer,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
+impl<S: AsyncRead + AsyncWrite + Unpin, D: Dialect> Transfer<'_, '_, S, D> {
     /// Asks one server. A kept connection that turns out to be closed is no failure of the server: it is asked on another.
     async fn ask_one(
         &mut self,
@@ -198,11 +201,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
         loop {
             let answer = self.head_in_time(server).await?;
             match answer.status {
-                101 if self.asked.wants_upgrade => return Ok(answer),
-                // RFC 9110 §7.8: a server may not switch to what was not asked for.
-                101 => return Err(Failure::BadResponse(Bad::Connection)),
+                101 => return Ok(answer),
                 100..=199 => {
-                    if self.asked.client == Version::Http11 {
+                    if self.asked.client >= Version::Http11 {
                         write(&mut self.client.stream, &answer.head).await.map_err(|_| Failure::Client)?;
                     }
                 }
@@ -304,38 +305,51 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
         let Some(head) = h1::parse_response(self.came.data(), &mut room, self.asked.is_head)? else {
             return Ok(None);
         };
-        let is_10 = self.asked.client == Version::Http10;
+        match head.status {
+            // RFC 9110 §7.8: a server may not switch to what was not asked for.
+            101 if !self.asked.wants_upgrade => return Err(Bad::Connection),
+            // RFC 8441 §5: to such a client, it would mean that the server did switch.
+            200..=299 if self.asked.wants_upgrade && self.asked.client == Version::Http2 => {
+                return Err(Bad::Connection);
+            }
+            _ => {}
+        }
         let is_final = head.status >= 200;
-        let in_chunks = match head.framing {
-            Framing::Chunked | Framing::UntilClose => !is_10,
-            Framing::None | Framing::Length(_) => false,
-        };
-        let framing = match head.framing {
-            Framing::Chunked | Framing::UntilClose if is_10 => Framing::UntilClose,
-            Framing::UntilClose => Framing::Chunked,
-            framing => framing,
+        // Of HTTP/1.0 the end of the connection says it, and of HTTP/2 that of the stream.
+        let has_chunks = self.asked.client == Version::Http11;
+        let (framing, in_chunks) = match head.framing {
+            Framing::Chunked | Framing::UntilClose if has_chunks => (Framing::Chunked, true),
+            Framing::Chunked | Framing::UntilClose => (Framing::UntilClose, false),
+            framing @ (Framing::None | Framing::Length(_)) => (framing, false),
         };
         // With the request still on its way, or an end that only a close can say, the connection is spent.
         let is_sent = self.asked.framing == Framing::None || self.request.has_come();
         let goes_on = self.asked.is_persistent
-            && framing != Framing::UntilClose
+            && (framing != Framing::UntilClose || self.asked.client == Version::Http2)
             && is_sent
             && !self.client_ended
             && !self.connection.is_ending();
-        let connection: &[u8] = match (goes_on, is_10) {
-            _ if !is_final => b"",
-            (true, true) => b"connection: keep-alive\r\n",
-            (true, false) => b"",
-            (false, _) => b"connection: close\r\n",
+        let said = Said {
+            status: head.status,
+            reason: head.reason,
+            framing,
+            length: head.told_length(framing),
+            client: self.asked.client,
+            goes_on,
+            protocol: head.upgrade.filter(|_| head.status == 101),
         };
+        let (via, id) = (head.via(), [(REQUEST_ID, &*self.id)]);
+        let id = id.into_iter().filter(|(_, id)| !id.is_empty());
         let cookie = self.asked.set_cookie.as_ref().filter(|_| is_final);
-        let cookie = cookie.map_or(String::new(), |cookie| format!("set-cookie: {cookie}\r\n"));
-        let mut out = Scratch::new();
+        let cookie = cookie.map(|cookie| ("set-cookie", cookie.as_bytes()));
         let without = if self.id.is_empty() { "" } else { REQUEST_ID };
-        h1::write_response(&mut out.0, &head, framing, &[connection, cookie.as_bytes(), &self.id], without);
+        let fields = head.passed_on(without).chain([("via", &*via)]).chain(cookie).chain(id);
+        let mut out = Scratch::new();
+        let head_len = self.client.dialect.respond(&mut out.0, &said, fields) as u64;
         let answer = Answer {
             status: head.status,
             head: out,
+            head_len,
             framing: head.framing,
             in_chunks,
             keeps: [head.is_persistent, goes_on],
@@ -348,7 +362,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
     /// Passes the response on.
     async fn respond(&mut self, mut server: Server, answer: Answer, exchange: &mut Exchange) -> After {
         exchange.status = answer.status;
-        exchange.head_bytes_out = answer.head.0.len() as u64;
+        exchange.head_bytes_out = answer.head_len;
         if answer.status == 101 {
             return Box::pin(self.tunnel(server, &answer, exchange)).await;
         }
@@ -384,7 +398,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
         .await;
         (exchange.bytes_in, exchange.bytes_out) = (self.request.bytes, response.bytes);
         match result {
-            Some(Ok(())) => {}
+            Some(Ok(())) => self.pass_trailers(&response),
             Some(Err(broken)) => {
                 tracing::debug!(server = %server.slot.server.name, "response: {broken}");
                 if !matches!(broken, Broken::To(_)) {
@@ -405,6 +419,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
             server.keep(now);
         }
         if client_stays && is_sent { After::Next } else { After::Close }
+    }
+
+    /// Passes on what came behind a body whose chunks the client does not see.
+    fn pass_trailers(&mut self, response: &Pump) {
+        let takes = self.asked.client == Version::Http2;
+        let Some(trailers) = response.trailers().filter(|_| takes) else { return };
+        // What is none is not passed on; the body is complete all the same.
+        if let Ok(fields) = trailers.trailers(&mut h1::trailer_room()) {
+            self.client.dialect.trailers(&mut Vec::new(), fields);
+        }
     }
 
     /// Passes the 101 on and joins the two connections.
@@ -453,6 +477,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transfer<'_, '_, S> {
         exchange.bytes_in = self.request.bytes;
         say(self.connection, self.client, exchange, refused).await
     }
+}
+
+/// Tells a check of our own that somebody is here.
+async fn greet<S: AsyncRead + AsyncWrite + Unpin, D: Dialect>(client: &mut Client<S, D>) {
+    let said = Said {
+        status: 204,
+        reason: "No Content",
+        framing: Framing::None,
+        length: None,
+        client: D::VERSION,
+        goes_on: false,
+        protocol: None,
+    };
+    let mut out = Scratch::new();
+    client.dialect.respond(&mut out.0, &said, std::iter::empty());
+    let _either_way = write(&mut client.stream, &out).await;
 }
 
 fn lost(exchange: &mut Exchange, server: &ServerLive, cause: &'static str) -> After {

@@ -105,7 +105,9 @@ impl Client {
         loop {
             let (kind, _, _, payload) = self.next().await?;
             if matches!(kind, HEADERS | RST_STREAM | GOAWAY) {
-                return Some((kind, payload));
+                // The first head may say that the table of fields is not used. RFC 7541 §6.3.
+                let fields = payload.strip_prefix(&[0x20]).filter(|_| kind == HEADERS);
+                return Some((kind, fields.unwrap_or(&payload).to_vec()));
             }
         }
     }

@@ -22,6 +22,7 @@ mod passthrough;
 mod proxy_protocol;
 mod request_ids;
 mod stopping;
+mod streams;
 mod tables;
 mod tcp_mode;
 mod threads;
