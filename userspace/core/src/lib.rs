@@ -30,6 +30,7 @@ pub mod image;
 pub mod l7;
 pub mod log_line;
 pub mod maglev;
+pub mod pace;
 pub mod path_probe;
 pub mod pcap;
 pub mod plan;
