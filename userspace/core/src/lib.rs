@@ -31,6 +31,7 @@ pub mod keeper;
 pub mod l7;
 pub mod log_line;
 pub mod maglev;
+pub mod pace;
 pub mod path_probe;
 pub mod pcap;
 pub mod plan;

@@ -149,9 +149,11 @@ impl State {
         Self(match cause {
             "" => *b"--",
             "client-gone" => [b'C', at],
-            "request-timeout" => *b"cR",
+            "header-timeout" => *b"cR",
+            "client-timeout" | "body-too-slow" if stage == Stage::Data => *b"cD",
+            "client-timeout" | "body-too-slow" => *b"cH",
             "idle" => *b"cD",
-            "no-server" | "connect-failed" => *b"SC",
+            "no-server" | "connect-failed" | "tls-failed" => *b"SC",
             "connect-timeout" => *b"sC",
             "circuit-open" => *b"PC",
             "queue-full" => *b"SQ",

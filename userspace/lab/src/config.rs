@@ -211,6 +211,11 @@ fn healthy(topology: Topology) -> Result<Objects> {
             proxy_protocol_from: Vec::new(),
             idle_timeout: Duration::from_secs(3_600),
             half_closed_timeout: None,
+            header_timeout: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(60),
+            client_timeout: Duration::from_secs(60),
+            body_rate_min: 500,
+            body_rate_grace: Duration::from_secs(20),
         })
     };
     let files = CertificateFiles { certificate: "lab.pem".into(), key: "lab.key".into(), ocsp: None };
@@ -266,6 +271,7 @@ fn pool() -> Pool {
         sticky: None,
         retries: 3,
         retry_budget: None,
+        hedge_after: None,
         eject: None,
         breaker: None,
         max_connections: 1_000,
@@ -273,6 +279,7 @@ fn pool() -> Pool {
         queue_timeout: Duration::from_secs(5),
         connect_timeout: Duration::from_secs(1),
         response_timeout: Duration::from_secs(30),
+        server_timeout: Duration::from_secs(300),
         idle_timeout: Duration::from_secs(30),
         send_proxy: None,
         source: None,

@@ -51,6 +51,38 @@ pub struct Listener {
     /// The same once one side has said all it has to say; `idle_timeout` when absent.
     #[serde(with = "units::optional_duration", default, skip_serializing_if = "Option::is_none")]
     pub half_closed_timeout: Option<Duration>,
+    /// How long the head of a request may take, from its first byte to its last: more bytes make it no longer. On a new connection
+    /// the handshake of TLS, and then the time until that first byte, are each bounded by it, too. 10 ms to 1 h.
+    #[serde(with = "units::duration", default = "default_header_timeout")]
+    pub header_timeout: Duration,
+    /// How long a connection may be idle from one request to the next; 10 ms to 24 h.
+    #[serde(with = "units::duration", default = "one_minute")]
+    pub keep_alive_timeout: Duration,
+    /// How long a client may send nothing of a request's body, or take nothing of a response, that waits for it; 10 ms to 24 h.
+    #[serde(with = "units::duration", default = "one_minute")]
+    pub client_timeout: Duration,
+    /// How fast a client must send or take a body, in bytes/s over all of the time that it was waited for; 0 to 1,000,000, where 0
+    /// is any rate. Time in which the server was waited for does not count.
+    #[serde(default = "default_body_rate_min")]
+    pub body_rate_min: u32,
+    /// So much of that time is not looked at; 10 ms to 1 h.
+    #[serde(with = "units::duration", default = "default_body_rate_grace")]
+    pub body_rate_grace: Duration,
+}
+
+impl Listener {
+    /// The fields about the time of requests that say something other than their default.
+    pub(crate) fn times_of_requests(&self) -> impl Iterator<Item = &'static str> {
+        [
+            ("header_timeout", self.header_timeout != default_header_timeout()),
+            ("keep_alive_timeout", self.keep_alive_timeout != one_minute()),
+            ("client_timeout", self.client_timeout != one_minute()),
+            ("body_rate_min", self.body_rate_min != default_body_rate_min()),
+            ("body_rate_grace", self.body_rate_grace != default_body_rate_grace()),
+        ]
+        .into_iter()
+        .filter_map(|(field, is_set)| is_set.then_some(field))
+    }
 }
 
 /// Who names requests.
@@ -247,4 +279,22 @@ fn default_idle_timeout() -> Duration {
 
 fn default_max_connections() -> u32 {
     20_000
+}
+
+fn default_header_timeout() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn one_minute() -> Duration {
+    Duration::from_secs(60)
+}
+
+/// What Apache's `mod_reqtimeout` has shipped for years: below the slowest links there are (a GPRS phone sends 1 kB/s), and with
+/// [`default_body_rate_grace`] far above what a client can be meant to do.
+fn default_body_rate_min() -> u32 {
+    500
+}
+
+fn default_body_rate_grace() -> Duration {
+    Duration::from_secs(20)
 }

@@ -58,6 +58,10 @@ pub struct Pool {
     /// What share of the requests these retries may be, so that a pool in trouble does not get more requests than one in health.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_budget: Option<RetryBudget>,
+    /// A request that is idempotent and without a body, and whose answer has not begun after so long, is asked of a second server
+    /// too; the first answer counts. Needs `retry_budget`, which such requests are taken from, and servers of HTTP/1.1; 1 ms to 1 h.
+    #[serde(with = "units::optional_duration", default, skip_serializing_if = "Option::is_none")]
+    pub hedge_after: Option<Duration>,
     /// Takes servers out whose answers to requests are bad, whatever checks say; without it none is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eject: Option<Ejection>,
@@ -79,6 +83,10 @@ pub struct Pool {
     /// How long a server may take until its response begins.
     #[serde(with = "units::duration", default = "default_response_timeout")]
     pub response_timeout: Duration,
+    /// How long a server may send nothing of a response that has begun; 1 ms to 7 days. Longer than what streams of events or of
+    /// gRPC say to stay alive.
+    #[serde(with = "units::duration", default = "five_minutes")]
+    pub server_timeout: Duration,
     /// How long an unused connection to a server is kept.
     #[serde(with = "units::duration", default = "default_idle_timeout")]
     pub idle_timeout: Duration,
@@ -213,6 +221,9 @@ fn default_idle_timeout() -> Duration {
 }
 fn five_seconds() -> Duration {
     Duration::from_secs(5)
+}
+fn five_minutes() -> Duration {
+    Duration::from_secs(300)
 }
 fn one_day() -> Duration {
     Duration::from_secs(86_400)

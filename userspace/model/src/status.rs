@@ -223,6 +223,15 @@ pub struct PoolStatus {
     /// Requests that were not sent again because the budget of retries was spent.
     #[serde(default)]
     pub retries_refused: u64,
+    /// Requests that wait for a slot at a server.
+    #[serde(default)]
+    pub waiting: u64,
+    /// Requests that were asked of a second server, too.
+    #[serde(default)]
+    pub hedges: u64,
+    /// Those that it answered first.
+    #[serde(default)]
+    pub hedges_won: u64,
 }
 
 /// One server of a pool.

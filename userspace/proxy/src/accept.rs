@@ -144,15 +144,23 @@ impl Accepting {
     }
 
     async fn accept_forever(&mut self) {
+        let mut fails = false;
         loop {
             while self.held.is_none() {
                 self.room(ListenerState::is_full).await;
                 match self.listener.accept().await {
                     Ok(accepted) => self.held = Some(accepted),
                     Err(error) => {
-                        tracing::warn!(listener = %self.state.load().name, "accept: {error}");
+                        // Said once, however long it goes on.
+                        if !std::mem::replace(&mut fails, true) {
+                            tracing::warn!(listener = %self.state.load().name, "accept: {error}");
+                        }
                         sleep(ACCEPT_PAUSE).await;
+                        continue;
                     }
+                }
+                if std::mem::take(&mut fails) {
+                    tracing::info!(listener = %self.state.load().name, "accepts again");
                 }
             }
             // The limit holds for all threads together: who came too many waits here.

@@ -10,7 +10,7 @@ use crate::{
     exchange::Exchange,
     live::{ServerLive, Slot},
     request::wait_for_slot,
-    tables::{Asking, PoolTable, Tables},
+    tables::{Asking, Choice, PoolTable, Tables},
 };
 
 /// The attempts of one request, or of one connection that is relayed.
@@ -95,6 +95,26 @@ impl<'a> Attempts<'a> {
         self.pool.note_sent(&slot.server);
         self.made += 1;
         Ok(slot)
+    }
+
+    /// A slot at another server than `first`, which is asked already: if there is one that is free and trusted, and the budget of
+    /// retries has something left.
+    pub(crate) fn beside(&self, first: &ServerLive) -> Option<Slot> {
+        let tried: Vec<Name> = self.tried.iter().chain([&first.name]).cloned().collect();
+        let asking = Asking {
+            home: self.home,
+            client: self.client,
+            key: self.key,
+            tried: &tried,
+            avoid: self.avoid.as_ref(),
+        };
+        let Choice::Server(slot) = self.pool.choose(asking) else { return None };
+        if slot.server.is_suspect() || !self.pool.may_retry() {
+            return None;
+        }
+        slot.server.count_request();
+        self.pool.note_sent(&slot.server);
+        Some(slot)
     }
 
     /// The server has answered with this status.

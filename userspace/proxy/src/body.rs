@@ -26,6 +26,8 @@ pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) struct Progress {
     pub(crate) bytes: AtomicU64,
     pub(crate) done: AtomicBool,
+    /// The next bytes are the client's to send: meanwhile no server owes an answer.
+    pub(crate) awaits_client: AtomicBool,
 }
 
 /// The body sent to a server.

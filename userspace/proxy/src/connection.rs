@@ -29,7 +29,7 @@ use crate::{
     exchange::{Account, Exchange},
     h1, h2,
     ledger::Ledger,
-    limits::{HANDSHAKE_TIMEOUT, PROXY_HEADER_TIMEOUT, SELF_CHECK_LINGER},
+    limits::{PROXY_HEADER_TIMEOUT, SELF_CHECK_LINGER},
     listener::{Crowd, ListenerState},
     live::random,
     passthrough,
@@ -250,7 +250,7 @@ impl Connection {
     }
 
     async fn serve_tls(mut self, handshake: tokio_rustls::Accept<TcpStream>) {
-        match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        match timeout(self.listener.spec.header_timeout, handshake).await {
             Ok(Ok(stream)) => {
                 let session = stream.get_ref().1;
                 let is_http2 = session.alpn_protocol() == Some(b"h2");

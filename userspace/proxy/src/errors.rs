@@ -4,7 +4,7 @@ use std::{io::ErrorKind, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
-use weir_core::h1::Bad;
+use weir_core::{h1::Bad, pace::TooSlow};
 
 use crate::{
     body::RequestBody,
@@ -65,6 +65,8 @@ pub(crate) enum Failure {
     BadResponse(Bad),
     /// The body of the request is none: nobody else would take it either.
     BadRequest,
+    /// The client sends the body of its request too slowly.
+    SlowClient(TooSlow),
     /// The client went away.
     Client,
 }
@@ -86,6 +88,7 @@ impl Failure {
     pub(crate) fn avoid_for(&self) -> Duration {
         match self {
             Self::Connect(error) if error.kind() == ErrorKind::ConnectionRefused => SUSPECT_FOR,
+            Self::Connect(error) if is_ours(error) => Duration::ZERO,
             Self::Tls(_) => SUSPECT_FOR,
             Self::Connect(_) | Self::ConnectTimeout => SILENT_SUSPECT_FOR,
             // ETIMEDOUT: its host acknowledges nothing any more.
@@ -96,7 +99,7 @@ impl Failure {
             | Self::Broken(_)
             | Self::Lost(_)
             | Self::ResponseTimeout => Duration::ZERO,
-            Self::BadResponse(_) | Self::BadRequest | Self::Client => Duration::ZERO,
+            Self::BadResponse(_) | Self::BadRequest | Self::SlowClient(_) | Self::Client => Duration::ZERO,
         }
     }
 
@@ -108,7 +111,12 @@ impl Failure {
 
     /// Whether it says something about the server, and not about a client or a connection that was kept for too long.
     pub(crate) fn is_servers(&self) -> bool {
-        !matches!(self, Self::NotSent(_)) && self.refusal().status.is_server_error()
+        let is_ours = match self {
+            Self::NotSent(_) => true,
+            Self::Connect(error) => is_ours(error),
+            _ => false,
+        };
+        !is_ours && self.refusal().status.is_server_error()
     }
 
     /// What the client is told when nobody else can be asked.
@@ -126,6 +134,7 @@ impl Failure {
             Self::Broken(_) | Self::Lost(_) => (StatusCode::BAD_GATEWAY, "connection-broken"),
             Self::BadResponse(_) => (StatusCode::BAD_GATEWAY, "bad-response"),
             Self::BadRequest => (StatusCode::BAD_REQUEST, "request-body"),
+            Self::SlowClient(why) => (StatusCode::REQUEST_TIMEOUT, slow_cause(*why)),
             Self::Client => (StatusCode::BAD_REQUEST, "client-gone"),
             Self::ResponseTimeout => (StatusCode::GATEWAY_TIMEOUT, "response-timeout"),
         };
@@ -146,9 +155,25 @@ impl std::fmt::Display for Failure {
             Self::ResponseTimeout => f.write_str("no response in time"),
             Self::BadResponse(bad) => write!(f, "the response: {bad}"),
             Self::BadRequest => f.write_str("the body of the request is broken"),
+            Self::SlowClient(_) => f.write_str("the client sends its request too slowly"),
             Self::Client => f.write_str("the client went away"),
         }
     }
+}
+
+/// A word for a client that sends or takes a body too slowly.
+pub(crate) fn slow_cause(why: TooSlow) -> &'static str {
+    match why {
+        TooSlow::Silent => "client-timeout",
+        TooSlow::Slow => "body-too-slow",
+    }
+}
+
+/// Whether this host had nothing left to connect with: descriptors, memory, ports. No server is to blame for that.
+fn is_ours(error: &std::io::Error) -> bool {
+    use nix::errno::Errno;
+    let ours = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| ours.contains(&Errno::from_raw(code)))
 }
 
 fn is_timed_out(error: &hyper::Error) -> bool {

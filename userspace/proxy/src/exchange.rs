@@ -17,6 +17,8 @@ use crate::{body::Progress, connection::Connection, ledger::Part, limits::LOGGED
 #[derive(Debug)]
 pub(crate) struct Exchange {
     began: Instant,
+    /// When the head of the request did; absent where it came whole at once.
+    pub(crate) head_began: Option<Instant>,
     /// What the request is called; plain ASCII, empty where it has no name.
     pub(crate) id: Vec<u8>,
     /// When it left the queue, when it had its last connection to a server, and when the head of the response came.
@@ -97,8 +99,8 @@ impl Exchange {
             Some(to?.saturating_duration_since(from?).as_micros() as u64)
         };
         Timers {
-            // Time begins with the whole head.
-            request_us: 0,
+            // All else begins with the whole head.
+            request_us: us(self.head_began, Some(self.began)).unwrap_or_default(),
             queue_us: us(Some(self.began), self.dequeued),
             connect_us: us(self.dequeued, self.connected),
             response_us: us(self.connected, self.answered),
@@ -149,6 +151,7 @@ impl<C: Deref<Target = Connection>> Account<C> {
         connection.listener.live.requests.add(1);
         let exchange = Exchange {
             began: Instant::now(),
+            head_began: None,
             id: Vec::new(),
             dequeued: None,
             connected: None,
@@ -190,7 +193,7 @@ impl<C: Deref<Target = Connection>> Drop for Account<C> {
             exchange.cause = "client-gone";
         }
         let took = exchange.ended.unwrap_or_else(Instant::now).saturating_duration_since(exchange.began);
-        exchange.part.count(exchange.status, exchange.retries, took);
+        exchange.part.count(exchange.status, exchange.retries, took, exchange.cause);
         let (timers, state) = (exchange.timers(), State::of(exchange.cause, exchange.stage()));
         let Some(noted) = exchange.noted.take() else { return };
         let live = &connection.listener.live;

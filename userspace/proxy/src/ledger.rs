@@ -36,6 +36,74 @@ pub(crate) struct Part {
     /// By duration; one for each bound and one for everything above.
     durations: [AtomicU64; LATENCY_SECONDS.len() + 1],
     sum_us: AtomicU64,
+    by_timeout: [AtomicU64; Timeout::ALL.len()],
+}
+
+/// What ended because its time was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timeout {
+    /// The head of a request.
+    Header,
+    /// The wait for the next one.
+    KeepAlive,
+    /// The wait for a client within a body,
+    Client,
+    /// and that for a faster one.
+    BodyRate,
+    /// The queue of a pool.
+    Queue,
+    /// Connecting to a server.
+    Connect,
+    /// Its answer.
+    Response,
+    /// The rest of that.
+    Server,
+    /// A relayed connection.
+    Idle,
+}
+
+impl Timeout {
+    const ALL: [Self; 9] = [
+        Self::Header,
+        Self::KeepAlive,
+        Self::Client,
+        Self::BodyRate,
+        Self::Queue,
+        Self::Connect,
+        Self::Response,
+        Self::Server,
+        Self::Idle,
+    ];
+
+    /// What it is called in metrics: the setting that says how long it is.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Header => "header_timeout",
+            Self::KeepAlive => "keep_alive_timeout",
+            Self::Client => "client_timeout",
+            Self::BodyRate => "body_rate_min",
+            Self::Queue => "queue_timeout",
+            Self::Connect => "connect_timeout",
+            Self::Response => "response_timeout",
+            Self::Server => "server_timeout",
+            Self::Idle => "idle_timeout",
+        }
+    }
+
+    /// The one an exchange ended by, told by its cause.
+    fn of(cause: &str) -> Option<Self> {
+        Some(match cause {
+            "header-timeout" => Self::Header,
+            "client-timeout" => Self::Client,
+            "body-too-slow" => Self::BodyRate,
+            "queue-timeout" => Self::Queue,
+            "connect-timeout" => Self::Connect,
+            "response-timeout" => Self::Response,
+            "response-stalled" => Self::Server,
+            "idle" => Self::Idle,
+            _ => return None,
+        })
+    }
 }
 
 impl Ledger {
@@ -76,6 +144,16 @@ impl Ledger {
             let labels = labels.each_ref().map(|(label, value)| (*label, value.as_str()));
             text.value(name, &labels, series.sum(|part| &part.retries) as f64);
         }
+        let name = "weir_proxy_timeouts_total";
+        text.family(name, "counter", "Requests and connections that ended because their time was over.");
+        for (key, series) in series.iter() {
+            let [listener, pool] = &labels(key);
+            for timeout in Timeout::ALL {
+                let setting = ("timeout", timeout.name());
+                let labels = [(listener.0, listener.1.as_str()), (pool.0, &pool.1), setting];
+                text.value(name, &labels, series.sum(|part| &part.by_timeout[timeout as usize]) as f64);
+            }
+        }
         let name = "weir_proxy_request_duration_seconds";
         text.family(name, "histogram", "From the head of a request to the last byte of its response.");
         for (key, series) in series.iter() {
@@ -101,8 +179,16 @@ impl Series {
 }
 
 impl Part {
-    /// Counts a request that is over; `status` 0 where there was none.
-    pub(crate) fn count(&self, status: u16, retries: u32, took: Duration) {
+    /// Counts what ended because its time was over.
+    pub(crate) fn count_timeout(&self, timeout: Timeout) {
+        self.by_timeout[timeout as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a request that is over; `status` 0 where there was none, `cause` empty where all went well.
+    pub(crate) fn count(&self, status: u16, retries: u32, took: Duration, cause: &str) {
+        if let Some(timeout) = Some(cause).filter(|cause| !cause.is_empty()).and_then(Timeout::of) {
+            self.count_timeout(timeout);
+        }
         let class = usize::from(status / 100).min(CLASSES.len() - 1);
         self.by_class[class].fetch_add(1, Relaxed);
         if retries > 0 {

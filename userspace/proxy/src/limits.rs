@@ -19,13 +19,11 @@ pub(crate) const SERVER_STREAM_WINDOW: u32 = 128 << 10;
 pub(crate) const SERVER_WINDOW: u32 = SERVER_STREAM_WINDOW * SERVER_STREAMS_MAX as u32;
 /// Bytes of a request body that wait for a server's window.
 pub(crate) const SERVER_SEND_BUFFER: usize = 64 << 10;
-/// How long a client may take for a TLS handshake, and for its first request.
+/// How long a client may take to say whom it wants where its TLS is passed through.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the one in front of a client may take for its header of the PROXY protocol: the specification wants time for a segment
 /// to be lost and sent again.
 pub(crate) const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a client may take for the head of a request, idle time on a kept connection included.
-pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// From one HTTP/2 ping to the next, and how long the answer may take: ends connections of clients that vanished.
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long nothing may move on a body in either direction before the exchange is given up.

@@ -74,6 +74,9 @@ pub(crate) struct PoolLive {
     active: PerThread<AtomicU64>,
     /// Requests that wait for a slot.
     pub(crate) waiting: AtomicU64,
+    /// Requests that were asked of a second server, too, and those that it answered first.
+    pub(crate) hedges: AtomicU64,
+    pub(crate) hedges_won: AtomicU64,
     /// What became of requests to it.
     pub(crate) passive: PoolPassive,
     /// The queue: who waits first holds this, and alone looks for a slot. tokio's mutex goes to those who want it in turn.

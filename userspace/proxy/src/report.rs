@@ -187,6 +187,9 @@ fn pool_status(
         circuit_open: passive.is_open(),
         circuit_refused: passive.refused.load(Relaxed),
         retries_refused: passive.retries_refused.load(Relaxed),
+        waiting: pool.live.waiting.load(Relaxed),
+        hedges: pool.live.hedges.load(Relaxed),
+        hedges_won: pool.live.hedges_won.load(Relaxed),
     }
 }
 
@@ -245,7 +248,19 @@ pub(crate) fn metrics(text: &mut Text, status: &ProxyStatus) {
         }
     }
     type OfPool = fn(&PoolStatus) -> f64;
-    let families: [(&str, &str, &str, OfPool); 3] = [
+    let families: [(&str, &str, &str, OfPool); 6] = [
+        (
+            "weir_proxy_hedges_total",
+            "counter",
+            "Requests asked of a second server, the first having taken its time.",
+            |p| p.hedges as f64,
+        ),
+        ("weir_proxy_hedges_won_total", "counter", "Those that the second server answered first.", |p| {
+            p.hedges_won as f64
+        }),
+        ("weir_proxy_pool_waiting", "gauge", "Requests that wait for a slot at a server of the pool.", |p| {
+            p.waiting as f64
+        }),
         ("weir_proxy_circuit_open", "gauge", "Whether the breaker of the pool is open.", |p| {
             f64::from(u8::from(p.circuit_open))
         }),

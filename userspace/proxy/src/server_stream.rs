@@ -28,12 +28,20 @@ pub(crate) enum ServerStream {
 }
 
 impl ServerStream {
-    /// Connects to the server of a slot; TCP and the handshake together take no longer than `connect_timeout`.
+    /// Connects to the server of a slot, to speak HTTP or, for a client that does not, whatever it says; TCP and the handshake together
+    /// take no longer than `connect_timeout`.
     pub(crate) async fn open(slot: &Slot, pool: &PoolTable, client: &Connection) -> Result<Self, Failure> {
         let deadline = Instant::now() + pool.spec.connect_timeout;
         let stream = connect(slot, &pool.spec, client).await?;
         let Some(tls) = &pool.tls else { return Ok(Self::Plain(stream)) };
-        match timeout_at(deadline, tls.handshake(stream, slot.server.address)).await {
+        let server = slot.server.address;
+        let handshake = async {
+            match client.listener.spec.protocol.is_http() {
+                true => tls.handshake(stream, server).await,
+                false => tls.handshake_for_bytes(stream, server).await,
+            }
+        };
+        match timeout_at(deadline, handshake).await {
             Ok(Ok(stream)) => Ok(Self::Tls(Box::new(stream))),
             Ok(Err(error)) => Err(Failure::Tls(error)),
             Err(_) => Err(Failure::ConnectTimeout),

@@ -1,4 +1,5 @@
-//! `protocol = "tcp"`: bytes, relayed as they come; the same choice of zone and server as for a request.
+//! `protocol = "tcp"`: bytes, relayed as they come, over TLS where the pool wants that; the same choice of zone and server as for a
+//! request.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -9,13 +10,13 @@ use tokio::{
 use crate::{
     attempts::Attempts,
     connection::Connection,
-    dial::connect,
     errors::{Failure, Refusal},
     exchange::Exchange,
     limits::LINGER,
     live::Slot,
     relay::{Ended, Relay},
     request::{Destination, default_destination, destination_of_host},
+    server_stream::ServerStream,
 };
 
 /// Relays one connection. Without a server it is closed: there is no way to say why.
@@ -43,7 +44,11 @@ pub(crate) async fn join(
         }
     };
     let mut relay = Relay::new(&connection.listener.spec);
-    match relay.join(client, &mut server).await {
+    let joined = match &mut server {
+        ServerStream::Plain(server) => relay.join(client, server).await,
+        ServerStream::Tls(server) => relay.join_any(client, server).await,
+    };
+    match joined {
         Ok(Ended::Both) => {}
         Ok(Ended::Idle) => exchange.cause = "idle",
         Err(error) => {
@@ -78,7 +83,7 @@ async fn find_server(
     came: Vec<u8>,
     host: Option<&str>,
     exchange: &mut Exchange,
-) -> Result<Result<(Slot, TcpStream), Refusal>, Refusal> {
+) -> Result<Result<(Slot, ServerStream), Refusal>, Refusal> {
     let tables = connection.tables();
     let Destination { pool, home, .. } = match host {
         Some(host) => destination_of_host(connection, &tables, host, exchange)?,
@@ -92,7 +97,7 @@ async fn find_server(
             Err(refusal) => return Ok(Err(refusal)),
         };
         let asked = async {
-            let mut server = connect(&slot, attempts.spec(), connection).await?;
+            let mut server = ServerStream::open(&slot, pool, connection).await?;
             // Where there is a first message, a server that does not take it is as good as none.
             match timeout(attempts.spec().connect_timeout, server.write_all(&came)).await {
                 Ok(Ok(())) => Ok(server),

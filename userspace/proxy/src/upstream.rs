@@ -62,9 +62,9 @@ impl Upstream {
                     });
                 }
                 Err(_) => {
-                    // The server's time runs only while it is not still being sent something.
+                    // The server's time runs only while it is not still being sent something, nor the client waited for.
                     let now = self.progress.bytes.load(Relaxed);
-                    if now == sent {
+                    if now == sent && !self.progress.awaits_client.load(Relaxed) {
                         return Err(Failure::ResponseTimeout);
                     }
                     sent = now;
@@ -168,7 +168,7 @@ impl Message {
             // What was taken of a body is gone.
             Failure::Unprocessed(_) => self.is_empty,
             Failure::Broken(_) | Failure::Lost(_) => self.is_empty && self.parts.method.is_idempotent(),
-            Failure::BadResponse(_) | Failure::BadRequest | Failure::Client => false,
+            Failure::BadResponse(_) | Failure::BadRequest | Failure::SlowClient(_) | Failure::Client => false,
             // It may be working on it still; a second one would make matters worse.
             Failure::ResponseTimeout => false,
         }

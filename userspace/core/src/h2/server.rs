@@ -323,6 +323,11 @@ impl Server {
         self.going == Going::Said || self.streams.open() >= self.terms.streams_max as usize
     }
 
+    /// Whether the rest of a head is waited for.
+    pub fn is_in_head(&self) -> bool {
+        self.heading.is_some()
+    }
+
     /// Streams that have not ended.
     pub fn open_streams(&self) -> usize {
         self.streams.open()

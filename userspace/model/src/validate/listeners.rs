@@ -1,6 +1,6 @@
 //! Listeners: where they lead, and what their protocol allows.
 
-use super::{Checker, DAY, MS};
+use super::{Checker, DAY, HOUR, MS};
 use crate::{Listener, ListenerProtocol, Name, Protocol, RequestId, Trace};
 
 /// Prefixes a listener takes headers of the PROXY protocol from: each new connection looks through them.
@@ -53,11 +53,30 @@ impl Checker<'_> {
         if let Some(limit) = listener.half_closed_timeout {
             self.duration_within(("listener", name, "half_closed_timeout"), limit, 10 * MS, 7 * DAY);
         }
+        self.times_of_requests(name, listener);
         self.proxy_protocol_from(name, listener);
         self.speaks_to(name, listener);
         if listener.pool.is_none() && listener.routes.is_empty() {
             self.problem("listener", name, "", "leads to no pool".into(), "give pool or routes");
         }
+    }
+
+    fn times_of_requests(&mut self, name: &Name, listener: &Listener) {
+        if !listener.protocol.is_http() {
+            for field in listener.times_of_requests() {
+                let what = "there are no requests here".to_owned();
+                self.problem("listener", name, field, what, "remove it; idle_timeout bounds what is relayed");
+            }
+        }
+        for (field, value, max) in [
+            ("header_timeout", listener.header_timeout, HOUR),
+            ("keep_alive_timeout", listener.keep_alive_timeout, DAY),
+            ("client_timeout", listener.client_timeout, DAY),
+            ("body_rate_grace", listener.body_rate_grace, HOUR),
+        ] {
+            self.duration_within(("listener", name, field), value, 10 * MS, max);
+        }
+        self.within(("listener", name, "body_rate_min"), listener.body_rate_min, 0, 1_000_000);
     }
 
     fn proxy_protocol_from(&mut self, name: &Name, listener: &Listener) {

@@ -32,6 +32,7 @@ impl Checker<'_> {
             ] {
                 self.duration_within(("pool", name, field), value, MS, HOUR);
             }
+            self.duration_within(("pool", name, "server_timeout"), pool.server_timeout, MS, 7 * DAY);
             self.balance(name, pool);
             self.resilience(name, pool);
             self.dial(name, pool);
@@ -97,6 +98,17 @@ impl Checker<'_> {
             self.duration_within(("pool", name, "breaker.time"), breaker.time, 10 * MS, HOUR);
             self.duration_within(("pool", name, "breaker.max_time"), breaker.max_time, breaker.time, DAY);
             self.within(("pool", name, "breaker.successes"), breaker.successes, 1, 100);
+        }
+        if let Some(hedge_after) = pool.hedge_after {
+            self.duration_within(("pool", name, "hedge_after"), hedge_after, MS, HOUR);
+            if pool.retry_budget.is_none() {
+                let what = "a pool that has become slow would get every request twice".to_owned();
+                self.problem("pool", name, "hedge_after", what, "add retry_budget = {}");
+            }
+            if pool.protocol.is_h2() {
+                let what = "requests to servers of HTTP/2 are asked of one".to_owned();
+                self.problem("pool", name, "hedge_after", what, "remove it, or use protocol = \"http1\"");
+            }
         }
         if let Some(budget) = &pool.retry_budget {
             let share = ("pool", name, "retry_budget.share");

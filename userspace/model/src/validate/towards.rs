@@ -46,17 +46,21 @@ impl Checker<'_> {
         }
     }
 
-    /// Where bytes are passed on as they come, nothing is spoken to servers.
+    /// Where bytes are passed on as they come, nothing is spoken to servers; TLS may be around it, but not around TLS.
     pub(super) fn speaks_to(&mut self, name: &Name, listener: &Listener) {
-        if !matches!(listener.protocol, ListenerProtocol::Tcp | ListenerProtocol::TlsPassthrough) {
+        if listener.protocol.is_http() {
             return;
         }
-        for pool in listener.pool.iter().chain(listener.routes.iter().map(|route| &route.pool)) {
-            let speaks = |pool: &Pool| pool.tls.is_some() || pool.protocol.is_h2();
-            if self.objects.pool.get(pool).is_some_and(speaks) {
+        for pool_name in listener.pool.iter().chain(listener.routes.iter().map(|route| &route.pool)) {
+            let Some(pool) = self.objects.pool.get(pool_name) else { continue };
+            if pool.protocol.is_h2() {
                 let what =
-                    format!("pool {pool} has tls or a protocol, and here bytes are passed on as they come");
-                self.problem("listener", name, "pool", what, "use a pool without them");
+                    format!("pool {pool_name} speaks HTTP/2, and here bytes are passed on as they come");
+                self.problem("listener", name, "pool", what, "use a pool without a protocol");
+            } else if pool.tls.is_some() && listener.protocol == ListenerProtocol::TlsPassthrough {
+                let what =
+                    format!("pool {pool_name} has tls, and here the TLS of clients is passed on as it comes");
+                self.problem("listener", name, "pool", what, "use a pool without tls");
             }
         }
     }

@@ -1,9 +1,12 @@
 //! Answers of our own: why nobody is asked.
 
 use http::StatusCode;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 use weir_core::{
-    h1::{Bad, Framing, Version},
+    h1::{Bad, Framing},
     request_id::REQUEST_ID,
 };
 
@@ -29,25 +32,49 @@ pub(super) struct Refused {
 }
 
 /// Refuses what is no request.
-pub(super) async fn refuse_bad<S, D>(connection: &Connection, client: &mut Client<S, D>, bad: Bad) -> After
+pub(super) async fn refuse_bad<S, D>(
+    connection: &Connection,
+    client: &mut Client<S, D>,
+    bad: Bad,
+    head_began: Option<Instant>,
+) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,
     D: Dialect,
 {
     let status = StatusCode::from_u16(bad.status()).unwrap_or(StatusCode::BAD_REQUEST);
-    let refused =
-        Refused { refusal: Refusal { status, cause: bad.cause() }, is_whole: false, is_head: false };
-    say(connection, client, &mut connection.begin(name(D::VERSION)), refused).await
+    refuse_unread(connection, client, Refusal { status, cause: bad.cause() }, head_began).await
 }
 
 /// Refuses a request that did not come in time. RFC 9110 §15.5.9.
-pub(super) async fn refuse_slow<S>(connection: &Connection, client: &mut Client<S, Text>) -> After
+pub(super) async fn refuse_slow<S>(
+    connection: &Connection,
+    client: &mut Client<S, Text>,
+    head_began: Option<Instant>,
+) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let refusal = Refusal { status: StatusCode::REQUEST_TIMEOUT, cause: "request-timeout" };
+    let refusal = Refusal { status: StatusCode::REQUEST_TIMEOUT, cause: "header-timeout" };
+    refuse_unread(connection, client, refusal, head_began).await
+}
+
+/// Refuses a request of which nothing is known, not even what its client calls it.
+async fn refuse_unread<S, D>(
+    connection: &Connection,
+    client: &mut Client<S, D>,
+    refusal: Refusal,
+    head_began: Option<Instant>,
+) -> After
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    D: Dialect,
+{
+    let mut exchange = connection.begin(name(D::VERSION));
+    exchange.head_began = head_began;
+    connection.names(std::iter::empty(), &mut exchange);
     let refused = Refused { refusal, is_whole: false, is_head: false };
-    say(connection, client, &mut connection.begin(name(Version::Http11)), refused).await
+    say(connection, client, &mut exchange, refused).await
 }
 
 /// An answer of our own.

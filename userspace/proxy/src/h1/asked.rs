@@ -72,14 +72,15 @@ fn ask<'t>(
     let is_head = head.method == "HEAD";
     let refused = |refusal| Refused { refusal, is_whole, is_head };
     exchange.note(|noted| noted.request(head.method, head.host, head.target));
+    // Also of those that are refused at once.
+    let named = head.fields.iter().map(|field| (field.name, field.value));
+    let names = connection.names(named, exchange);
     let path = head.target.split('?').next().unwrap_or_default();
     let cookies = head.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("cookie"));
     let cookies = cookies.map(|field| field.value);
     let found = destination(connection, tables, (head.host, path), cookies, exchange);
     let Destination { pool, home, set_cookie } = found.map_err(refused)?;
     let key = pool.key(head.target, head.fields.iter().map(|field| (field.name, field.value)));
-    let named = head.fields.iter().map(|field| (field.name, field.value));
-    let names = connection.names(named, exchange);
     let instead = names.fields();
     let mut out = Scratch(Vec::new());
     let mut parts = None;

@@ -6,8 +6,12 @@ use std::{
     future::poll_fn,
     io,
     pin::{Pin, pin},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -24,6 +28,7 @@ use tokio::{
 use tokio_util::sync::PollSender;
 use weir_core::{
     h1::{self, Framing, RequestHead, Version},
+    pace::TooSlow,
     request_id::REQUEST_ID,
 };
 
@@ -32,6 +37,8 @@ use super::{
     asked::Asked,
     buffer::{BUFFER_LEN, Buffer, Scratch},
     client::{After, Client, write},
+    deadline::Deadline,
+    patience::{Moved, OutOfTime, Patience, Whom},
     pump::{Broken, Pump},
 };
 use crate::{
@@ -39,10 +46,9 @@ use crate::{
     body::{Piece, Progress, RequestBody, Stall},
     connection::Connection,
     dialect::{Dialect, Said},
-    errors::{Failure, Refusal},
+    errors::{Failure, Refusal, slow_cause},
     exchange::Exchange,
     headers,
-    limits::STALL_MAX,
     tables::{PoolTable, Tables},
     upstream::{Message, Upstream, ask_servers},
 };
@@ -103,7 +109,7 @@ pub(super) async fn serve<S, D>(
     client: &mut Client<S, D>,
     tables: &Tables,
     asked: &mut Asked<'_>,
-    exchange: &mut Exchange,
+    (exchange, mut deadline): (&mut Exchange, Pin<&mut Deadline>),
 ) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -137,6 +143,7 @@ where
     let Client { stream, came, dialect } = &mut *client;
     let (mut reading, mut writing) = tokio::io::split(stream);
     let mut client_ended = false;
+    let answered = AtomicBool::new(false);
     let done = {
         let mut answering = pin!(async {
             let asking = ask_servers(connection, attempts, message, &progress, exchange);
@@ -144,10 +151,13 @@ where
                 Ok(answer) => answer,
                 Err(refusal) => return Done::Refused(refusal),
             };
+            answered.store(true, Relaxed);
             let goes_on = asked.is_persistent && progress.done.load(Relaxed) && !connection.is_ending();
-            respond((&mut writing, dialect), asked, goes_on, response, upstream, exchange).await
+            let to = (&mut writing, connection.listener.spec.client_timeout);
+            respond((to, dialect), asked, goes_on, response, upstream, exchange).await
         });
         let mut fed = None;
+        let mut patience = Patience::default();
         poll_fn(|cx| {
             if fed.is_none()
                 && let Poll::Ready(result) = feed.poll(cx, &mut reading, came, &mut client_ended)
@@ -159,7 +169,22 @@ where
                     Err(Broken::Bad(_)) => return Poll::Ready(Done::Refused(Failure::BadRequest.refusal())),
                 }
             }
-            answering.as_mut().poll(cx)
+            if let Poll::Ready(done) = answering.as_mut().poll(cx) {
+                return Poll::Ready(done);
+            }
+            // Servers have times of their own, and one that has answered may be spoken to now and then.
+            let client_owes = fed.is_none() && feed.pump.awaits_sender() && !answered.load(Relaxed);
+            progress.awaits_client.store(client_owes, Relaxed);
+            if !client_owes {
+                patience.rest();
+                return Poll::Pending;
+            }
+            let moved = Moved { moves: feed.pump.moves, bytes: feed.pump.bytes };
+            let listener = &connection.listener.spec;
+            patience.poll(cx, deadline.as_mut(), listener, Whom::Client, moved).map(|out| match out {
+                OutOfTime::Client(why) => Done::Refused(Failure::SlowClient(why).refusal()),
+                OutOfTime::Server => Done::Cut,
+            })
         })
         .await
     };
@@ -182,7 +207,7 @@ where
 
 /// Passes a response on.
 async fn respond<W: AsyncWrite + Unpin, D: Dialect>(
-    (to, dialect): (&mut W, &mut D),
+    (mut to, dialect): ((&mut W, Duration), &mut D),
     asked: &Asked<'_>,
     goes_on: bool,
     response: Response<Incoming>,
@@ -221,11 +246,11 @@ async fn respond<W: AsyncWrite + Unpin, D: Dialect>(
         let frame = match poll_now(&mut body).await {
             Some(frame) => frame,
             None => {
-                if !flush(to, &mut out).await {
-                    exchange.cause = "client-gone";
+                if let Err(cause) = flush(&mut to, &mut out).await {
+                    exchange.cause = cause;
                     return Done::Cut;
                 }
-                match timeout(STALL_MAX, body.frame()).await {
+                match timeout(asked.pool.spec.server_timeout, body.frame()).await {
                     Ok(frame) => frame,
                     Err(_) => {
                         exchange.cause = "response-stalled";
@@ -238,7 +263,7 @@ async fn respond<W: AsyncWrite + Unpin, D: Dialect>(
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 tracing::debug!(server = %upstream.slot.server.name, "response: {error}");
-                upstream.slot.server.note_failure(std::time::Duration::ZERO);
+                upstream.slot.server.note_failure(Duration::ZERO);
                 exchange.cause = "response-broken";
                 return Done::Cut;
             }
@@ -261,40 +286,44 @@ async fn respond<W: AsyncWrite + Unpin, D: Dialect>(
                 if let (true, Ok(mut trailers)) = (takes, frame.into_trailers()) {
                     headers::only_trailers(&mut trailers);
                     // What is said apart from the body is not to overtake it.
-                    if !in_chunks && !flush(to, &mut out).await {
-                        exchange.cause = "client-gone";
+                    if !in_chunks && let Err(cause) = flush(&mut to, &mut out).await {
+                        exchange.cause = cause;
                         return Done::Cut;
                     }
                     let fields = trailers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
                     dialect.trailers(&mut out.0, fields);
-                    return end(to, &mut out, goes_on, upstream, exchange).await;
+                    return end(&mut to, &mut out, goes_on, upstream, exchange).await;
                 }
             }
         }
-        if out.0.len() >= BUFFER_LEN && !flush(to, &mut out).await {
-            exchange.cause = "client-gone";
+        if out.0.len() >= BUFFER_LEN
+            && let Err(cause) = flush(&mut to, &mut out).await
+        {
+            exchange.cause = cause;
             return Done::Cut;
         }
     }
     if in_chunks {
         out.0.extend_from_slice(b"0\r\n\r\n");
     }
-    end(to, &mut out, goes_on, upstream, exchange).await
+    end(&mut to, &mut out, goes_on, upstream, exchange).await
 }
 
 async fn end<W: AsyncWrite + Unpin>(
-    to: &mut W,
+    to: &mut (&mut W, Duration),
     out: &mut Scratch,
     goes_on: bool,
     upstream: Upstream,
     exchange: &mut Exchange,
 ) -> Done {
     drop(upstream);
-    if flush(to, out).await {
-        return Done::Answered(goes_on);
+    match flush(to, out).await {
+        Ok(()) => Done::Answered(goes_on),
+        Err(cause) => {
+            exchange.cause = cause;
+            Done::Cut
+        }
     }
-    exchange.cause = "client-gone";
-    Done::Cut
 }
 
 /// The next frame, if it is there.
@@ -306,15 +335,22 @@ async fn poll_now(body: &mut Incoming) -> Option<Option<Result<hyper::body::Fram
     .await
 }
 
-/// Writes all that waits; whether somebody took it.
-async fn flush<W: AsyncWrite + Unpin>(to: &mut W, out: &mut Scratch) -> bool {
+/// Writes all that waits, or says why nobody took it.
+async fn flush<W: AsyncWrite + Unpin>(
+    (to, time): &mut (&mut W, Duration),
+    out: &mut Scratch,
+) -> Result<(), &'static str> {
     let written = async {
         to.write_all(&out.0).await?;
         to.flush().await
     };
-    let taken = matches!(timeout(STALL_MAX, written).await, Ok(Ok(())));
+    let taken = timeout(*time, written).await;
     out.0.clear();
-    taken
+    match taken {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err("client-gone"),
+        Err(_) => Err(slow_cause(TooSlow::Silent)),
+    }
 }
 
 /// The client's side of a request body.

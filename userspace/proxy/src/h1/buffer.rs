@@ -11,6 +11,8 @@ use tokio::io::AsyncRead;
 
 /// Bytes of a buffer; a head that is longer makes it grow.
 pub(crate) const BUFFER_LEN: usize = 16 << 10;
+/// Bytes that are worth a copy, to wait for more without a buffer.
+const FEW_LEN: usize = BUFFER_LEN / 4;
 /// Buffers a thread keeps for the next connections that have something to say.
 const SPARE_MAX: usize = 64;
 
@@ -89,6 +91,17 @@ impl Buffer {
         }
     }
 
+    /// Holds no more memory than its bytes need: for a wait that may be long, with few of them.
+    pub(crate) fn shrink(&mut self) {
+        let Some(room) = &mut self.0 else { return };
+        let few = &room.bytes[room.begin..];
+        if room.bytes.capacity() == BUFFER_LEN && few.len() <= FEW_LEN {
+            let few = few.to_vec();
+            give(std::mem::replace(&mut room.bytes, few));
+            room.begin = 0;
+        }
+    }
+
     /// Reads more bytes: how many, 0 at the end of the stream. Holds memory only while there are bytes.
     pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
         &mut self,
@@ -96,6 +109,11 @@ impl Buffer {
         stream: &mut S,
     ) -> Poll<io::Result<usize>> {
         let room = self.0.get_or_insert_with(|| Box::new(Bytes { bytes: take(), begin: 0 }));
+        if room.bytes.capacity() < BUFFER_LEN {
+            let mut wide = take();
+            wide.extend_from_slice(&room.bytes[room.begin..]);
+            (room.bytes, room.begin) = (wide, 0);
+        }
         if room.bytes.len() == room.bytes.capacity() {
             if room.begin > 0 {
                 room.bytes.drain(..room.begin);

@@ -22,8 +22,9 @@ use super::{
 };
 use crate::{
     connection::Connection,
-    limits::{HANDSHAKE_TIMEOUT, LAST_CALL, LINGER, LINGER_LEN_MAX},
-    listener::{Ear, Ending},
+    ledger::Timeout,
+    limits::{LAST_CALL, LINGER, LINGER_LEN_MAX},
+    listener::{Ear, ListenerState},
 };
 
 /// How HTTP/2 begins. RFC 9113 §3.4.
@@ -75,14 +76,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
     /// Serves until the end.
     pub(crate) async fn serve(&mut self) -> Ended {
         let Self { connection, client } = self;
-        let mut waiting = pin!(Waiting::begin(&connection.listener.ending));
+        let mut waiting = pin!(Waiting::begin(&connection.listener));
         loop {
+            let waited = waiting.as_mut().head(client).await;
+            let began = waiting.head_began();
             // All that takes room is in memory of its own: a task is as large as the largest thing it ever does.
-            let after = match waiting.as_mut().head(client).await {
-                Waited::Head => Box::pin(relay::relay(connection, client, waiting.as_mut().deadline())).await,
+            let after = match waited {
+                Waited::Head => {
+                    Box::pin(relay::relay(connection, client, (began, waiting.as_mut().deadline()))).await
+                }
                 Waited::Http2 => return Ended::Http2,
-                Waited::Bad(bad) => Box::pin(answer::refuse_bad(connection, client, bad)).await,
-                Waited::Slow => Box::pin(answer::refuse_slow(connection, client)).await,
+                Waited::Bad(bad) => Box::pin(answer::refuse_bad(connection, client, bad, began)).await,
+                Waited::Slow => Box::pin(answer::refuse_slow(connection, client, began)).await,
+                Waited::Idle(timeout) => {
+                    connection.listener.live.unrouted.mine().count_timeout(timeout);
+                    return Ended::Over;
+                }
                 Waited::Gone => return Ended::Over,
             };
             match after {
@@ -104,7 +113,9 @@ enum Waited {
     Bad(Bad),
     /// Not all of a head, in time; or there will be no time.
     Slow,
-    /// The client left, or said nothing for too long.
+    /// The client said nothing for as long as it may.
+    Idle(Timeout),
+    /// The client left, or was asked to.
     Gone,
 }
 
@@ -114,20 +125,30 @@ pin_project! {
         #[pin]
         deadline: Deadline,
         ear: Ear<'e>,
+        listener: &'e ListenerState,
+        // The deadline is that of a head which has begun, and did not come whole at once.
+        in_head: bool,
         is_first: bool,
         last_call: bool,
     }
 }
 
 impl<'e> Waiting<'e> {
-    fn begin(ending: &'e Ending) -> Self {
-        let deadline = Deadline::new(Instant::now() + HANDSHAKE_TIMEOUT);
-        Self { deadline, ear: ending.ear(), is_first: true, last_call: false }
+    fn begin(listener: &'e ListenerState) -> Self {
+        let deadline = Deadline::new(Instant::now() + listener.spec.header_timeout);
+        let ear = listener.ending.ear();
+        Self { deadline, ear, listener, in_head: false, is_first: true, last_call: false }
+    }
+
+    /// When the head did of which the end was waited for. Not kept beside the deadline: there may be very many of these.
+    fn head_began(&self) -> Option<Instant> {
+        self.in_head.then(|| self.deadline.at() - self.listener.spec.header_timeout)
     }
 
     /// The next request is waited for, until the deadline.
     fn again(self: Pin<&mut Self>) {
-        *self.project().is_first = false;
+        let this = self.project();
+        (*this.is_first, *this.in_head) = (false, false);
     }
 
     fn deadline(self: Pin<&mut Self>) -> Pin<&mut Deadline> {
@@ -145,29 +166,53 @@ impl<'e> Waiting<'e> {
         client: &mut Client<S, Text>,
     ) -> Poll<Waited> {
         let mut this = self.project();
+        let mut may_be_whole = true;
         loop {
-            match is_whole(client.came.data(), *this.is_first) {
-                Ok(Some(what)) => return Poll::Ready(what),
-                Err(bad) => return Poll::Ready(Waited::Bad(bad)),
-                Ok(None) => {}
+            if may_be_whole {
+                match is_whole(client.came.data(), *this.is_first) {
+                    Ok(Some(what)) => return Poll::Ready(what),
+                    Err(bad) => return Poll::Ready(Waited::Bad(bad)),
+                    Ok(None) => {}
+                }
             }
+            let before = client.came.data().len();
             match client.came.poll_fill(cx, &mut client.stream) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Waited::Gone),
-                Poll::Ready(Ok(_)) => {}
+                // Not parsed anew for every byte of a line.
+                Poll::Ready(Ok(_)) => may_be_whole = adds_up(client.came.data(), before),
                 Poll::Pending => break,
             }
         }
+        // Many that send a byte now and then cost as much memory as they have sent.
+        client.came.shrink();
+        // The clock is looked at only for heads that come in pieces, and once for each.
+        if !*this.in_head && !*this.last_call && !client.came.is_empty() {
+            *this.in_head = true;
+            this.deadline.as_mut().set(Instant::now() + this.listener.spec.header_timeout);
+        }
         // Whoever is asked to end between two requests ends; one that has sent nothing yet gets a little time.
         if !*this.last_call && this.ear.poll(cx).is_ready() {
-            *this.last_call = true;
+            (*this.last_call, *this.in_head) = (true, false);
             if !*this.is_first && client.came.is_empty() {
                 return Poll::Ready(Waited::Gone);
             }
             this.deadline.as_mut().set(Instant::now() + LAST_CALL);
         }
-        let silent = if client.came.is_empty() { Waited::Gone } else { Waited::Slow };
-        this.deadline.poll(cx).map(|()| silent)
+        this.deadline.poll(cx).map(|()| match (client.came.is_empty(), *this.last_call, *this.is_first) {
+            (false, ..) => Waited::Slow,
+            (true, true, _) => Waited::Gone,
+            (true, false, true) => Waited::Idle(Timeout::Header),
+            (true, false, false) => Waited::Idle(Timeout::KeepAlive),
+        })
     }
+}
+
+/// Whether what has come since there were `before` bytes can make a difference: another line has ended, there are first bytes to
+/// judge, or too many.
+fn adds_up(came: &[u8], before: usize) -> bool {
+    before == 0
+        || came.len() >= h1::HEAD_LEN_MAX
+        || came.get(before..).is_some_and(|new| new.contains(&b'\n'))
 }
 
 /// Whether there is enough to go on with. Parsed again by whoever does: a head seldom comes in pieces.

@@ -26,6 +26,11 @@ impl Deadline {
         Self { timer: sleep_until(at), at, is_watched: false }
     }
 
+    /// Where it stands.
+    pub(crate) fn at(&self) -> Instant {
+        self.at
+    }
+
     /// Moves it.
     pub(crate) fn set(self: Pin<&mut Self>, at: Instant) {
         let this = self.project();

@@ -12,6 +12,8 @@ mod bridge;
 mod buffer;
 mod client;
 mod deadline;
+mod hedge;
+mod patience;
 mod pump;
 mod relay;
 mod server;

@@ -22,6 +22,8 @@ pub(crate) struct Pump {
     pub(crate) bytes: u64,
     /// Moves with every byte that does: whoever watches for a standstill looks at it.
     pub(crate) moves: u64,
+    /// Whether the last poll ended for want of bytes, and not because the other side took none.
+    awaits_sender: bool,
     is_done: bool,
     /// What came behind a body in chunks that does not go on in chunks.
     trailers: Option<Box<Chunked>>,
@@ -61,7 +63,17 @@ impl Pump {
         };
         let is_done = framing == Framing::None;
         let out = Scratch(Vec::new());
-        Self { from, in_chunks, out, written: 0, bytes: 0, moves: 0, is_done, trailers: None }
+        Self {
+            from,
+            in_chunks,
+            out,
+            written: 0,
+            bytes: 0,
+            moves: 0,
+            awaits_sender: false,
+            is_done,
+            trailers: None,
+        }
     }
 
     /// Whether all of it has been written.
@@ -72,6 +84,11 @@ impl Pump {
     /// The fields that came behind it, and were not written.
     pub(crate) fn trailers(&self) -> Option<&Chunked> {
         self.trailers.as_deref()
+    }
+
+    /// Whether nothing is missing for it to go on but bytes of the sender's.
+    pub(crate) fn awaits_sender(&self) -> bool {
+        self.awaits_sender && !self.is_done
     }
 
     /// Whether all of it has come.
@@ -105,6 +122,7 @@ impl Pump {
         A: AsyncRead + Unpin,
         B: AsyncWrite + Unpin,
     {
+        self.awaits_sender = false;
         while !self.is_done {
             while self.written < self.out.0.len() {
                 let polled = Pin::new(&mut *to).poll_write(cx, &self.out.0[self.written..]);
@@ -124,7 +142,11 @@ impl Pump {
                 if let Poll::Ready(Err(error)) = Pin::new(&mut *to).poll_flush(cx) {
                     return Poll::Ready(Err(Broken::To(error)));
                 }
-                let len = ready!(came.poll_fill(cx, from)).map_err(Broken::From)?;
+                let Poll::Ready(filled) = came.poll_fill(cx, from) else {
+                    self.awaits_sender = true;
+                    return Poll::Pending;
+                };
+                let len = filled.map_err(Broken::From)?;
                 self.moves += 1;
                 if len == 0 {
                     self.end_of_stream()?;

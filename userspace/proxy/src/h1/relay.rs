@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -24,24 +24,24 @@ use super::{
     buffer::{Buffer, Scratch},
     client::{After, Client, write},
     deadline::Deadline,
+    hedge,
+    patience::{Moved, OutOfTime, Patience, Whom},
     pump::{Broken, Pump},
     server::Server,
 };
 use crate::{
     attempts::Attempts,
-    body::Stall,
     connection::Connection,
     dialect::{Dialect, Said},
-    errors::{Failure, Refusal},
+    errors::{self, Failure, Refusal},
     exchange::Exchange,
-    limits::HEAD_TIMEOUT,
     live::{ServerLive, Slot},
     relay::{Ended, Relay},
     tables::Tables,
 };
 
 /// A response, as the client shall see it.
-struct Answer {
+pub(super) struct Answer {
     status: u16,
     /// Its head where it goes in front of the body, and the bytes it takes in any case.
     head: Scratch,
@@ -56,7 +56,7 @@ struct Answer {
 pub(crate) async fn relay<S, D>(
     connection: &Connection,
     client: &mut Client<S, D>,
-    mut deadline: Pin<&mut Deadline>,
+    (head_began, mut deadline): (Option<Instant>, Pin<&mut Deadline>),
 ) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -69,9 +69,18 @@ where
             After::Cut
         }
         Ok(Some((mut exchange, asked))) => {
+            exchange.head_began = head_began;
             let after = match asked {
                 Ok(mut asked) if asked.parts.is_some() => {
-                    Box::pin(bridge::serve(connection, client, &tables, &mut asked, &mut exchange)).await
+                    let deadline = deadline.as_mut();
+                    Box::pin(bridge::serve(
+                        connection,
+                        client,
+                        &tables,
+                        &mut asked,
+                        (&mut exchange, deadline),
+                    ))
+                    .await
                 }
                 Ok(asked) => {
                     serve(connection, client, &tables, asked, (&mut exchange, deadline.as_mut())).await
@@ -79,10 +88,10 @@ where
                 Err(refused) => say(connection, client, &mut exchange, refused).await,
             };
             let now = *exchange.ended.get_or_insert_with(Instant::now);
-            deadline.set(now + HEAD_TIMEOUT);
+            deadline.set(now + connection.listener.spec.keep_alive_timeout);
             after
         }
-        Err(bad) => refuse_bad(connection, client, bad).await,
+        Err(bad) => refuse_bad(connection, client, bad, head_began).await,
     }
 }
 
@@ -107,6 +116,7 @@ where
         written: 0,
         id: exchange.id.clone(),
         broken: None,
+        awaits_word: asked.expects_continue,
         began: false,
         client_ended: false,
         came: Buffer::default(),
@@ -116,7 +126,11 @@ where
             Ok(slot) => slot,
             Err(refusal) => return transfer.refuse(exchange, refusal).await,
         };
-        let (live, failure) = match transfer.ask_one(slot, exchange).await {
+        let asking = match hedge::hedge_after(&asked) {
+            None => transfer.ask_one(slot, exchange).await,
+            Some(after) => Box::pin(hedge::ask(&mut transfer, (&mut attempts, slot), after, exchange)).await,
+        };
+        let (live, failure) = match asking {
             Ok((server, answer)) => {
                 attempts.answered(&server.slot.server, answer.status);
                 return transfer.respond(server, answer, exchange).await;
@@ -129,7 +143,9 @@ where
                 return After::Cut;
             }
             // No fault of the server's.
-            Failure::BadRequest => return transfer.refuse(exchange, failure.refusal()).await,
+            Failure::BadRequest | Failure::SlowClient(_) => {
+                return transfer.refuse(exchange, failure.refusal()).await;
+            }
             _ => {}
         }
         attempts.failed(&live, &failure);
@@ -140,11 +156,11 @@ where
 }
 
 /// A request on its way to a server and the response on its way back.
-struct Transfer<'a, 't, S, D> {
-    connection: &'a Connection,
+pub(super) struct Transfer<'a, 't, S, D> {
+    pub(super) connection: &'a Connection,
     client: &'a mut Client<S, D>,
     deadline: Pin<&'a mut Deadline>,
-    asked: &'a Asked<'t>,
+    pub(super) asked: &'a Asked<'t>,
     /// The body of the request.
     request: Pump,
     /// Bytes of the head written; of a request with a body, the pump has it.
@@ -153,6 +169,8 @@ struct Transfer<'a, 't, S, D> {
     id: Vec<u8>,
     /// Why the server takes no more; it may have an answer all the same.
     broken: Option<io::Error>,
+    /// The client sends its body when it has heard from the server, which it has not.
+    awaits_word: bool,
     /// Whether bytes of the request's body were taken: then it cannot be sent a second time.
     began: bool,
     /// The client will send no more.
@@ -163,7 +181,7 @@ struct Transfer<'a, 't, S, D> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin, D: Dialect> Transfer<'_, '_, S, D> {
     /// Asks one server. A kept connection that turns out to be closed is no failure of the server: it is asked on another.
-    async fn ask_one(
+    pub(super) async fn ask_one(
         &mut self,
         slot: Slot,
         exchange: &mut Exchange,
@@ -203,6 +221,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dialect> Transfer<'_, '_, S, D> {
             match answer.status {
                 101 => return Ok(answer),
                 100..=199 => {
+                    self.awaits_word = false;
                     if self.asked.client >= Version::Http11 {
                         write(&mut self.client.stream, &answer.head).await.map_err(|_| Failure::Client)?;
                     }
@@ -212,25 +231,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dialect> Transfer<'_, '_, S, D> {
         }
     }
 
-    /// The head of a response. The server's time runs only while it is not still being sent something.
+    /// The head of a response. The server's time runs only while it is not still being sent something, nor the client waited for.
     async fn head_in_time(&mut self, server: &mut Server) -> Result<Answer, Failure> {
-        let response_timeout: Duration = self.asked.pool.spec.response_timeout;
-        let mut moved = None;
+        let mut patience = Patience::default();
         poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(result) = self.poll_head(cx, server) {
-                    return Poll::Ready(result);
-                }
-                if moved.is_none() {
-                    moved = Some(self.request.moves);
-                    self.deadline.as_mut().set(Instant::now() + response_timeout);
-                }
-                ready!(self.deadline.as_mut().poll(cx));
-                if moved == Some(self.request.moves) {
-                    return Poll::Ready(Err(Failure::ResponseTimeout));
-                }
-                moved = None;
+            if let Poll::Ready(result) = self.poll_head(cx, server) {
+                return Poll::Ready(result);
             }
+            let client_owes = self.request.awaits_sender()
+                && self.broken.is_none()
+                && !(self.awaits_word && self.request.bytes == 0);
+            let whom =
+                if client_owes { Whom::Client } else { Whom::Server(self.asked.pool.spec.response_timeout) };
+            let moved = Moved { moves: self.request.moves, bytes: self.request.bytes };
+            let listener = &self.connection.listener.spec;
+            let polled = patience.poll(cx, self.deadline.as_mut(), listener, whom, moved);
+            polled.map(|out| match out {
+                OutOfTime::Server => Err(Failure::ResponseTimeout),
+                OutOfTime::Client(why) => Err(Failure::SlowClient(why)),
+            })
         })
         .await
     }
@@ -294,6 +313,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dialect> Transfer<'_, '_, S, D> {
             Poll::Ready(Ok(_)) | Poll::Pending => {}
         }
         Poll::Pending
+    }
+
+    /// The answer whose head somebody else has read.
+    pub(super) fn answer_in(&mut self, came: Buffer) -> Result<Answer, Bad> {
+        self.came = came;
+        self.broken = None;
+        self.read_answer()?.ok_or(Bad::Syntax)
     }
 
     /// Makes of what came from the server what the client shall see, once the head is whole.
@@ -374,32 +400,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dialect> Transfer<'_, '_, S, D> {
             server.slot.server.note_failure(failure.avoid_for());
             return self.refuse(exchange, failure.refusal()).await;
         }
-        let mut stall = Stall::default();
-        let mut moved = 0;
+        let mut patience = Patience::default();
         let result = poll_fn(|cx| {
             let client = &mut *self.client;
             if let Poll::Ready(result) =
                 response.poll(cx, &mut server.stream, &mut self.came, &mut client.stream)
             {
-                return Poll::Ready(Some(result));
+                return Poll::Ready(Ok(result));
             }
             if self.asked.framing != Framing::None && !self.request.is_done() {
                 // Whatever becomes of the rest of the request: the answer is there.
                 let _either_way =
                     self.request.poll(cx, &mut client.stream, &mut client.came, &mut server.stream);
             }
-            let moves = response.moves + self.request.moves;
-            if moves != moved {
-                moved = moves;
-                stall.moved();
-            }
-            stall.poll(cx).map(|()| None)
+            let whom = if response.awaits_sender() {
+                Whom::Server(self.asked.pool.spec.server_timeout)
+            } else {
+                Whom::Client
+            };
+            // A client that still sends is at work.
+            let moved = Moved {
+                moves: response.moves + self.request.moves,
+                bytes: response.bytes + self.request.bytes,
+            };
+            let listener = &self.connection.listener.spec;
+            patience.poll(cx, self.deadline.as_mut(), listener, whom, moved).map(Err)
         })
         .await;
         (exchange.bytes_in, exchange.bytes_out) = (self.request.bytes, response.bytes);
         match result {
-            Some(Ok(())) => self.pass_trailers(&response),
-            Some(Err(broken)) => {
+            Ok(Ok(())) => self.pass_trailers(&response),
+            Ok(Err(broken)) => {
                 tracing::debug!(server = %server.slot.server.name, "response: {broken}");
                 if !matches!(broken, Broken::To(_)) {
                     return lost(exchange, &server.slot.server, "response-broken");
@@ -407,8 +438,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dialect> Transfer<'_, '_, S, D> {
                 exchange.cause = "client-gone";
                 return After::Cut;
             }
-            None => {
-                exchange.cause = "response-stalled";
+            Err(out) => {
+                exchange.cause = match out {
+                    OutOfTime::Server => "response-stalled",
+                    OutOfTime::Client(why) => errors::slow_cause(why),
+                };
                 return After::Cut;
             }
         }

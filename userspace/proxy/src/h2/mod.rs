@@ -16,7 +16,6 @@ use std::{
     pin::{Pin, pin},
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
-    time::Duration,
 };
 
 use tokio::{
@@ -24,15 +23,14 @@ use tokio::{
     time::Instant,
 };
 use weir_core::h2::{Event, Fatal, Head, OUTPUT_MAX, Server, StreamId, Terms};
+use weir_model::Listener;
 
 use self::{shared::Shared, stream::Stream};
 use crate::{
     connection::Connection,
     h1::{After, Buffer, Client, Deadline, linger, relay},
-    limits::{
-        CLIENT_STREAM_WINDOW, CLIENT_WINDOW, HANDSHAKE_TIMEOUT, HEAD_LEN_MAX, HEAD_TIMEOUT, LAST_CALL,
-        PING_INTERVAL, STREAMS_MAX,
-    },
+    ledger::Timeout,
+    limits::{CLIENT_STREAM_WINDOW, CLIENT_WINDOW, HEAD_LEN_MAX, LAST_CALL, PING_INTERVAL, STREAMS_MAX},
     listener::Ear,
 };
 
@@ -62,11 +60,13 @@ where
         heard: now,
         is_pinged: false,
         ending: None,
+        partial: None,
+        quiet_since: now,
         is_unread: true,
     };
-    let (ear, deadline) = (connection.listener.ending.ear(), Deadline::new(now + HANDSHAKE_TIMEOUT));
+    let first = Deadline::new(now + connection.listener.spec.header_timeout);
     let ended = {
-        let (mut ear, mut deadline) = (ear, pin!(deadline));
+        let (mut ear, mut deadline) = (connection.listener.ending.ear(), pin!(first));
         poll_fn(|cx| driver.poll(cx, &mut ear, deadline.as_mut())).await
     };
     // Requests under way have nobody to answer.
@@ -101,11 +101,15 @@ struct Driver<'c, S> {
     is_pinged: bool,
     /// Since when it is asked to end.
     ending: Option<Instant>,
+    /// Since when the rest of a frame or of a head is waited for.
+    partial: Option<Instant>,
+    /// The last that is known of when no stream was open.
+    quiet_since: Instant,
     /// Some of what came was not looked at.
     is_unread: bool,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
+impl<'c, S: AsyncRead + AsyncWrite + Unpin> Driver<'c, S> {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -126,18 +130,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
                 Poll::Ready(Err(_)) => return Poll::Ready(End::Cut("broken while writing")),
                 Poll::Pending => true,
             };
-            let (is_over, is_full) = {
+            let (is_over, is_full, quiet_since) = {
                 let mut state = self.shared.lock();
                 state.wait_for_output(cx);
-                (state.machine.is_over(), state.machine.output_len() >= OUTPUT_MAX)
+                let machine = &state.machine;
+                (machine.is_over(), machine.output_len() >= OUTPUT_MAX, state.quiet_since)
             };
+            if std::mem::replace(&mut self.quiet_since, quiet_since) != quiet_since {
+                let idle_until = quiet_since + self.times().keep_alive_timeout;
+                let at = deadline.at().min(idle_until);
+                deadline.as_mut().set(at);
+            }
             if is_over {
                 if !is_blocked {
                     return Poll::Ready(End::Said);
                 }
             } else if !is_full {
                 match self.poll_read(cx) {
-                    Poll::Ready(true) => continue,
+                    Poll::Ready(true) => {
+                        if let Some(since) = self.partial {
+                            let at = deadline.at().min(since + self.times().header_timeout);
+                            deadline.as_mut().set(at);
+                        }
+                        continue;
+                    }
                     Poll::Ready(false) => return Poll::Ready(End::Cut("closed by the client")),
                     Poll::Pending => {}
                 }
@@ -150,6 +166,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
                 Err(why) => return Poll::Ready(End::Cut(why)),
             }
         }
+    }
+
+    fn times(&self) -> &'c Listener {
+        &self.connection.listener.spec
     }
 
     /// Writes all there is.
@@ -235,6 +255,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
             }
             self.came.consume(used);
             if is_at_end {
+                let is_partial = !self.came.is_empty() || state.machine.is_in_head();
+                self.partial = is_partial.then(|| self.partial.unwrap_or(self.heard));
                 return;
             }
         }
@@ -243,24 +265,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
     /// What is due, and when to look again; or why the connection is cut.
     fn look_at_clock(&mut self) -> Result<Instant, &'static str> {
         let now = Instant::now();
+        let (times, unrouted) = (self.times(), &self.connection.listener.live.unrouted);
         let mut state = self.shared.lock();
         let mut next = now + PING_INTERVAL;
+        let has_asked = self.connection.has_asked.load(Relaxed);
+        // The preface and the first request, or what is not whole.
+        let head_began = if has_asked { self.partial } else { Some(self.partial.unwrap_or(self.began)) };
         if let Some(since) = self.ending {
             if now >= since + LAST_CALL {
                 state.machine.go_away();
             }
-        } else if !self.connection.has_asked.load(Relaxed) {
-            if now >= self.began + HANDSHAKE_TIMEOUT {
-                return Err("no request");
+        } else if let Some(since) = head_began {
+            if now >= since + times.header_timeout {
+                unrouted.mine().count_timeout(Timeout::Header);
+                return Err("a head that does not end");
             }
-            next = next.min(self.began + HANDSHAKE_TIMEOUT);
+            next = next.min(since + times.header_timeout);
         } else if state.machine.open_streams() == 0 {
-            let idle_until = state.quiet_since + HEAD_TIMEOUT;
+            let idle_until = state.quiet_since + times.keep_alive_timeout;
             if now >= idle_until {
+                unrouted.mine().count_timeout(Timeout::KeepAlive);
+                // Nothing is on its way that would have to be waited for.
                 state.machine.go_away();
                 state.machine.go_away();
+            } else {
+                next = next.min(idle_until);
             }
-            next = next.min(idle_until.max(now + Duration::from_millis(1)));
         }
         let silent_at = self.heard + PING_INTERVAL;
         if now < silent_at {
@@ -279,8 +309,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
 async fn answer(connection: Arc<Connection>, shared: Arc<Shared>, id: StreamId, head: Head, ends: bool) {
     let (stream, dialect) = Stream::new(&shared, id, head, ends);
     let mut client = Client { stream, came: Buffer::default(), dialect };
-    let deadline = pin!(Deadline::new(Instant::now() + HEAD_TIMEOUT));
-    match relay(&connection, &mut client, deadline).await {
+    let deadline = pin!(Deadline::new(Instant::now() + connection.listener.spec.keep_alive_timeout));
+    match relay(&connection, &mut client, (None, deadline)).await {
         After::Next | After::Close => {
             // Of one that gave up meanwhile nothing is left to say.
             let _gone = client.stream.shutdown().await;

@@ -152,6 +152,7 @@ impl Keyring {
                 Err((field, what)) => problems.push(problem_at(format!("pool.{name}.tls.{field}"), what)),
             }
         }
+        problems.extend(problems_of_checks(dir, snapshot));
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -276,6 +277,22 @@ impl Report {
         text.family(name, "gauge", "Certificate files that are not used as they are; the log says why.");
         text.value(name, &[], self.refused as f64);
     }
+}
+
+/// Checks read their authorities each time; that there are none is said at once all the same, and not only by servers that are down.
+fn problems_of_checks(dir: &Path, snapshot: &Snapshot) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (name, pool) in &snapshot.pools {
+        let steps = pool.check.iter().flat_map(|check| check.steps().enumerate());
+        for (index, step) in steps {
+            let Some(ca) = step.tls.as_ref().and_then(|tls| tls.ca.as_ref()) else { continue };
+            if let Err(what) = towards::authorities(&dir.join(ca)) {
+                let at = if index == 0 { "check".to_owned() } else { format!("check.and.{}", index - 1) };
+                problems.push(problem_at(format!("pool.{name}.{at}.tls.ca"), what));
+            }
+        }
+    }
+    problems
 }
 
 fn problem_at(path: String, what: String) -> Problem {

@@ -29,6 +29,8 @@ pub(crate) type Towards = BTreeMap<Name, Arc<Terms>>;
 #[derive(Debug)]
 pub(crate) struct Terms {
     config: Arc<ClientConfig>,
+    /// The same for whatever is not HTTP: no protocol is named.
+    bytes: Arc<ClientConfig>,
     name: Option<ServerName<'static>>,
     wanted: (PoolTls, PoolProtocol),
     seen: Vec<Seen>,
@@ -58,20 +60,20 @@ impl Terms {
             config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(key));
         }
         config.resumption = Resumption::default();
+        let bytes = Arc::new(config.clone());
         config.alpn_protocols = vec![alpn(pool.protocol).to_vec()];
         let name = tls.name.clone().map(ServerName::try_from).transpose();
         let name = name.map_err(|error| ("name", error.to_string()))?;
-        Ok(Arc::new(Self { config: Arc::new(config), name, wanted, seen }))
+        Ok(Arc::new(Self { config: Arc::new(config), bytes, name, wanted, seen }))
     }
 
-    /// Shakes hands with a server.
+    /// Shakes hands with a server that is to speak HTTP.
     pub(crate) async fn handshake(
         &self,
         stream: TcpStream,
         server: SocketAddr,
     ) -> io::Result<TlsStream<TcpStream>> {
-        let name = self.name.clone().unwrap_or_else(|| server.ip().into());
-        let stream = TlsConnector::from(Arc::clone(&self.config)).connect(name, stream).await?;
+        let stream = self.connect(&self.config, stream, server).await?;
         let wanted = alpn(self.wanted.1);
         match stream.get_ref().1.alpn_protocol() {
             Some(agreed) if agreed == wanted => Ok(stream),
@@ -79,6 +81,25 @@ impl Terms {
             None if !self.wanted.1.is_h2() => Ok(stream),
             _ => Err(io::Error::other("the server does not speak HTTP/2 (ALPN)")),
         }
+    }
+
+    /// The same with one that speaks whatever clients do.
+    pub(crate) async fn handshake_for_bytes(
+        &self,
+        stream: TcpStream,
+        server: SocketAddr,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        self.connect(&self.bytes, stream, server).await
+    }
+
+    async fn connect(
+        &self,
+        config: &Arc<ClientConfig>,
+        stream: TcpStream,
+        server: SocketAddr,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let name = self.name.clone().unwrap_or_else(|| server.ip().into());
+        TlsConnector::from(Arc::clone(config)).connect(name, stream).await
     }
 }
 
@@ -102,11 +123,17 @@ fn certificate(
     files.get(&pair, now).map(|(held, _)| Some(held.key.as_ref().clone()))
 }
 
-fn signed_by(ca: &Path) -> Result<ClientConfig, String> {
+/// The authorities of a PEM file.
+pub(super) fn authorities(ca: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for authority in files::certificates(ca)? {
         roots.add(authority).map_err(|error| format!("{}: {error}", ca.display()))?;
     }
+    Ok(roots)
+}
+
+fn signed_by(ca: &Path) -> Result<ClientConfig, String> {
+    let roots = authorities(ca)?;
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| error.to_string())?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())

@@ -33,7 +33,11 @@ async fn requests_beyond_the_limit_wait_in_turn_and_those_beyond_the_queue_are_r
     server.state.delay_ms.store(300, SeqCst);
     let proxy = with_pool(&server, "max_connections = 1\nmax_queue = 2\nqueue_timeout = \"5s\"").await;
     let web = proxy.address("web").await;
-    let answers = futures_util::future::join_all((0..6).map(|_| get(web, "/slow"))).await;
+    let asking = tokio::spawn(futures_util::future::join_all((0..6).map(move |_| get(web, "/slow"))));
+    proxy.until("two wait", |status| status.pools["p"].waiting == 2).await;
+    assert!(proxy.metrics().await.contains("\nweir_proxy_pool_waiting{pool=\"p\"} "));
+    let answers = asking.await.unwrap();
+    proxy.until("nobody waits", |status| status.pools["p"].waiting == 0).await;
     let count = |status: u16| answers.iter().filter(|answer| answer.status() == status).count();
     assert_eq!((count(200), count(503)), (3, 3), "{answers:?}");
     assert!(answers.iter().any(|answer| field(answer, "weir-cause") == "queue-full"));

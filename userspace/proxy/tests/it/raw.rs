@@ -16,7 +16,7 @@ use crate::subject::{LIMIT, Proxy};
 
 /// A server that says the same to everybody, whatever it is told; it waits for `until` first.
 pub(crate) struct Origin {
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -134,7 +134,7 @@ pub(crate) async fn say_until(to: SocketAddr, bytes: &[u8], is_enough: impl Fn(&
 }
 
 /// Reads until this has come.
-async fn until(stream: &mut TcpStream, what: &str) -> String {
+pub(crate) async fn until(stream: &mut TcpStream, what: &str) -> String {
     let mut all = String::new();
     let mut buffer = [0; 4096];
     while !all.contains(what) {

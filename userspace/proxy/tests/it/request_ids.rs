@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     clients::{Answer, Client, field},
+    raw::say,
     servers::Server,
     subject::Proxy,
 };
@@ -105,4 +106,34 @@ async fn without_being_told_the_proxy_names_nothing() {
             (vec!["no name"], vec!["broken"])
         );
     }
+}
+
+#[tokio::test]
+async fn requests_that_are_refused_at_once_have_names_too() {
+    let server = Server::start("s").await;
+    let config = format!(
+        "[zone.az1]\n[pool.p]\n[listener.web]\nprotocol = \"http\"\nbind = \"127.0.0.1:0\"\nrequest_id = \"keep\"\n\
+         routes = [{{ path = \"/x\", pool = \"p\" }}]\n\
+         [server.s]\npools = [\"p\"]\naddress = \"{}\"\nzone = \"az1\"\n",
+        server.address
+    );
+    let proxy = Proxy::start(&config, &[]).await;
+    let web = proxy.address("web").await;
+    for (said, status, id) in [
+        ("GET / HTTP/1.1\r\nhost: a\r\nx-request-id: theirs-1\r\n\r\n", 404, Some("theirs-1")),
+        ("GET / HTTP/1.1\r\nhost: a\r\n\r\n", 404, None),
+        // Of what cannot be read nothing is taken over.
+        ("GET / HTTP/1.1\r\nx-request-id: theirs-2\r\n\r\n", 400, None),
+        ("nonsense\r\n\r\n", 400, None),
+    ] {
+        let answer = say(web, said.as_bytes(), &["weir-cause: ", "\r\n\r\n"]).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        let named = answer.lines().find_map(|line| line.strip_prefix("x-request-id: ")).unwrap();
+        assert!(id.map_or(named.len() == 36, |id| named == id), "{said:?}: {named}");
+    }
+    let logged = proxy.logged(4).await;
+    assert!(
+        logged.iter().all(|line| line["request_id"].as_str().is_some_and(|id| !id.is_empty())),
+        "{logged:#?}"
+    );
 }

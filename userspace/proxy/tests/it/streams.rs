@@ -189,3 +189,43 @@ async fn a_stream_under_way_is_finished_when_the_proxy_stops() {
     assert!(limited(body.data()).await.is_none());
     assert!(limited(proxy.exited()).await.success());
 }
+
+#[tokio::test]
+async fn a_client_of_http2_that_wants_nothing_for_long_is_told_to_go() {
+    let origin = origin(b"HTTP/1.1 204 No Content\r\n\r\n", |_, _| async {}).await;
+    let (proxy, sender) = proxy(origin, "keep_alive_timeout = \"300ms\"").await;
+    for _ in 0..2 {
+        let mut sender = limited(sender.clone().ready()).await.unwrap();
+        let request = Request::get("http://a.example/").body(()).unwrap();
+        assert_eq!(limited(sender.send_request(request, true).unwrap().0).await.unwrap().status(), 204);
+    }
+    let gone = async {
+        while sender.clone().ready().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    limited(gone).await;
+    proxy
+        .until("the connection is closed", |status| status.listeners.values().all(|l| l.connections == 0))
+        .await;
+}
+
+#[tokio::test]
+async fn a_head_of_http2_in_drips_takes_no_longer_than_it_may() {
+    let origin = origin(b"HTTP/1.1 204 No Content\r\n\r\n", |_, _| async {}).await;
+    let (proxy, _sender) = proxy(origin, "header_timeout = \"300ms\"").await;
+    let mut client = TcpStream::connect(proxy.address("web").await).await.unwrap();
+    client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    // A head that is said to go on, and then does so byte by byte.
+    client.write_all(b"\0\0\x01\x01\0\0\0\0\x01\x82").await.unwrap();
+    let drips = async {
+        for byte in [0, 0, 200, 9, 0, 0, 0, 0, 1].into_iter().chain([0x82; 200]) {
+            if client.write_all(&[byte]).await.is_err() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        false
+    };
+    assert!(limited(drips).await, "it still listens");
+}

@@ -1,13 +1,19 @@
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
+    sync::mpsc,
     time::{Instant, sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 
-use crate::subject::{LIMIT, Proxy};
+use crate::{
+    authority::Authority,
+    secure::server_config,
+    subject::{LIMIT, Proxy},
+};
 
 fn config(listener: &str, pool: &str, server: &TcpListener) -> String {
     format!(
@@ -123,6 +129,83 @@ async fn a_connection_on_which_nothing_moves_is_cut_and_a_half_closed_one_sooner
     assert!((Duration::from_millis(90)..Duration::from_millis(900)).contains(&took), "{took:?}");
     let log = proxy.logged(2).await;
     assert!(log.iter().all(|line| line["cause"] == "idle"), "{log:#?}");
+}
+
+/// A server of TLS that takes a header of the PROXY protocol before it, and says back what it is told, the other way round.
+async fn secure_echo(
+    listener: TcpListener,
+    config: Arc<rustls::ServerConfig>,
+    headers: mpsc::UnboundedSender<String>,
+) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let mut header = Vec::new();
+        while !header.ends_with(b"\r\n") {
+            match stream.read_u8().await {
+                Ok(byte) => header.push(byte),
+                Err(_) => break,
+            }
+        }
+        headers.send(String::from_utf8_lossy(&header).into_owned()).unwrap();
+        let Ok(mut stream) = TlsAcceptor::from(Arc::clone(&config)).accept(stream).await else { continue };
+        let protocol = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+        assert_eq!(protocol, None, "no protocol was asked for");
+        let mut came = Vec::new();
+        stream.read_to_end(&mut came).await.unwrap();
+        came.reverse();
+        stream.write_all(&came).await.unwrap();
+        stream.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn bytes_go_on_over_tls_where_the_pool_has_it_and_only_to_servers_that_are_believed() {
+    let authority = Authority::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tls = "tls = { ca = \"ca.pem\", name = \"db.example\" }\nsend_proxy = \"v1\"\nretries = 0";
+    let config = config("", tls, &listener);
+    let (headers, mut came) = mpsc::unbounded_channel();
+    let good = server_config(&authority, &["db.example"], "postgresql", None);
+    let serving = tokio::spawn(secure_echo(listener, good, headers));
+    let files = [("ca.pem", authority.pem.clone())];
+    let proxy = Proxy::start_with_files(&config, &files, &["--threads", "1"]).await;
+    let raw = proxy.address("raw").await;
+    // Long enough to be spliced, if it could be.
+    let words = pattern(3 << 20, 3);
+    let mut client = TcpStream::connect(raw).await.unwrap();
+    let port = client.local_addr().unwrap().port();
+    timeout(LIMIT, client.write_all(&words)).await.expect("in time").unwrap();
+    client.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    timeout(LIMIT, client.read_to_end(&mut answer)).await.expect("in time").unwrap();
+    answer.reverse();
+    assert!(answer == words, "{} bytes of {}", answer.len(), words.len());
+    let header = came.recv().await.unwrap();
+    assert!(header.starts_with(&format!("PROXY TCP4 127.0.0.1 127.0.0.1 {port} ")), "{header:?}");
+    let log = proxy.logged(1).await;
+    assert_eq!((&log[0]["state"], &log[0]["bytes_in"]), (&"--".into(), &words.len().into()));
+
+    // Signed by somebody else.
+    proxy.write("ca.pem", &Authority::new().pem);
+    let deadline = Instant::now() + LIMIT;
+    let mut asked = 1;
+    loop {
+        asked += 1;
+        let mut client = TcpStream::connect(raw).await.unwrap();
+        let _refused = client.write_all(b"secret").await;
+        let _refused = client.shutdown().await;
+        let mut answer = Vec::new();
+        // A reset is an end, too.
+        let _either_way = timeout(LIMIT, client.read_to_end(&mut answer)).await.expect("an end in time");
+        if answer.is_empty() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "it is believed still");
+        sleep(Duration::from_millis(50)).await;
+    }
+    let log = proxy.logged(asked).await;
+    let last = log.iter().find(|line| line["cause"] == "tls-failed").unwrap_or_else(|| panic!("{log:#?}"));
+    assert_eq!((&last["state"], &last["bytes_out"]), (&"SC".into(), &0.into()));
+    serving.abort();
 }
 
 #[tokio::test]

@@ -239,6 +239,24 @@ async fn either_version_of_clients_is_served_by_either_version_of_servers() {
 }
 
 #[tokio::test]
+async fn a_check_whose_authorities_are_missing_is_refused_at_once() {
+    let server = SecureServer::start(false, None).await;
+    let mut files = Vec::new();
+    for (check, path) in [
+        ("check = { kind = \"tls\", tls = { ca = \"none.pem\" } }", "pool.p.check.tls.ca"),
+        (
+            "check = { kind = \"tcp\", and = [{ kind = \"tls\", port = 9, tls = { ca = \"empty.pem\" } }] }",
+            "pool.p.check.and.0.tls.ca",
+        ),
+    ] {
+        let mut proxy = Proxy::spawn(&config(check, &[&server]), &files, &[]);
+        assert!(!proxy.exited().await.success());
+        assert!(proxy.log().contains(path), "{}", proxy.log());
+        files.push(("empty.pem", String::new()));
+    }
+}
+
+#[tokio::test]
 async fn many_requests_at_once_share_a_connection_of_http_2() {
     let server = SecureServer::start(true, None).await;
     let proxy = Proxy::start(&config("protocol = \"h2c\"", &[&server]), &["--threads", "1"]).await;
