@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{
     Fatal,
-    frame::{Header, flag, kind},
+    frame::{Header, flag, kind, number},
 };
 
 /// Frames without work a connection may send at once: some hundred requests given up together, with all that belongs to them.
@@ -17,6 +17,9 @@ pub const BURST: u32 = 2_000;
 pub const RATE_PER_S: u32 = 200;
 /// Of frames that are cheap, and common in honest downloads, so many count as one.
 const CHEAP: u32 = 16;
+/// Bytes a window must be opened by for it to be no trifle: clients that take a download as it comes open both windows for each
+/// piece they read, thousands of times a second. Nobody does so for nothing, for windows end ([`super::WINDOW_MAX`]).
+const GRANT_LEN: u32 = 4096;
 /// In this time one of these is earned.
 const EARN: Duration = Duration::from_nanos(1_000_000_000 / (RATE_PER_S * CHEAP) as u64);
 
@@ -36,9 +39,9 @@ impl Default for Guard {
 }
 
 impl Guard {
-    /// Counts a frame, `now` after the connection began.
-    pub(super) fn saw(&mut self, header: &Header, now: Duration) -> Result<(), Fatal> {
-        match cost(header) {
+    /// Counts a frame, `now` after the connection began; of DATA the payload is of no interest.
+    pub(super) fn saw(&mut self, header: &Header, payload: &[u8], now: Duration) -> Result<(), Fatal> {
+        match cost(header, payload) {
             0 => Ok(()),
             cost => self.spend(cost, now),
         }
@@ -71,7 +74,7 @@ impl Guard {
 }
 
 /// What a frame costs.
-fn cost(header: &Header) -> u32 {
+fn cost(header: &Header, payload: &[u8]) -> u32 {
     match header.kind {
         // An end says something.
         kind::DATA if header.len == 0 && !header.has(flag::END_STREAM) => CHEAP,
@@ -81,6 +84,7 @@ fn cost(header: &Header) -> u32 {
         // Each answer to ours is one we asked for.
         kind::SETTINGS | kind::PING if header.has(flag::ACK) => 0,
         kind::RST_STREAM | kind::SETTINGS | kind::PING | kind::PRIORITY | kind::CONTINUATION => CHEAP,
+        kind::WINDOW_UPDATE if number(payload).is_ok_and(|increment| increment >= GRANT_LEN) => 0,
         kind::WINDOW_UPDATE => 1,
         // Unknown types are passed over by everybody (RFC 9113 §5.5).
         _ => 1,
@@ -98,7 +102,7 @@ mod tests {
     /// How many of a frame are let pass at once.
     fn passes(frame: &Header) -> Option<u32> {
         let mut guard = Guard::default();
-        (0..20 * BURST).find(|_| guard.saw(frame, Duration::ZERO).is_err())
+        (0..20 * BURST).find(|_| guard.saw(frame, &1u32.to_be_bytes(), Duration::ZERO).is_err())
     }
 
     #[test]
@@ -128,15 +132,15 @@ mod tests {
         let step = Duration::from_millis(1000 / u64::from(RATE_PER_S));
         let mut guard = Guard::default();
         for n in 0..100 * BURST {
-            guard.saw(&reset, step * n).unwrap();
+            guard.saw(&reset, &[], step * n).unwrap();
         }
         // Twice that ends when the burst is spent.
         let mut guard = Guard::default();
-        let ended = (0..100 * BURST).find(|n| guard.saw(&reset, step * *n / 2).is_err());
+        let ended = (0..100 * BURST).find(|n| guard.saw(&reset, &[], step * *n / 2).is_err());
         assert!(ended.is_some_and(|n| (2 * BURST - 10..2 * BURST + 10).contains(&n)), "{ended:?}");
         // A long pause is worth no more than a burst.
         let mut guard = Guard::default();
         let later = Duration::from_secs(1_000_000);
-        assert_eq!((0..2 * BURST).find(|_| guard.saw(&reset, later).is_err()), Some(BURST));
+        assert_eq!((0..2 * BURST).find(|_| guard.saw(&reset, &[], later).is_err()), Some(BURST));
     }
 }

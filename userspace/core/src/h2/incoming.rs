@@ -131,7 +131,7 @@ impl Server {
             data = data.checked_sub(padding).ok_or(Fatal::Padding)?;
             used += 1;
         }
-        self.guard.saw(header, now)?;
+        self.guard.saw(header, &[], now)?;
         self.granted.use_up(header.len).ok_or(Fatal::FlowControl)?;
         let Some(stream) = self.streams.get(id) else {
             match self.streams.absent(id) {

@@ -243,7 +243,7 @@ impl Server {
         let Some(payload) = input.get(FRAME_HEADER_LEN..FRAME_HEADER_LEN + header.len) else {
             return Ok(None);
         };
-        self.guard.saw(&header, now)?;
+        self.guard.saw(&header, payload, now)?;
         let event = self.take_frame(&header, payload, now)?;
         self.stage = Stage::Open;
         Ok(Some((FRAME_HEADER_LEN + header.len, event)))

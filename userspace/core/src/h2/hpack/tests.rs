@@ -240,6 +240,23 @@ fn a_list_that_is_too_large_is_not_kept_and_the_table_is() {
 }
 
 #[test]
+fn the_table_stays_right_however_much_goes_through_it() {
+    let mut decoder = Decoder::default();
+    for n in 0..2000 {
+        let mut block = vec![0x40];
+        put_text(&mut block, format!("x-{n}").as_bytes(), false);
+        put_text(&mut block, format!("{n:0>40}").as_bytes(), true);
+        unpack(&mut decoder, &block).unwrap();
+        // Some fifty fit, of which this one was sent five ago.
+        if n >= 5 {
+            let head = unpack(&mut decoder, &[0x80 | (62 + 5)]).unwrap();
+            assert_eq!(fields(&head), [(format!("x-{}", n - 5), format!("{:0>40}", n - 5))]);
+        }
+        assert!(decoder.sizes().0 <= TABLE_LEN && decoder.sizes().1 <= 2 * TABLE_LEN);
+    }
+}
+
+#[test]
 fn an_entry_larger_than_the_table_empties_it() {
     let mut decoder = Decoder::default();
     unpack(&mut decoder, b"\x40\x01a\x01b").unwrap();

@@ -67,6 +67,20 @@ fn streams_share_the_window_of_the_connection_in_turns() {
 }
 
 #[test]
+fn streams_that_are_given_up_while_they_wait_leave_nothing() {
+    let mut connection = answering(&[1]);
+    assert_eq!(connection.server.send(1, &vec![0; WINDOW], false), Ok(WINDOW));
+    for n in 1..1000 {
+        let id = 2 * n + 1;
+        connection.hears(&get(id));
+        connection.answers(id, false).unwrap();
+        assert_eq!(connection.server.send(id, b"x", true), Ok(0));
+        connection.hears(&reset(id));
+    }
+    assert!(connection.server.turns.is_empty());
+}
+
+#[test]
 fn a_smaller_window_can_be_less_than_none() {
     let mut connection = answering(&[1]);
     connection.hears(&window_update(0, 1 << 20));
@@ -83,6 +97,15 @@ fn a_smaller_window_can_be_less_than_none() {
     connection.hears(&get(3));
     connection.answers(3, false).unwrap();
     assert_eq!(connection.server.send(3, &[0; 200], false), Ok(101));
+}
+
+#[test]
+fn a_stream_whose_window_shrinks_while_it_waits_for_its_turn_is_not_forgotten() {
+    let mut connection = answering(&[1, 3]);
+    assert_eq!(connection.server.send(1, &vec![0; WINDOW], false), Ok(WINDOW));
+    assert_eq!(connection.server.send(3, b"more", false), Ok(0));
+    assert_eq!(connection.hears(&[settings(&[(4, 0)]), window_update(0, 10)].concat()), []);
+    assert_eq!(connection.hears(&settings(&[(4, 5)])), [Seen::Room(3)]);
 }
 
 #[test]
@@ -142,14 +165,37 @@ fn what_nobody_will_read_is_granted_again_at_once() {
         assert_eq!(connection.hears(piece), []);
     }
     assert_eq!(granted(&connection.writes(), 0), 32_768);
+    // And the rest of a frame in the middle of which it went.
+    let half = frame(kind::DATA, flag::PADDED, 3, &[&[100][..], &[0; 1000]].concat());
+    connection.hears(&[post(3), half[..500].to_vec()].concat());
+    connection.server.reset(3, Reason::CANCEL);
+    connection.hears(&half[500..]);
+    let (left, to_grant) = connection.server.granted.amounts();
+    assert_eq!(left + to_grant, WINDOW_MIN);
+    assert_eq!(granted(&connection.writes(), 0), 0, "too little for a frame");
     // And what is wrong.
-    connection.hears(
-        &[headers(3, 0, &[GET, &[("content-length", "1")]].concat()), data(3, 0, &[0; 16_384])].concat(),
-    );
     connection.hears(
         &[headers(5, 0, &[GET, &[("content-length", "1")]].concat()), data(5, 0, &[0; 16_384])].concat(),
     );
-    assert_eq!(granted(&connection.writes(), 0), 32_768);
+    connection.hears(
+        &[headers(7, 0, &[GET, &[("content-length", "1")]].concat()), data(7, 0, &[0; 16_384])].concat(),
+    );
+    assert_eq!(granted(&connection.writes(), 0), 1_001 + 32_768);
+}
+
+#[test]
+fn a_client_that_opens_windows_for_each_piece_it_reads_is_not_cut() {
+    let mut connection = answering(&[1]);
+    // 16 KiB at a time, at a gigabyte a second.
+    for piece in 0..200_000u32 {
+        connection.now = Duration::from_micros(16) * piece;
+        assert_eq!(connection.server.send(1, &[0; 16_384], false), Ok(16_384));
+        connection.writes();
+        assert_eq!(connection.hears(&[window_update(1, 16_384), window_update(0, 16_384)].concat()), []);
+    }
+    // By a byte at a time nothing is taken.
+    let cut = (0..40_000).find(|_| connection.hears(&window_update(0, 1)) == [Seen::Fatal(Fatal::Flood)]);
+    assert_eq!(cut, Some(16 * BURST));
 }
 
 /// What a client and we do.
