@@ -16,6 +16,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Request;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -473,6 +477,23 @@ async fn a_tunnel_goes_on_in_the_old_process_until_its_deadline() {
     let ended = timeout(LIMIT, client.read(&mut byte)).await.expect("it is cut");
     assert!(!matches!(ended, Ok(1..)), "{ended:?}");
     assert!(begin.elapsed() > Duration::from_secs(1), "{:?}", begin.elapsed());
+    assert_eq!(only_child(&proxy).await, new);
+}
+
+#[tokio::test]
+async fn a_client_of_http2_is_answered_once_more_and_sent_away_in_good_order() {
+    let server = Server::start("s").await;
+    let proxy = Proxy::start(&config(&server, ANY), &["--keep"]).await;
+    let stream = TcpStream::connect(proxy.address("web").await).await.unwrap();
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = || Request::get("http://a.example/").body(Full::<Bytes>::default()).unwrap();
+    assert_eq!(client.send_request(request()).await.unwrap().status(), 200);
+    let (_, new) = upgrade(&proxy).await;
+    assert_eq!(client.send_request(request()).await.unwrap().status(), 200);
+    // Not by an error: the proxy says that it goes, and what was the last request.
+    timeout(LIMIT, connection).await.expect("it ends").unwrap().unwrap();
     assert_eq!(only_child(&proxy).await, new);
 }
 
