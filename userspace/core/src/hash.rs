@@ -1,8 +1,12 @@
 //! Stable hashing: the same number for the same text on every host, process and version.
 //!
-//! Not for hash tables and not for secrets: clients can find collisions, and gain nothing by it but their own place.
+//! Not for secrets: clients can find collisions, and gain nothing by it but their own place.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+    net::{IpAddr, Ipv6Addr},
+};
 
 /// What identifies a client for stickiness: an IPv4 address, the /64 of an IPv6 address, or a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +52,35 @@ impl ClientKey {
 fn subnet(address: Ipv6Addr) -> [u8; 8] {
     let [a, b, c, d, e, f, g, h, ..] = address.octets();
     [a, b, c, d, e, f, g, h]
+}
+
+/// A table whose keys operators choose, not clients: looked into for every request.
+pub type NameMap<K, V> = HashMap<K, V, BuildHasherDefault<NameHasher>>;
+
+/// Quick, and no protection against keys that are chosen to collide.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NameHasher(u64);
+
+impl Hasher for NameHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for piece in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..piece.len()].copy_from_slice(piece);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u8(&mut self, byte: u8) {
+        self.write_u64(byte.into());
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
+
+    fn finish(&self) -> u64 {
+        mix(self.0)
+    }
 }
 
 /// Hash of a byte string: FNV-1a, then [`mix`], because FNV alone spreads short strings badly in the upper bits.

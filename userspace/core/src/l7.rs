@@ -3,15 +3,17 @@
 //! First match wins, in the order the operator wrote. The path is compared as it was sent: no percent-decoding and no
 //! dot segments, because what the server makes of them is the server's affair.
 
-use std::{borrow::Cow, collections::HashMap, fmt};
+use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Serialize};
 use weir_model::{HostPattern, Listener, Name, Route, Snapshot};
 
+use crate::hash::NameMap;
+
 /// The rules of every listener; built once from a snapshot, then only read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RouteTable {
-    listeners: HashMap<Name, Rules>,
+    listeners: NameMap<Name, Rules>,
 }
 
 /// Rules that are looked through one after the other: more of them are found by host and path.
@@ -22,13 +24,13 @@ struct Rules {
     routes: Vec<Rule>,
     default: Option<Name>,
     /// Of more rules than [`LOOKED_THROUGH_MAX`]: by the host as [`HostPattern`]s spell it without the star; empty for every host.
-    by_host: HashMap<String, Paths>,
+    by_host: NameMap<String, Paths>,
 }
 
 /// Rules for one host: the first of those with the same path.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Paths {
-    first: HashMap<String, usize>,
+    first: NameMap<String, usize>,
     len_max: usize,
 }
 
@@ -108,7 +110,7 @@ impl Rules {
             demands_certificate: route.client_certificate,
         };
         let routes: Vec<Rule> = routes.iter().map(rule).collect();
-        let mut by_host: HashMap<String, Paths> = HashMap::new();
+        let mut by_host: NameMap<String, Paths> = NameMap::default();
         let indexed = if routes.len() > LOOKED_THROUGH_MAX { &routes[..] } else { &[] };
         for (index, rule) in indexed.iter().enumerate() {
             let mut add = |host: &str| by_host.entry(host.to_owned()).or_default().add(&rule.path, index);

@@ -41,5 +41,6 @@ pub mod request_id;
 pub mod retry_budget;
 pub mod routing;
 pub mod sticky;
+pub mod text;
 
 pub use hash::ClientKey;

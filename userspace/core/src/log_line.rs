@@ -7,6 +7,7 @@
 //!
 //! Times are UTC, those that were not reached are -1, and nothing is captured. Syslog's head of a line: [`syslog`].
 
+mod json;
 pub mod syslog;
 #[cfg(test)]
 mod tests;
@@ -18,14 +19,12 @@ use std::{
     time::Duration,
 };
 
-use serde::{Serialize, Serializer};
 use weir_model::{Name, Timestamp};
 
-/// All there is to tell; as JSON these are the fields.
-#[derive(Debug, Serialize)]
+/// All there is to tell.
+#[derive(Debug)]
 pub struct LogLine<'a> {
     /// When it ended.
-    #[serde(serialize_with = "as_text")]
     pub time: Timestamp,
     /// Where it came in.
     pub listener: &'a Name,
@@ -40,16 +39,12 @@ pub struct LogLine<'a> {
     /// Whether TLS ended here.
     pub tls: bool,
     /// Empty where no request was understood.
-    #[serde(skip_serializing_if = "str::is_empty")]
     pub method: &'a str,
     /// As the client named it.
-    #[serde(skip_serializing_if = "str::is_empty")]
     pub host: &'a str,
     /// Path and query.
-    #[serde(skip_serializing_if = "str::is_empty")]
     pub target: &'a str,
     /// What it is called (`x-request-id`); empty where it has no name.
-    #[serde(skip_serializing_if = "str::is_empty")]
     pub request_id: &'a str,
     /// Where it was routed to.
     pub pool: Option<&'a Name>,
@@ -70,35 +65,27 @@ pub struct LogLine<'a> {
     /// From the head of the request to the end.
     pub duration_us: u64,
     /// What of that went where.
-    #[serde(flatten)]
     pub timers: Timers,
     /// How it ended, as HAProxy says it.
-    #[serde(serialize_with = "as_text")]
     pub state: State,
-    #[serde(skip_serializing_if = "str::is_empty")]
     /// Why it did not go as it should; empty when it did.
     pub cause: &'a str,
     /// Bytes of the head of the response.
-    #[serde(skip)]
     pub head_bytes_out: u64,
     /// The load it met.
-    #[serde(skip)]
     pub counts: Counts,
 }
 
 /// How long each part took, in µs; absent where it was not reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timers {
     /// From the first byte of a request's head to its last. HAProxy's TR.
     pub request_us: u64,
     /// In the queue. Tw.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_us: Option<u64>,
     /// Until there was a connection, attempts that failed included. Tc.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_us: Option<u64>,
     /// Until the head of the response was there. Tr.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub response_us: Option<u64>,
 }
 
@@ -259,8 +246,4 @@ fn write_encoded(out: &mut Vec<u8>, text: &str) {
             byte => out.push(byte),
         }
     }
-}
-
-fn as_text<S: Serializer>(value: &impl Display, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(value)
 }

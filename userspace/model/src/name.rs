@@ -2,7 +2,7 @@
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// The longest name accepted, in bytes: it becomes part of file names, metric labels and cookies.
 pub const NAME_LEN_MAX: usize = 63;
@@ -10,8 +10,8 @@ pub const NAME_LEN_MAX: usize = 63;
 /// The name of an object: 1–63 lower-case letters, digits, `-`, `_` or `.`, beginning with a letter or digit.
 ///
 /// Cheap to clone: the text is shared.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Name(Arc<str>);
 
 /// Why a text is not a [`Name`].
@@ -35,6 +35,12 @@ impl std::str::FromStr for Name {
             && text.bytes().next().is_some_and(good)
             && text.bytes().all(|b| good(b) || matches!(b, b'-' | b'_' | b'.'));
         if valid { Ok(Self(text.into())) } else { Err(NameError(text.chars().take(80).collect())) }
+    }
+}
+
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 

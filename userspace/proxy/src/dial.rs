@@ -10,12 +10,13 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpSocket, TcpStream},
-    time::timeout,
 };
 use weir_core::proxy_protocol::{self, Addresses};
 use weir_model::{Pool, Problem, SendProxy, Snapshot, Source};
 
-use crate::{connection::Connection, errors::Failure, limits::UNACKNOWLEDGED_FACTOR, live::Slot};
+use crate::{
+    alarm::timeout, connection::Connection, errors::Failure, limits::UNACKNOWLEDGED_FACTOR, live::Slot,
+};
 
 /// A TCP connection to the server of a slot on behalf of a client, of whom the server is told if the pool wants that.
 pub(crate) async fn connect(slot: &Slot, pool: &Pool, client: &Connection) -> Result<TcpStream, Failure> {
@@ -28,9 +29,9 @@ pub(crate) async fn connect(slot: &Slot, pool: &Pool, client: &Connection) -> Re
         Ok(stream)
     };
     match timeout(pool.connect_timeout, connecting).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(Failure::Connect(error)),
-        Err(_) => Err(Failure::ConnectTimeout),
+        Some(Ok(stream)) => Ok(stream),
+        Some(Err(error)) => Err(Failure::Connect(error)),
+        None => Err(Failure::ConnectTimeout),
     }
 }
 

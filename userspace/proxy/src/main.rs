@@ -10,6 +10,7 @@
 
 mod accept;
 mod access_log;
+mod alarm;
 mod attempts;
 mod body;
 mod checks;

@@ -4,7 +4,7 @@
 //! for a direction on which nothing moves.
 
 use std::{
-    future::{Future, poll_fn},
+    future::poll_fn,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -14,11 +14,11 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::{Instant, Sleep, sleep_until},
+    time::Instant,
 };
 use weir_model::Listener;
 
-use crate::{h1::Buffer, splice::Pipe};
+use crate::{alarm::Alarm, h1::Buffer, splice::Pipe};
 
 /// A read this long means that more is waiting.
 const LONG_READ: usize = 8 << 10;
@@ -45,7 +45,7 @@ pub(crate) struct Relay {
     down: Way,
     /// How long nothing may move, and how long once one side has ended.
     limits: [Duration; 2],
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Alarm>,
     moved_at: Option<Instant>,
 }
 
@@ -98,10 +98,15 @@ impl Relay {
         T: AsyncRead + AsyncWrite + Unpin,
     {
         let before = self.up.moved + self.down.moved;
-        let up = self.up.poll(cx, client, server, sockets)?.is_ready();
-        let down = self.down.poll(cx, server, client, |server, client| {
-            sockets(client, server).map(|(client, server)| (server, client))
-        });
+        let is_last = self.down.stage == Stage::Ended;
+        let up = self.up.poll(cx, (client, server), sockets, is_last)?.is_ready();
+        let is_last = self.up.stage == Stage::Ended;
+        let down = self.down.poll(
+            cx,
+            (server, client),
+            |server, client| sockets(client, server).map(|(client, server)| (server, client)),
+            is_last,
+        );
         let down = down?.is_ready();
         if up && down {
             return Poll::Ready(Ok(Ended::Both));
@@ -120,16 +125,16 @@ impl Relay {
             _ => *self.moved_at.insert(Instant::now()),
         };
         let due = moved_at + limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        if due < timer.deadline() {
-            timer.as_mut().reset(due);
+        let timer = self.timer.get_or_insert_with(|| Alarm::new(due));
+        if due < timer.at() {
+            timer.set(due);
         }
         loop {
-            ready!(timer.as_mut().poll(cx));
-            if due <= timer.deadline() {
+            ready!(timer.poll(cx));
+            if due <= timer.at() {
                 return Poll::Ready(());
             }
-            timer.as_mut().reset(due);
+            timer.set(due);
         }
     }
 }
@@ -157,13 +162,13 @@ enum Stage {
 }
 
 impl Way {
-    /// Moves what there is; ready when it has ended.
+    /// Moves what there is; ready when it has ended. `is_last`: the other direction has ended before.
     fn poll<F: AsyncRead + Unpin, T: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut F,
-        to: &mut T,
+        (from, to): (&mut F, &mut T),
         sockets: impl for<'s> Fn(&'s F, &'s T) -> Option<Sockets<'s>>,
+        is_last: bool,
     ) -> Poll<io::Result<()>> {
         loop {
             while !self.buffer.is_empty() {
@@ -176,6 +181,11 @@ impl Way {
             }
             match self.stage {
                 Stage::Open => {}
+                // Sockets are about to be closed, which says it as well.
+                Stage::Ending if is_last && sockets(&*from, &*to).is_some() => {
+                    self.stage = Stage::Ended;
+                    return Poll::Ready(Ok(()));
+                }
                 Stage::Ending => {
                     ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
                     self.stage = Stage::Ended;

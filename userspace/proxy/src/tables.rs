@@ -1,17 +1,12 @@
 //! All a request needs to know, as one immutable value: swapped whole when configuration, health or the clock change it.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, HashMap},
-    ops::Deref,
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{cell::RefCell, ops::Deref, sync::Arc, time::SystemTime};
 
 use arc_swap::{ArcSwap, Cache};
 use weir_core::{
     ClientKey,
     balance::{Balancer, Candidate, Candidates, Method, Request, key},
+    hash::NameMap,
     health::HealthView,
     l7::RouteTable,
     routing::{HomeTable, PoolAssessment, ZoneAssessment, assess_all},
@@ -31,8 +26,8 @@ pub(crate) struct Tables {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) routes: RouteTable,
     pub(crate) homes: HomeTable,
-    pub(crate) listeners: HashMap<Name, ListenerTable>,
-    pub(crate) pools: BTreeMap<Name, PoolTable>,
+    pub(crate) listeners: NameMap<Name, ListenerTable>,
+    pub(crate) pools: NameMap<Name, PoolTable>,
     /// The zone this proxy stands in.
     pub(crate) zone: Option<Name>,
 }
@@ -53,7 +48,7 @@ pub(crate) struct ListenerTable {
     /// Whether servers may want to know what a client has said in its TLS handshake.
     pub(crate) tells_servers: bool,
     /// What is counted, by pool.
-    series: HashMap<Name, Arc<Series>>,
+    series: NameMap<Name, Arc<Series>>,
 }
 
 /// One pool at one moment.
@@ -64,8 +59,8 @@ pub(crate) struct PoolTable {
     pub(crate) tls: Option<Arc<ServerTerms>>,
     pub(crate) assessment: PoolAssessment,
     pub(crate) live: Arc<PoolLive>,
-    pub(crate) servers: HashMap<Name, Arc<ServerLive>>,
-    balancers: HashMap<Name, Arc<Balancer>>,
+    pub(crate) servers: NameMap<Name, Arc<ServerLive>>,
+    balancers: NameMap<Name, Arc<Balancer>>,
 }
 
 /// Who asks, for the choice of a server.
@@ -128,7 +123,7 @@ impl ListenerTable {
     fn build(name: &Name, snapshot: &Snapshot, ledger: &Ledger) -> Option<Self> {
         let listener = snapshot.listeners.get(name)?;
         let vip = listener.vip.as_ref().and_then(|vip| snapshot.vips.get(vip));
-        let mut series = HashMap::new();
+        let mut series = NameMap::default();
         for pool in listener.pool.iter().chain(listener.routes.iter().map(|route| &route.pool)) {
             if !series.contains_key(pool) {
                 series.insert(pool.clone(), ledger.series(name, Some(pool)));

@@ -1,11 +1,12 @@
 //! Heads for the other side: what was understood, written anew. RFC 9110 §7.6.
 
-use std::{borrow::Cow, io::Write as _, net::IpAddr};
+use std::{borrow::Cow, net::IpAddr};
 
 use super::{
     Framing, RequestHead, ResponseHead, Version,
     fields::{Field, Known, known},
 };
+use crate::text::{write_ip, write_number};
 
 /// What is said of a client to servers.
 #[derive(Clone, Copy, Debug)]
@@ -41,17 +42,7 @@ impl<'a> Sender<'a> {
 
     /// Its address, as in X-Forwarded-For.
     fn write_address(self, out: &mut Vec<u8>) {
-        match self.address {
-            IpAddr::V4(v4) => {
-                for (index, octet) in v4.octets().into_iter().enumerate() {
-                    if index > 0 {
-                        out.push(b'.');
-                    }
-                    write_number(out, octet.into());
-                }
-            }
-            IpAddr::V6(v6) => _ = write!(out, "{v6}"),
-        }
+        write_ip(out, self.address);
     }
 
     /// The `for` of Forwarded. RFC 7239 §6: an IPv6 address stands in brackets and quotes.
@@ -61,22 +52,6 @@ impl<'a> Sender<'a> {
         self.write_address(out);
         out.extend_from_slice(after);
     }
-}
-
-/// Appends a number in decimal; formatting as texts do it costs more than the rest of a head.
-fn write_number(out: &mut Vec<u8>, number: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    let mut rest = number;
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
 }
 
 pub(super) fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {

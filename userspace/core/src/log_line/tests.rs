@@ -108,6 +108,48 @@ fn the_end_of_an_exchange_says_who_ended_it_and_where() {
 }
 
 #[test]
+fn a_line_is_a_json_object_that_says_what_it_is_made_of() {
+    let (listener, pool) = (name("web"), name("p"));
+    let line = LogLine {
+        time: Timestamp::try_from("2026-02-06T12:14:14.764Z".to_owned()).unwrap(),
+        listener: &listener,
+        client: "2001:db8::1".parse().unwrap(),
+        client_port: 33317,
+        local: "[2001:db8::2]:80".parse().unwrap(),
+        protocol: "h2",
+        tls: true,
+        method: "GET",
+        host: "a\\b",
+        target: "/\"\u{1}\u{7f}\u{e9}",
+        request_id: "",
+        pool: Some(&pool),
+        home: None,
+        zone: None,
+        server: None,
+        status: 503,
+        retries: 2,
+        bytes_in: u64::MAX,
+        bytes_out: 0,
+        duration_us: 99_000,
+        timers: Timers { request_us: 1, queue_us: Some(0), connect_us: None, response_us: None },
+        state: State::of("no-server", Stage::Connect),
+        cause: "no-server",
+        head_bytes_out: 750,
+        counts: Counts::default(),
+    };
+    let mut out = Vec::new();
+    line.write_json(&mut out);
+    let wanted = serde_json::json!({
+        "time": "2026-02-06T12:14:14.764Z", "listener": "web", "client": "2001:db8::1", "client_port": 33317,
+        "local": "[2001:db8::2]:80", "protocol": "h2", "tls": true, "method": "GET", "host": "a\\b",
+        "target": "/\"\u{1}\u{7f}\u{e9}", "pool": "p", "home": null, "zone": null, "server": null, "status": 503,
+        "retries": 2, "bytes_in": u64::MAX, "bytes_out": 0, "duration_us": 99_000, "request_us": 1, "queue_us": 0,
+        "state": "SC", "cause": "no-server",
+    });
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&out).unwrap(), wanted);
+}
+
+#[test]
 fn syslog_heads_say_priority_time_and_process() {
     let time = Timestamp::try_from("2026-02-06T12:14:14.764Z".to_owned()).unwrap();
     let head = |dialect: &str, facility: &str| {

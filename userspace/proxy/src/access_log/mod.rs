@@ -103,8 +103,7 @@ impl AccessLog {
     pub(crate) fn write(&self, line: &LogLine<'_>) {
         let mut text = Scratch::new();
         match self.format {
-            // Texts and numbers always serialise.
-            LineFormat::Json => _ = serde_json::to_writer(&mut text.0, line),
+            LineFormat::Json => line.write_json(&mut text.0),
             LineFormat::Haproxy => line.write_haproxy(&mut text.0),
         }
         text.0.push(b'\n');

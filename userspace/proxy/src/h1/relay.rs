@@ -187,9 +187,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dialect> Transfer<'_, '_, S, D> {
         exchange: &mut Exchange,
     ) -> Result<(Server, Answer), (Slot, Failure)> {
         let (pool, client) = (self.asked.pool, self.connection);
-        let mut server = Server::obtain(slot, pool, client, Instant::now()).await?;
+        // The clock is not looked at again for what takes no time.
+        let now = exchange.dequeued.filter(|_| exchange.retries == 0).unwrap_or_else(Instant::now);
+        let mut server = Server::obtain(slot, pool, client, now).await?;
+        exchange.connected = Some(if server.reused { now } else { Instant::now() });
         loop {
-            exchange.connected = Some(Instant::now());
             match self.ask_on(&mut server).await {
                 Ok(answer) => {
                     exchange.answered = Some(Instant::now());
@@ -197,6 +199,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Dialect> Transfer<'_, '_, S, D> {
                 }
                 Err(failure) if server.reused && self.may_be_sent_again_quietly(&failure) => {
                     server = Server::obtain(server.slot, pool, client, Instant::now()).await?;
+                    exchange.connected = Some(Instant::now());
                 }
                 Err(failure) => return Err((server.slot, failure)),
             }

@@ -1,7 +1,7 @@
 //! One request and its response: its bodies are read and written like a connection of its own.
 
 use std::{
-    io::{self, Write as _},
+    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use weir_core::{
     h1::{Bad, FieldRoom, RequestHead, Version},
     h2::{Head, StreamId},
+    text::write_number,
 };
 
 use super::shared::Shared;
@@ -108,8 +109,11 @@ impl Dialect for Heads {
         let fields =
             fields.filter(|(name, _)| !switches || !name.eq_ignore_ascii_case("sec-websocket-accept"));
         let fields = fields.map(|(name, value)| -> (&str, &[u8]) { (name, value) });
-        let mut digits = Digits::default();
-        let length = said.length.map(|length| ("content-length", digits.of(length)));
+        let mut digits = Vec::with_capacity(20);
+        let length = said.length.map(|length| {
+            write_number(&mut digits, length);
+            ("content-length", &*digits)
+        });
         let mut state = self.shared.lock();
         let before = state.machine.output_len();
         // Of a client that gave up, whoever writes the body will hear.
@@ -121,19 +125,5 @@ impl Dialect for Heads {
 
     fn trailers<'f>(&mut self, _out: &mut Vec<u8>, fields: impl Iterator<Item = (&'f str, &'f [u8])>) {
         let _gone = self.shared.lock().trailers(self.id, fields);
-    }
-}
-
-/// A number in decimal.
-#[derive(Default)]
-struct Digits([u8; 20]);
-
-impl Digits {
-    fn of(&mut self, number: u64) -> &[u8] {
-        let mut rest = &mut self.0[..];
-        // It has room for the largest.
-        let _fits = write!(rest, "{number}");
-        let left = rest.len();
-        &self.0[..20 - left]
     }
 }
