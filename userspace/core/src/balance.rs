@@ -2,7 +2,7 @@
 //!
 //! What is hashed ([`key`]) goes by weighted rendezvous: of the servers' scores for the key the greatest wins, so that a server that
 //! leaves moves its own keys and no others, one that comes takes its share of all, and shares are as weights are. A decision looks
-//! at every server of the zone. With a bound on load (Mirrokni, Thorup, Zadimoghaddam: "Consistent Hashing with Bounded Loads",
+//! at the hash of every server of the zone. With a bound on load (Mirrokni, Thorup, Zadimoghaddam: "Consistent Hashing with Bounded Loads",
 //! SODA 2018) it is the greatest among those that have room:
 //!
 //! ```text
@@ -28,6 +28,10 @@ pub mod slow_start;
 /// The longest schedule of a round-robin, in turns (2 bytes each): beyond it weights are scaled down, and a server's
 /// share is off by less than one turn in as many.
 pub const SCHEDULE_LEN_MAX: usize = 16_384;
+/// Servers with room that are compared for the least loaded. Of more, it is the least loaded of these, and others have their turn
+/// with the next request: whoever picks the best of two does as well as he who knows all, but for a constant (Mitzenmacher: "The
+/// Power of Two Choices in Randomized Load Balancing", IEEE TPDS 2001), and time must not grow with the pool.
+pub const LOOKED_AT_MAX: usize = 256;
 
 /// A server that may serve.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +42,8 @@ pub struct Candidate {
     pub address: SocketAddr,
     /// Its share relative to the others; at least 1.
     pub weight: u32,
-    seed: u64,
+    /// Its place among [`Candidates::servers`].
+    pub index: usize,
 }
 
 /// The servers of one zone that may serve.
@@ -51,6 +56,8 @@ pub struct Candidates {
     is_even: bool,
     /// Round-robin turns, as indices into `servers`.
     schedule: Vec<u16>,
+    /// What each is hashed by, side by side: a decision by hash looks at all of them.
+    seeds: Vec<u64>,
 }
 
 /// What the choice may depend on besides the servers.
@@ -105,19 +112,18 @@ impl Candidates {
         let mut servers: Vec<_> = servers
             .into_iter()
             .filter(|(_, _, weight)| *weight > 0)
-            .map(|(name, address, weight)| {
-                let seed = hash::bytes(name.as_str().as_bytes());
-                Candidate { name, address, weight, seed }
-            })
+            .map(|(name, address, weight)| Candidate { name, address, weight, index: 0 })
             .collect();
         servers.sort_by(|a, b| a.name.cmp(&b.name));
+        servers.iter_mut().enumerate().for_each(|(index, server)| server.index = index);
+        let seeds = servers.iter().map(|server| hash::bytes(server.name.as_str().as_bytes())).collect();
         let mut end = 0;
         let ends = servers.iter().map(|server| {
             end += u64::from(server.weight);
             end
         });
         let is_even = servers.windows(2).all(|pair| pair[0].weight == pair[1].weight);
-        Self { is_even, ends: ends.collect(), schedule: schedule(&servers), servers }
+        Self { is_even, ends: ends.collect(), schedule: schedule(&servers), seeds, servers }
     }
 
     /// The servers, by name.
@@ -179,13 +185,22 @@ impl Balancer {
         key: ClientKey,
         load: impl Fn(&Candidate) -> Option<u64>,
     ) -> Option<&'c Candidate> {
+        let seed = |server: &Candidate| candidates.seeds.get(server.index).copied().unwrap_or_default();
+        // Most of the time the first by hash is free, and nobody else's load needs to be known.
+        if candidates.is_even && self.method.load_factor.is_none() {
+            let first = (0..).zip(&candidates.seeds).max_by_key(|(_, seed)| key.rank(**seed));
+            let first = first.and_then(|(index, _): (usize, _)| candidates.servers.get(index));
+            if let Some(server) = first.filter(|server| load(server).is_some()) {
+                return Some(server);
+            }
+        }
         let best = |has_room: &dyn Fn(&Candidate, u64) -> bool| {
             let has_room = |server: &&Candidate| load(server).is_some_and(|load| has_room(server, load));
             let free = candidates.servers.iter().filter(has_room);
             if candidates.is_even {
-                return free.max_by_key(|server| key.rank(server.seed));
+                return free.max_by_key(|server| key.rank(seed(server)));
             }
-            let scored = free.map(|server| (key.score(server.seed, f64::from(server.weight)), server));
+            let scored = free.map(|server| (key.score(seed(server), f64::from(server.weight)), server));
             scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, server)| server)
         };
         let Some(factor) = self.method.load_factor else { return best(&|_, _| true) };
@@ -224,11 +239,9 @@ impl Balancer {
         // Idle servers are all alike: where the search begins rotates, or the first by name would take everything.
         let start = self.turn.fetch_add(1, Relaxed) % servers.len().max(1);
         let (before, from) = servers.split_at(start);
-        from.iter()
-            .chain(before)
-            .filter_map(|server| Some((server, load(server)?)))
-            .min_by(|a, b| less_loaded(*a, *b))
-            .map(|(server, _)| server)
+        let mut free = from.iter().chain(before).filter_map(|server| Some((server, load(server)?)));
+        let least = free.by_ref().take(LOOKED_AT_MAX).min_by(|a, b| less_loaded(*a, *b));
+        least.map(|(server, _)| server)
     }
 }
 

@@ -60,7 +60,23 @@ pub(crate) struct PoolTable {
     pub(crate) assessment: PoolAssessment,
     pub(crate) live: Arc<PoolLive>,
     pub(crate) servers: NameMap<Name, Arc<ServerLive>>,
-    balancers: NameMap<Name, Arc<Balancer>>,
+    /// Who chooses in a zone, and whom there is to choose from.
+    members: NameMap<Name, Members>,
+}
+
+/// Those of a zone, in the order of its candidates.
+#[derive(Debug)]
+struct Members {
+    balancer: Arc<Balancer>,
+    candidates: Vec<Arc<ServerLive>>,
+    backups: Vec<Arc<ServerLive>>,
+}
+
+/// Which of a zone's servers are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Candidates,
+    Backups,
 }
 
 /// Who asks, for the choice of a server.
@@ -182,13 +198,23 @@ impl PoolTable {
     fn build(name: &Name, spec: &Pool, assessment: PoolAssessment, live: &Live) -> Option<Self> {
         let pool = Arc::clone(live.pools.get(name)?);
         let (zones, method) = (assessment.zones(), Method::from(spec));
-        let balancers = zones.iter().map(|z| (z.zone.clone(), pool.balancer(&z.zone, method))).collect();
         let server = |server: &Name| {
             Some((server.clone(), Arc::clone(live.servers.get(&(name.clone(), server.clone()))?)))
         };
-        let servers =
+        let servers: NameMap<Name, Arc<ServerLive>> =
             zones.iter().flat_map(|z| &z.servers).filter_map(|verdict| server(&verdict.name)).collect();
-        let table = Self { spec: spec.clone(), tls: None, assessment, live: pool, servers, balancers };
+        // Every candidate is one of the zone's servers, and each of those is live: or else there is nobody to choose.
+        let all = |part: &Candidates| {
+            let servers = part.servers().iter().map(|server| servers.get(&server.name).cloned());
+            servers.collect::<Option<Vec<_>>>().unwrap_or_default()
+        };
+        let members = |z: &ZoneAssessment| Members {
+            balancer: pool.balancer(&z.zone, method),
+            candidates: all(&z.candidates),
+            backups: all(&z.backups),
+        };
+        let members = zones.iter().map(|z| (z.zone.clone(), members(z))).collect();
+        let table = Self { spec: spec.clone(), tls: None, assessment, live: pool, servers, members };
         table.forget_circuits();
         Some(table)
     }
@@ -208,7 +234,7 @@ impl PoolTable {
         // The usual case takes no memory: the picked zone has a server that is free.
         let picked = self.assessment.pick_zone(asking.home, asking.client);
         if let Some(zone) = picked.filter(|zone| Some(&zone.zone) != asking.avoid)
-            && let Some(slot) = self.choose_in(zone, &zone.candidates, asking, trusted)
+            && let Some(slot) = self.choose_in(zone, Part::Candidates, asking, trusted)
         {
             return Choice::Server(slot);
         }
@@ -217,10 +243,10 @@ impl PoolTable {
         order.sort_by_key(|zone| Some(&zone.zone) == asking.avoid);
         let slot = order
             .iter()
-            .find_map(|zone| self.choose_in(zone, &zone.candidates, asking, trusted))
+            .find_map(|zone| self.choose_in(zone, Part::Candidates, asking, trusted))
             .or_else(|| self.choose_backup(&order, asking, trusted))
             .or_else(|| {
-                order.iter().find_map(|zone| self.choose_in(zone, &zone.candidates, asking, |_| true))
+                order.iter().find_map(|zone| self.choose_in(zone, Part::Candidates, asking, |_| true))
             });
         if let Some(slot) = slot {
             return Choice::Server(slot);
@@ -247,29 +273,33 @@ impl PoolTable {
         let is_home = |zone: &&ZoneAssessment| Some(&zone.zone) == asking.home;
         let zones = self.assessment.zones();
         let home_first = zones.iter().filter(is_home).chain(zones.iter().filter(|zone| !is_home(zone)));
-        home_first.into_iter().find_map(|zone| self.choose_in(zone, &zone.backups, asking, trusted))
+        home_first.into_iter().find_map(|zone| self.choose_in(zone, Part::Backups, asking, trusted))
     }
 
     fn choose_in(
         &self,
         zone: &ZoneAssessment,
-        candidates: &Candidates,
+        part: Part,
         asking: Asking<'_>,
         wanted: impl Fn(&ServerLive) -> bool,
     ) -> Option<Slot> {
-        let balancer = self.balancers.get(&zone.zone)?;
+        let members = self.members.get(&zone.zone)?;
+        let (candidates, servers) = match part {
+            Part::Candidates => (&zone.candidates, &members.candidates),
+            Part::Backups => (&zone.backups, &members.backups),
+        };
         let max = self.spec.max_connections;
         // Each round either takes a slot or finds that another thread took the last one of a server.
-        for _race in 0..=candidates.servers().len() {
+        for _race in 0..=servers.len() {
             let request =
                 Request { client: asking.client, key: asking.key, random: random(), tried: asking.tried };
             let load = |candidate: &Candidate| {
-                let server = self.servers.get(&candidate.name)?;
+                let server = servers.get(candidate.index)?;
                 let active = server.active();
                 (active < u64::from(max) && wanted(server)).then_some(active)
             };
-            let chosen = balancer.choose(candidates, request, load)?;
-            if let Some(slot) = Slot::take(self.servers.get(&chosen.name)?, max) {
+            let chosen = members.balancer.choose(candidates, request, load)?;
+            if let Some(slot) = Slot::take(servers.get(chosen.index)?, max) {
                 return Some(slot);
             }
         }

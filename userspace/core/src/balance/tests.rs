@@ -70,6 +70,25 @@ fn least_connections_fills_by_weight_and_rotates_among_idle_ones() {
 }
 
 #[test]
+fn of_very_many_servers_each_is_looked_at_in_turn_and_no_idle_one_is_left_out() {
+    let c = candidates(&[100; 2_000]);
+    let balancer = Balancer::new(Balance::LeastConnections, 0);
+    let mut active = vec![0_u64; c.servers().len()];
+    let looked_at = std::cell::Cell::new(0);
+    for n in 0..20_000 {
+        let load = |server: &Candidate| {
+            looked_at.set(looked_at.get() + 1);
+            Some(active[server.index])
+        };
+        let index = balancer.choose(&c, request(n), load).unwrap().index;
+        active[index] += 1;
+    }
+    assert_eq!(looked_at.get(), 20_000 * LOOKED_AT_MAX);
+    // Ten each, by all knowledge.
+    assert!(active.iter().all(|active| (9..=11).contains(active)), "{active:?}");
+}
+
+#[test]
 fn random_follows_the_weights_and_prefers_the_less_loaded() {
     let counts = count(Balance::Random, &[100, 100, 100, 100], 10_000);
     assert!(counts.values().all(|n| (2_200..=2_800).contains(n)), "{counts:?}");

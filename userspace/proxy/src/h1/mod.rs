@@ -1,4 +1,5 @@
-//! HTTP/1.1 with clients and servers: both sides of a connection in one task, and of an idle one nothing but the task.
+//! HTTP/1.1 with clients and servers: both sides of a connection in one task, and of an idle one nothing but the task. Requests of
+//! [HTTP/2](crate::h2) go the same way from the head on.
 //!
 //! ```text
 //!  client ─► Buffer ─► head (weir_core::h1) ─► relay: route → pool → home → zone → server
