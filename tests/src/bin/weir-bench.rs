@@ -4,7 +4,12 @@
 //! gives it the source of the next flow; the reference is the same around an encapsulation that writes nothing. The way to
 //! the next hop is not found in a test run (it has no routes), so its lookup costs less there than on a wire.
 
-use std::{hint::black_box, net::IpAddr, time::Instant};
+use std::{
+    hint::black_box,
+    net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Instant,
+};
 
 use anyhow::{Context, Result, bail};
 use weir_abi::{
@@ -19,6 +24,7 @@ use weir_abi::{
 };
 use weir_core::{
     ClientKey,
+    balance::{self, Candidate, Candidates, Request},
     health::HealthView,
     maglev::{self, Weighted},
     plan::Op,
@@ -28,7 +34,7 @@ use weir_lab::{
     figures::{self, Asked, Case},
     netns::NetNs,
 };
-use weir_model::{Name, Snapshot, SourceFile};
+use weir_model::{Balance, Name, Snapshot, SourceFile};
 use weir_tests::{
     packet::{self, ACK, SYN},
     prog_run::{Balancer, key4},
@@ -239,10 +245,48 @@ fn l4(asked: &Asked) -> Result<Vec<Case>> {
 }
 
 fn zones(asked: &Asked) -> Result<Vec<Case>> {
-    const DECISIONS: u64 = 1_000_000;
-    if !asked.wants("decision_ns") {
-        return Ok(Vec::new());
+    let mut cases = choices(asked)?;
+    if asked.wants("decision_ns") {
+        cases.push(decision()?);
     }
+    Ok(cases)
+}
+
+/// The choice of a server of 10,000, beside the choice of one of 100.
+fn choices(asked: &Asked) -> Result<Vec<Case>> {
+    const CHOICES: u64 = 2_000;
+    let ns = |balance: Balance, servers: usize| {
+        let place = SocketAddr::from(([10, 0, 0, 1], 80));
+        let named = (0..servers).map(|n| Ok((format!("s{n}").parse()?, place, 100)));
+        let candidates = Candidates::new(named.collect::<Result<Vec<_>>>()?);
+        let active: Vec<AtomicU64> = (0..servers as u64).map(|n| AtomicU64::new(n % 7)).collect();
+        let chooser = balance::Balancer::new(balance, 0);
+        median(|| {
+            let start = Instant::now();
+            for n in 0..CHOICES {
+                let client = ClientKey(weir_core::hash::mix(n));
+                let request = Request { client, key: None, random: client.0, tried: &[] };
+                let load = |server: &Candidate| Some(active.get(server.index)?.load(Relaxed));
+                black_box(chooser.choose(&candidates, black_box(request), load).context("nobody")?);
+            }
+            Ok(start.elapsed().as_secs_f64() * 1e9 / CHOICES as f64)
+        })
+    };
+    let methods = [
+        ("choose_round_robin_10000", Balance::RoundRobin),
+        ("choose_least_10000", Balance::LeastConnections),
+        ("choose_random_10000", Balance::Random),
+        ("choose_hash_10000", Balance::Hash),
+    ];
+    let wanted = methods.into_iter().filter(|(case, _)| asked.wants(case));
+    let case = |(case, balance)| {
+        Ok(Case { case, unit: "ns", ours: ns(balance, 10_000)?, reference: ns(balance, 100)? })
+    };
+    wanted.map(case).collect()
+}
+
+fn decision() -> Result<Case> {
+    const DECISIONS: u64 = 1_000_000;
     let mut text = String::new();
     for zone in 1..=3 {
         text += &format!("[zone.az{zone}]\n");
@@ -276,5 +320,5 @@ fn zones(asked: &Asked) -> Result<Vec<Case>> {
         }
         Ok(start.elapsed().as_secs_f64() * 1e9 / DECISIONS as f64)
     })?;
-    Ok(vec![Case { case: "decision_ns", unit: "ns", ours, reference: nothing }])
+    Ok(Case { case: "decision_ns", unit: "ns", ours, reference: nothing })
 }

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -95,10 +95,16 @@ pub(crate) struct Load {
 pub(crate) struct Tally {
     pub(crate) good: usize,
     pub(crate) failures: Vec<String>,
+    /// The longest that an answer took.
+    pub(crate) slowest: Duration,
 }
 
 impl Load {
     pub(crate) fn start(to: SocketAddr, workers: usize) -> Self {
+        Self::of(to, "/", workers)
+    }
+
+    pub(crate) fn of(to: SocketAddr, target: &'static str, workers: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let work = |worker: usize| {
             let stop = Arc::clone(&stop);
@@ -106,10 +112,12 @@ impl Load {
                 let mut tally = Tally::default();
                 let mut kept: Option<Client> = None;
                 while !stop.load(SeqCst) {
-                    match one(&mut kept, to).await {
+                    let began = Instant::now();
+                    match one(&mut kept, to, target).await {
                         Ok(()) => tally.good += 1,
                         Err(error) => tally.failures.push(error.to_string()),
                     }
+                    tally.slowest = tally.slowest.max(began.elapsed());
                     if worker.is_multiple_of(2) {
                         kept = None;
                     }
@@ -128,17 +136,18 @@ impl Load {
             let tally = worker.await.unwrap();
             all.good += tally.good;
             all.failures.extend(tally.failures);
+            all.slowest = all.slowest.max(tally.slowest);
         }
         all
     }
 }
 
-async fn one(kept: &mut Option<Client>, to: SocketAddr) -> Result<(), Wrong> {
+async fn one(kept: &mut Option<Client>, to: SocketAddr, target: &str) -> Result<(), Wrong> {
     let mut client = match kept.take() {
         Some(client) => client,
         None => Client::connect(to).await?,
     };
-    let answer = client.get("/").await?;
+    let answer = client.get(target).await?;
     if answer.status() != 200 {
         return Err(format!("{} {}", answer.status(), field(&answer, "weir-cause")).into());
     }

@@ -12,6 +12,7 @@ mod balance;
 mod certificates;
 mod config_changes;
 mod failures;
+mod faults;
 mod grpc;
 mod hard;
 mod health;

@@ -14,7 +14,11 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
 
 pub(crate) struct Server {
     pub(crate) name: String,
@@ -61,6 +65,36 @@ impl Server {
     pub(crate) async fn revive(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
         self.serve(listener);
+    }
+
+    /// From now on its host drops what is sent to open connections.
+    pub(crate) async fn become_a_black_hole(&mut self) {
+        self.kill().await;
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(self.address).unwrap();
+        let listener = socket.listen(0).unwrap();
+        // A full queue takes no more first segments.
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            held.push(timeout(Duration::from_millis(50), TcpStream::connect(self.address)).await);
+        }
+        self.task = Some(tokio::spawn(async move {
+            std::future::pending::<()>().await;
+            drop((listener, held));
+        }));
+    }
+
+    /// From now on it takes connections and requests, and says nothing.
+    pub(crate) async fn fall_silent(&mut self) {
+        self.kill().await;
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        self.task = Some(tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                held.push(stream);
+            }
+        }));
     }
 
     pub(crate) fn requests(&self) -> usize {
