@@ -4,6 +4,7 @@
 use std::{
     io::Write as _,
     net::{IpAddr, SocketAddr},
+    time::SystemTime,
 };
 
 /// The numbers below 100, two digits each.
@@ -62,8 +63,39 @@ pub fn write_socket(out: &mut Vec<u8>, address: SocketAddr) {
     }
 }
 
+/// Appends a moment as RFC 3339 has it, in UTC and to the millisecond; before 1970 or after 9999 it is the end of that time.
+pub fn write_moment(out: &mut Vec<u8>, moment: SystemTime) {
+    const LAST_S: u64 = 253_402_300_799;
+    let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let seconds = since.as_secs().min(LAST_S);
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Of years that begin in March, so that the odd day is the last: four centuries, and those within. Howard Hinnant,
+    // "chrono-compatible low-level date algorithms".
+    let day = days + 719_468;
+    let (era, of_era) = (day / 146_097, day % 146_097);
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year + next;
+    let pair = |number: u64| PAIRS[(number % 100) as usize];
+    let ([a, b], [c, d]) = (pair(year / 100), pair(year));
+    let ([e, f], [g, h]) = (pair(month), pair(day));
+    let ([i, j], [k, l], [m, n]) = (pair(second / 3_600), pair(second / 60 % 60), pair(second % 60));
+    let millis = u64::from(since.subsec_millis());
+    let ([_, o], [p, q]) = (pair(millis / 100), pair(millis));
+    out.extend_from_slice(&[
+        a, b, c, d, b'-', e, f, b'-', g, h, b'T', i, j, b':', k, l, b':', m, n, b'.', o, p, q, b'Z',
+    ]);
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use weir_model::Timestamp;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -75,6 +107,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_moment_is_what_timestamps_are_written_as(ms in 0..253_402_300_800_000_u64) {
+            let moment = SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
+            prop_assert_eq!(written(|out| write_moment(out, moment)), Timestamp(moment).to_string());
+        }
+
         #[test]
         fn it_is_what_the_standard_library_writes(number: u64, address: SocketAddr) {
             prop_assert_eq!(written(|out| write_number(out, number)), number.to_string());

@@ -5,14 +5,13 @@ use std::io::Write as _;
 use weir_model::Name;
 
 use super::{LogLine, Timers};
-use crate::text::{write_ip, write_number, write_socket};
+use crate::text::{write_ip, write_moment, write_number, write_socket};
 
 impl LogLine<'_> {
     /// Appends it as a JSON object, fields in the order they are declared in. No line end.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"time\":\"");
-        // Writing to memory does not fail.
-        let _ = write!(out, "{}", self.time);
+        write_moment(out, self.time.0);
         out.extend_from_slice(b"\",\"listener\":\"");
         out.extend_from_slice(self.listener.as_str().as_bytes());
         out.extend_from_slice(b"\",\"client\":\"");
@@ -71,6 +70,7 @@ fn text(out: &mut Vec<u8>, field: &str, value: &str) {
         for byte in value.bytes() {
             match byte {
                 b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+                // Writing to memory does not fail.
                 ..b' ' => _ = write!(out, "\\u{byte:04x}"),
                 byte => out.push(byte),
             }

@@ -101,26 +101,35 @@ impl AccessLog {
 
     /// Has a line written everywhere; drops and counts it where the writer is behind.
     pub(crate) fn write(&self, line: &LogLine<'_>) {
-        let mut text = Scratch::new();
+        match &*self.outs {
+            [only] => only.write(&self.dropped, |lines| self.format(line, lines)),
+            outs => {
+                let mut text = Scratch::new();
+                self.format(line, &mut text.0);
+                for out in outs {
+                    out.write(&self.dropped, |lines| lines.extend_from_slice(&text.0));
+                }
+            }
+        }
+    }
+
+    fn format(&self, line: &LogLine<'_>, out: &mut Vec<u8>) {
         match self.format {
-            LineFormat::Json => line.write_json(&mut text.0),
-            LineFormat::Haproxy => line.write_haproxy(&mut text.0),
+            LineFormat::Json => line.write_json(out),
+            LineFormat::Haproxy => line.write_haproxy(out),
         }
-        text.0.push(b'\n');
-        for out in self.outs.iter() {
-            out.write(&text.0, &self.dropped);
-        }
+        out.push(b'\n');
     }
 }
 
 impl Door {
-    fn write(&self, line: &[u8], dropped: &Counter) {
+    fn write(&self, dropped: &Counter, put: impl FnOnce(&mut Vec<u8>)) {
         {
             let mut lines = self.shared.lines.mine().lock();
             if lines.len() >= LOG_BUFFER_MAX {
                 return dropped.add(1);
             }
-            lines.extend_from_slice(line);
+            put(&mut lines);
         }
         // Either this sees that the writer has begun to look, or the writer sees the line.
         fence(SeqCst);
