@@ -191,6 +191,7 @@ impl Keeper {
             (current.is_ready, current.since) = (true, now);
             self.was_ever_ready = true;
             self.commands.push_back(Command::Promote(pid));
+            self.commands.push_back(Command::Tell(format!("{pid} is ready")));
         }
     }
 

@@ -19,8 +19,8 @@ use weir_core::h1::{self, Bad, Framing};
 use super::{
     asked::Asked,
     buffer::Buffer,
-    relay::{Answer, Transfer},
     server::Server,
+    transfer::{Answer, Transfer},
 };
 use crate::{
     attempts::Attempts,

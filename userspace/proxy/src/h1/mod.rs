@@ -19,6 +19,7 @@ mod pump;
 mod relay;
 mod server;
 mod text;
+mod transfer;
 
 pub(crate) use buffer::{Buffer, Scratch};
 pub(crate) use client::{After, Client, Ended, Http1, linger};

@@ -74,6 +74,12 @@ pub(crate) async fn only_child(keeper: &Proxy) -> i32 {
 /// Upgrades, and waits until the new process serves and the old one accepts no more; returns the old and the new one.
 pub(crate) async fn upgrade(keeper: &Proxy) -> (i32, i32) {
     let left = || keeper.log().matches("the sockets are left to another process").count();
+    // Before that it is refused: a process is being started anyway.
+    until("all are ready", || {
+        let log = keeper.log();
+        keeper.children().iter().all(|pid| log.contains(&format!("{pid} is ready"))).then_some(())
+    })
+    .await;
     let (before, left_before) = (keeper.children(), left());
     keeper.signal(Signal::SIGUSR2);
     until("the old process accepts no more", || (left() > left_before).then_some(())).await;
