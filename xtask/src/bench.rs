@@ -13,8 +13,9 @@ use crate::{
 /// What to measure.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// l4: packets and tables; zones: decisions of smart routing; bgp: from verdicts and dead hosts to the wire and to the
-    /// kernels of BIRD and FRR; l7: requests, handshakes, connections and memory of the proxy beside HAProxy and nginx
+    /// l4: packets and tables; zones: decisions of smart routing, and the choice of a server; bgp: from verdicts and dead hosts
+    /// to the wire and to the kernels of BIRD and FRR; l7: requests, handshakes, connections and memory of the proxy beside
+    /// HAProxy and nginx
     #[arg(value_enum)]
     what: What,
     /// Print a list of {case, unit, ours, reference, ratio}; for l7 of {case, unit, ours, haproxy, nginx}
